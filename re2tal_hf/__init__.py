@@ -1,0 +1,2 @@
+from .rewiring import rewire
+from . import backbone_swin

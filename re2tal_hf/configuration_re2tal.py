@@ -1,0 +1,72 @@
+"""What a model is: backbone, rewiring, head and loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+REWIRINGS = ("re2tal", "none")
+BACKPROPS = ("reversible", "checkpoint", "plain")
+
+
+class Re2TALConfig(PreTrainedConfig):
+    r"""Configuration of the Re2TAL models.
+
+    Args:
+        backbone_config (`dict`, *optional*): `model_type` of a registered architecture and its settings, by the
+            library's own argument names, for example `{"model_type": "video_swin", "variant": "tiny"}`.
+        head_config (`dict`, *optional*): `model_type` of the localization head (`"actionformer"`) and arguments of
+            [`ActionFormerHead`], for example `{"model_type": "actionformer", "hidden_size": 256}`.
+        loss_config (`dict`, *optional*): Arguments of [`LocalizationLoss`].
+        rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, or `"none"` for the network as it is.
+        backprop (`str`, *optional*): `"reversible"` (the default of a rewired network), `"checkpoint"` (of one
+            that is not) or `"plain"`. Same outputs and gradients, other memory.
+        freeze_backbone (`bool`, *optional*, defaults to `False`): No backbone parameter is trained.
+        frozen_stages (`int`, *optional*, defaults to 0): So many leading stages, the stem included, are not trained.
+        freeze_norms (`bool`, *optional*, defaults to `False`): The backbone's norms keep their parameters, and
+            batch norms their running statistics.
+        num_labels (`int`, *optional*): Number of action classes; 1 for a class-agnostic model.
+
+    Raises:
+        ValueError: if a value is unknown, or rewiring and backprop do not go together.
+
+    Example:
+
+    ```python
+    >>> from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+
+    >>> config = Re2TALConfig(backbone_config={"model_type": "video_swin", "variant": "tiny"}, num_labels=20)
+    >>> model = Re2TALForTemporalActionLocalization(config)
+    ```
+    """
+
+    model_type = "re2tal"
+
+    backbone_config: dict[str, Any] | None = None
+    head_config: dict[str, Any] | None = None
+    loss_config: dict[str, Any] | None = None
+    rewiring: str = "re2tal"
+    backprop: str | None = None
+    freeze_backbone: bool = False
+    frozen_stages: int = 0
+    freeze_norms: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fills in defaults and checks the values."""
+        self.backbone_config = dict(self.backbone_config or {"model_type": "video_swin", "variant": "tiny"})
+        self.head_config = {"model_type": "actionformer", **(self.head_config or {})}
+        self.loss_config = dict(self.loss_config or {})
+        if self.rewiring not in REWIRINGS:
+            raise ValueError(f"rewiring is {self.rewiring!r}; choose one of {REWIRINGS}.")
+        if self.backprop is None:
+            self.backprop = "checkpoint" if self.rewiring == "none" else "reversible"
+        if self.backprop not in BACKPROPS:
+            raise ValueError(f"backprop is {self.backprop!r}; choose one of {BACKPROPS}.")
+        if self.rewiring == "none" and self.backprop == "reversible":
+            raise ValueError(
+                "rewiring='none' cannot be inverted: use backprop='checkpoint' or 'plain' with it."
+            )
+        if self.frozen_stages < 0:
+            raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
+        super().__post_init__(**kwargs)

@@ -1,0 +1,241 @@
+"""The PreTrainedModel classes: backbone, head and loss put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .backbone_swin import VideoSwin  # noqa: F401 - importing a family registers it
+from .configuration_re2tal import Re2TALConfig
+from .localization_head import ActionFormerHead, decode_segments
+from .localization_losses import LocalizationLoss
+from .reversible import Stage
+from .rewiring import RewiredModel, build_backbone
+
+HEADS = {"actionformer": ActionFormerHead}
+
+
+@dataclass
+class Re2TALModelOutput(ModelOutput):
+    """Temporal features of a video.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): One feature for every
+            `model.feature_stride` frames; feature `t` starts at frame `t * feature_stride`.
+        feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    feature_mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class TemporalActionLocalizationOutput(ModelOutput):
+    """Scored segments, one for each point of the feature pyramid and class.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Weighted sum of the parts.
+        loss_dict (`dict`, *optional*): The parts, `classification` and `regression`.
+        logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid.
+        pred_segments (`torch.FloatTensor` of shape `(batch, P, 2)`): Start and end in frames of the window;
+            not clipped to it.
+        point_mask (`torch.BoolTensor` of shape `(batch, P)`): False for points that lie on padding; their
+            scores mean nothing.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: torch.FloatTensor | None = None
+    pred_segments: torch.FloatTensor | None = None
+    point_mask: torch.BoolTensor | None = None
+
+
+class Re2TALPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation, the same for all Re2TAL models."""
+
+    config_class = Re2TALConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, RewiredModel):
+            module.architecture.initialize(module)
+        elif isinstance(module, (*HEADS.values(), LocalizationLoss)):
+            module.initialize_weights()
+
+
+class Re2TALModel(Re2TALPreTrainedModel):
+    """A rewired video backbone: video in, temporal features out.
+
+    Args:
+        config ([`Re2TALConfig`]): What the model is.
+    """
+
+    def __init__(self, config: Re2TALConfig):
+        super().__init__(config)
+        self.backbone = build_backbone(config.backbone_config, config.rewiring, config.backprop)
+        architecture = self.backbone.architecture
+        self.feature_size = architecture.feature_size(self.backbone)
+        self.feature_stride = architecture.feature_stride(self.backbone)
+        self.post_init()
+        self._freeze()
+
+    @property
+    def backprop(self) -> str:
+        """How activations are had in the backward pass; may be set at any time."""
+        return self.backbone.backprop
+
+    @backprop.setter
+    def backprop(self, value: str) -> None:
+        self.backbone.backprop = value
+
+    def reconstruction_error(self) -> float:
+        """Returns the largest relative error of the inversions in the latest backward pass (see `ReconstructionErrors`)."""
+        return self.backbone.reconstruction_errors.largest()
+
+    def forward(
+        self, pixel_values_videos: Tensor, frame_mask: Tensor | None = None, **kwargs: Any
+    ) -> Re2TALModelOutput:
+        """Computes temporal features.
+
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`): Normalised frames.
+            frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real.
+
+        Returns:
+            [`Re2TALModelOutput`]
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        _check_videos(pixel_values_videos, frame_mask)
+        if frame_mask is None:
+            frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
+        features = self.backbone.temporal_features(
+            self.backbone.architecture.library_input(pixel_values_videos)
+        )
+        return Re2TALModelOutput(
+            last_hidden_state=features,
+            feature_mask=frame_mask[:, :: self.feature_stride].bool(),
+        )
+
+    def train(self, mode: bool = True) -> Re2TALModel:
+        """As in PyTorch; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_norms:
+            for norm in self._norms():
+                norm.eval()
+        return self
+
+    def _norms(self) -> list[nn.Module]:
+        kinds = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+        return [module for module in self.backbone.modules() if isinstance(module, kinds)]
+
+    def _freeze(self) -> None:
+        frozen: list[nn.Module] = []
+        if self.config.freeze_backbone:
+            frozen.append(self.backbone)
+        if self.config.frozen_stages:
+            stages: list[Stage] = self.backbone.architecture.stages(self.backbone)
+            if self.config.frozen_stages > len(stages):
+                raise ValueError(
+                    f"frozen_stages is {self.config.frozen_stages}, but the backbone has {len(stages)} stages."
+                )
+            frozen += [m for stage in stages[: self.config.frozen_stages] for m in stage.modules]
+        if self.config.freeze_norms:
+            frozen += self._norms()
+        for module in frozen:
+            module.requires_grad_(False)
+
+
+class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
+    """A rewired video backbone with a localization head: video in, scored segments out.
+
+    Args:
+        config ([`Re2TALConfig`]): What the model is.
+    """
+
+    def __init__(self, config: Re2TALConfig):
+        super().__init__(config)
+        self.model = Re2TALModel(config)
+        settings = dict(config.head_config)
+        head_type = settings.pop("model_type")
+        if head_type not in HEADS:
+            raise ValueError(f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}.")
+        try:
+            self.head = HEADS[head_type](self.model.feature_size, config.num_labels, **settings)
+            self.criterion = LocalizationLoss(**config.loss_config)
+        except TypeError as error:
+            raise ValueError(f"head_config or loss_config: {error}") from error
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+        labels: list[dict[str, Tensor]] | None = None,
+        temporal_features: Tensor | None = None,
+        feature_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TemporalActionLocalizationOutput:
+        """Localizes actions in windows of video.
+
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`, *optional*):
+                Normalised frames.
+            frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real.
+            labels (`list[dict]`, *optional*): One dictionary for each video: `segments`, float `[N, 2]` in frames of
+                the window, 0.0 being the start of the first, and `class_labels`, int64 `[N]`.
+            temporal_features (`torch.FloatTensor` of shape `(batch, T', D)`, *optional*): Features computed before
+                (`Re2TALModelOutput.last_hidden_state`), in place of the video.
+            feature_mask (`torch.BoolTensor` of shape `(batch, T')`, *optional*): With `temporal_features`.
+
+        Returns:
+            [`TemporalActionLocalizationOutput`]
+
+        Raises:
+            ValueError: if neither or both of video and features are given, or the shapes do not fit.
+        """
+        if (pixel_values_videos is None) == (temporal_features is None):
+            raise ValueError("Give either pixel_values_videos or temporal_features.")
+        if pixel_values_videos is not None:
+            output = self.model(pixel_values_videos, frame_mask)
+            temporal_features, feature_mask = output.last_hidden_state, output.feature_mask
+        elif feature_mask is None:
+            feature_mask = torch.ones(
+                temporal_features.shape[:2], dtype=torch.bool, device=temporal_features.device
+            )
+        stride = self.model.feature_stride
+        head_output = self.head(temporal_features.transpose(1, 2), feature_mask)
+        losses = None
+        if labels is not None:
+            targets = [
+                {"segments": target["segments"] / stride, "class_labels": target["class_labels"]}
+                for target in labels
+            ]
+            losses = self.criterion(head_output, targets)
+        return TemporalActionLocalizationOutput(
+            loss=losses.pop("loss") if losses else None,
+            loss_dict=losses,
+            logits=head_output.logits,
+            pred_segments=decode_segments(head_output) * stride,
+            point_mask=head_output.point_mask,
+        )
+
+
+def _check_videos(videos: Tensor, frame_mask: Tensor | None) -> None:
+    if videos.dim() != 5:
+        raise ValueError(
+            f"pixel_values_videos has shape {tuple(videos.shape)}; it must be [batch, frames, channels, height, width]."
+        )
+    if frame_mask is not None and frame_mask.shape != videos.shape[:2]:
+        raise ValueError(
+            f"frame_mask has shape {tuple(frame_mask.shape)}; pixel_values_videos needs {tuple(videos.shape[:2])}."
+        )

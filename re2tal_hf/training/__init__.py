@@ -1,0 +1,1 @@
+"""Training: arguments, loop, optimiser groups, schedules, evaluation."""

@@ -1,0 +1,201 @@
+"""A recipe: everything that defines a training run, read from YAML, any field overridden by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class DataArguments:
+    """Where the videos and annotations are, and how training windows are drawn.
+
+    Args:
+        annotations (`str`): Annotation file (JSON), or a folder or dataset id with `metadata.jsonl`.
+        videos (`str`, *optional*): Folder of the video files; not needed where the annotations name them.
+        training_subset, validation_subset (`str`): Names of the subsets in the annotations, in any case.
+        class_agnostic (`bool`): All actions are one class (with an external video classifier at test time).
+        windows_per_video (`int`): Windows drawn from each video in an epoch.
+        truncation_threshold (`float`): An action cut by the window's edge stays a label if at least this share
+            of it is inside.
+        crop_ratio (`list[float]`, *optional*): Range of the share of the window's frames that is kept, or none.
+        cache (`str`, *optional*): Folder for decoded, resized frames; worth it for small frames on a CPU.
+        max_unreadable (`float`): Largest share of unreadable video files with which a run goes on.
+        num_workers (`int`): Processes that decode.
+    """
+
+    annotations: str = ""
+    videos: str | None = None
+    training_subset: str = "training"
+    validation_subset: str = "validation"
+    class_agnostic: bool = False
+    windows_per_video: int = 1
+    truncation_threshold: float = 0.75
+    crop_ratio: list[float] | None = None
+    cache: str | None = None
+    max_unreadable: float = 0.05
+    num_workers: int = 2
+
+
+@dataclass
+class OptimizationArguments:
+    """Optimiser, schedule and length of the training.
+
+    Args:
+        epochs (`int`): Epochs to train; `schedule_epochs` (default: the same) is where the cosine ends.
+        batch_size (`int`): Windows for each process and step; `gradient_accumulation` steps make an update.
+        learning_rate, backbone_learning_rate (`float`): Peak rates of the head and of the backbone.
+        weight_decay (`float`): For weights of linear and convolution layers; none for norms, biases, tables.
+        warmup_epochs (`float`): Linear warm-up.
+        max_gradient_norm (`float`): Gradients are clipped to this norm; 0 for no clipping.
+        ema_decay (`float`, *optional*): Decay of the moving average of the weights, which is what gets
+            evaluated and saved; none for the weights themselves.
+        mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
+        pretrained_backbone (`str`, *optional*): Weights to start from: a torchvision name such as
+            `Swin3D_T_Weights.KINETICS400_V1`, or a `.pth` or `.safetensors` file with the same keys.
+        save_epochs (`int`): A checkpoint to resume from every so many epochs.
+        trackers (`list[str]`): Experiment trackers by their names in Accelerate.
+    """
+
+    epochs: int = 30
+    schedule_epochs: int | None = None
+    batch_size: int = 2
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-4
+    backbone_learning_rate: float = 1e-5
+    weight_decay: float = 0.05
+    warmup_epochs: float = 5
+    max_gradient_norm: float = 1.0
+    ema_decay: float | None = 0.999
+    mixed_precision: str = "no"
+    pretrained_backbone: str | None = None
+    save_epochs: int = 1
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+
+@dataclass
+class EvaluationArguments:
+    """How and when the model is measured.
+
+    Args:
+        epochs (`int`): Evaluate every so many epochs, and always after the last; 0 for only after the last.
+        start_epoch (`int`): Not before so many epochs.
+        tiou_thresholds (`list[float]`): Thresholds of the mAP.
+        windows_per_step (`int`): Windows that go through the model together.
+    """
+
+    epochs: int = 1
+    start_epoch: int = 0
+    tiou_thresholds: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
+    windows_per_step: int = 1
+
+
+@dataclass
+class Recipe:
+    """One training run.
+
+    Args:
+        model (`dict`): Arguments of [`Re2TALConfig`], without the labels, which come from the annotations.
+        processor (`dict`): Arguments of [`Re2TALVideoProcessor`].
+        augmentation (`dict`): Arguments of [`Augmentation`].
+        data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`])
+        seed (`int`): Of weights, windows, augmentation and stochastic layers.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    data: DataArguments = field(default_factory=DataArguments)
+    training: OptimizationArguments = field(default_factory=OptimizationArguments)
+    evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested dictionaries, as in the YAML file."""
+        return dataclasses.asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the recipes in the package."""
+    folder = resources.files("re2tal_hf") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides.
+
+    Args:
+        name (`str`): Name of a recipe in the package, or path of a YAML file.
+        overrides (`Sequence[str]`): `section.field=value`, values in YAML, for example
+            `training.epochs=5` or `model.backbone_config.depths=[2,2,2,2]`.
+
+    Raises:
+        ValueError: if the recipe or a field does not exist, or a value is of the wrong type.
+    """
+    if name in recipe_names():
+        text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
+    values = yaml.safe_load(text) or {}
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"The override {override!r} is not of the form section.field=value.")
+        _set(values, path.split("."), yaml.safe_load(value))
+    return _build(Recipe, values, name)
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        if not isinstance(values.get(key), dict):
+            values[key] = {}
+        values = values[key]
+    values[path[-1]] = value
+
+
+def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(fields)}."
+            raise ValueError(f"Recipe {where}: there is no field {key!r}{hint}")
+        default = dataclasses.MISSING
+        if fields[key].default_factory is not dataclasses.MISSING:
+            default = fields[key].default_factory()
+        elif fields[key].default is not dataclasses.MISSING:
+            default = fields[key].default
+        arguments[key] = _converted(value, default, f"{where}: {key}")
+    return cls(**arguments)
+
+
+def _converted(value: Any, default: Any, where: str) -> Any:
+    """Checks a value against the type of its default; None as a default leaves the type open."""
+    if dataclasses.is_dataclass(default):
+        return _build(type(default), value or {}, where)
+    if isinstance(default, dict) and value is None:
+        return {}
+    # YAML 1.1 reads 1e-4 as a string.
+    if isinstance(value, str) and (isinstance(default, float) or default is None):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    optional = default is None or value is None
+    if not optional and type(value) is not type(default):
+        raise ValueError(
+            f"Recipe {where}: {value!r} is of type {type(value).__name__}; it must be {type(default).__name__}."
+        )
+    return value

@@ -1,0 +1,109 @@
+"""Detections of a set of videos, and their mAP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import evaluate
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from ..data.annotations import AnnotatedVideo, AnnotationSet
+from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from ..video_reader import VideoReadError
+
+logger = logging.getLogger(__name__)
+
+Detections = dict[str, list[dict[str, Any]]]
+"""What the pipeline returns for a video, by `video_id`."""
+
+
+def localize_videos(
+    pipe: TemporalActionLocalizationPipeline,
+    videos: Sequence[AnnotatedVideo],
+    accelerator: Accelerator | None = None,
+    video_scores: Mapping[str, Mapping[int, float]] | None = None,
+    **settings: Any,
+) -> Detections:
+    """Runs the pipeline over a set of videos, shared out among the processes of a distributed run.
+
+    A video that cannot be read has no entry in the result and is reported.
+
+    Args:
+        pipe ([`TemporalActionLocalizationPipeline`]): Model and processor.
+        videos (`Sequence[AnnotatedVideo]`): With their paths.
+        accelerator (`Accelerator`, *optional*): Of a distributed run.
+        video_scores (`Mapping`, *optional*): Scores of an external video classifier: class id to score, by `video_id`.
+        settings: Passed to the pipeline.
+
+    Returns:
+        `dict[str, list[dict]]`: the detections of all videos, on every process.
+
+    Raises:
+        ValueError: if `video_scores` lacks a video.
+    """
+    if video_scores is not None and (missing := {v.video_id for v in videos} - video_scores.keys()):
+        raise ValueError(f"The video scores lack {len(missing)} videos, for example {min(missing)!r}.")
+    process, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    found: list[tuple[str, list[dict[str, Any]]]] = []
+    for video in tqdm(videos[process::count], desc="localizing", disable=process > 0, leave=False):
+        if video_scores is not None:
+            settings["video_scores"] = video_scores[video.video_id]
+        try:
+            with torch.inference_mode():
+                found.append((video.video_id, pipe(str(video.path), **settings)))
+        except VideoReadError as error:
+            logger.warning("%s is left without detections: %s", video.video_id, error)
+    return dict(gather_object(found) if count > 1 else found)
+
+
+def mean_average_precision(
+    detections: Detections, annotations: AnnotationSet, tiou_thresholds: Sequence[float]
+) -> dict[str, Any]:
+    """Measures detections against annotations with the `tal_map` metric.
+
+    Returns:
+        `dict`: `map`, `map@<tIoU>` for each threshold, `per_class` by label name.
+    """
+    names = annotations.label_names
+    ids = {name: index for index, name in enumerate(names)}
+    metric = evaluate.load(str(resources.files("re2tal_hf") / "metrics" / "tal_map"))
+    references = [
+        {"video_id": v.video_id, "segments": v.segments.tolist(), "labels": list(v.labels)}
+        for v in annotations.videos
+    ]
+    predictions = [
+        {
+            "video_id": video.video_id,
+            "segments": [[row["start"], row["end"]] for row in rows],
+            "labels": [ids[row["label"]] for row in rows],
+            "scores": [row["score"] for row in rows],
+        }
+        for video in annotations.videos
+        for rows in [detections.get(video.video_id, [])]
+    ]
+    result = metric.compute(
+        predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds)
+    )
+    result["per_class"] = {names[index]: value for index, value in result["per_class"].items()}
+    return result
+
+
+def submission(detections: Detections) -> dict[str, Any]:
+    """Returns detections in the form of the ActivityNet challenge: seconds and label names."""
+    return {
+        "version": "VERSION 1.3",
+        "external_data": {},
+        "results": {
+            video_id: [
+                {"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]}
+                for r in rows
+            ]
+            for video_id, rows in detections.items()
+        },
+    }

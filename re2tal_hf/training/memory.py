@@ -1,0 +1,52 @@
+"""How much memory training takes: bytes kept for the backward pass, and peaks."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SavedBytes:
+    """Storages kept for the backward pass, by address, in bytes."""
+
+    by_storage: dict[int, int] = field(default_factory=dict)
+
+    def total(self) -> int:
+        """Returns the sum in bytes; a storage that several operations keep counts once."""
+        return sum(self.by_storage.values())
+
+
+@contextlib.contextmanager
+def saved_for_backward(without: Iterable[Tensor]) -> Iterator[SavedBytes]:
+    """Counts what autograd keeps of the forward passes inside the block.
+
+    Args:
+        without (`Iterable[Tensor]`): Tensors that do not count, usually the parameters and buffers.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in without}
+    saved = SavedBytes()
+    # Held until the block ends: a storage that is freed would let another take its address.
+    held: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved.by_storage[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor.detach())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def peak_memory() -> float:
+    """Returns the peak so far in MiB: allocated on the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,63 @@
+"""Optimiser groups and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from .arguments import OptimizationArguments
+
+
+def parameter_groups(model: nn.Module, arguments: OptimizationArguments) -> list[dict]:
+    """Groups the trainable parameters by learning rate and by weight decay.
+
+    The backbone, `model.model`, has a rate of its own. Weights of linear and convolution layers decay; norms,
+    biases, position tables and scales, being of one dimension or named so, do not.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        in_backbone = name.startswith("model.")
+        decays = name.endswith("weight") and parameter.squeeze().dim() > 1
+        groups.setdefault((in_backbone, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": arguments.backbone_learning_rate if in_backbone else arguments.learning_rate,
+            "weight_decay": arguments.weight_decay if decays else 0.0,
+            "name": f"{'backbone' if in_backbone else 'head'}{'' if decays else ', no decay'}",
+        }
+        for (in_backbone, decays), parameters in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, arguments: OptimizationArguments) -> torch.optim.AdamW:
+    """Returns AdamW over [`parameter_groups`].
+
+    Raises:
+        ValueError: if nothing is trainable.
+    """
+    groups = parameter_groups(model, arguments)
+    if not groups:
+        raise ValueError("No parameter of the model is trainable: everything is frozen.")
+    return torch.optim.AdamW(groups)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, arguments: OptimizationArguments, updates_per_epoch: int
+) -> LambdaLR:
+    """Returns linear warm-up followed by a cosine to zero, stepped once for each update."""
+    warmup = arguments.warmup_epochs * updates_per_epoch
+    total = (arguments.schedule_epochs or arguments.epochs) * updates_per_epoch
+
+    def factor(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / warmup
+        progress = (update - warmup) / max(total - warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    return LambdaLR(optimizer, factor)

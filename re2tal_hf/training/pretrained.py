@@ -1,0 +1,55 @@
+"""Pretrained weights of a backbone, from torchvision or from a file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+def load_backbone_weights(backbone: nn.Module, source: str) -> None:
+    """Loads weights under the library's own names into a backbone; a classifier's weights are left out.
+
+    Args:
+        backbone (`nn.Module`): A rewired model without classifier (`Re2TALModel.backbone`).
+        source (`str`): A torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, or the path of a
+            `.safetensors` or `.pth` file with the same keys.
+
+    Raises:
+        ValueError: if the source is neither, or a parameter of the backbone is missing or of another shape.
+    """
+    state = _read(source)
+    own = backbone.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if missing or shapes:
+        wrong = f"lacks {missing[:3]}" if missing else f"has other shapes for {shapes[:3]}"
+        raise ValueError(
+            f"{source} does not fit the backbone: it {wrong}; check the sizes in model.backbone_config."
+        )
+    if unused := sorted(state.keys() - own.keys()):
+        logger.info("Not used of %s: %s", source, unused)
+    backbone.load_state_dict({name: state[name] for name in own})
+
+
+def _read(source: str) -> dict[str, Tensor]:
+    path = Path(source)
+    if path.suffix == ".safetensors" and path.is_file():
+        return load_file(path)
+    if path.suffix in (".pth", ".pt") and path.is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state.get("state_dict", state)
+    try:
+        weights = torchvision.models.get_weight(source)
+    except ValueError as error:
+        raise ValueError(
+            f"training.pretrained_backbone is {source!r}: neither a .safetensors or .pth file "
+            "nor the name of torchvision weights such as 'Swin3D_T_Weights.KINETICS400_V1'."
+        ) from error
+    return weights.get_state_dict(progress=True, check_hash=True)

@@ -1,0 +1,203 @@
+"""Memory and time of a training step: plain, checkpoint and reversible, side by side in one run.
+
+python scripts/benchmark.py                         # Swin-T, depths 2-2-6-2 and 2-2-18-2, one CPU thread
+python scripts/benchmark.py --recipe ut_interaction # the shapes of a recipe, the head included
+python scripts/benchmark.py --device cuda --size 224 --frames 128 --find-frames
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
+from re2tal_hf.training.arguments import Recipe, load_recipe
+from re2tal_hf.training.memory import peak_memory, saved_for_backward
+
+MODES = ("plain", "checkpoint", "reversible")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIB = 2**20
+
+
+class Step:
+    """A model and a batch: one training step without the optimiser."""
+
+    def __init__(self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None):
+        self.model = model.to(videos.device).train()
+        self.videos = videos
+        self.labels = labels
+        self.dtype = PRECISIONS[precision]
+
+    def forward(self) -> Tensor:
+        """Returns the loss, or the mean square of the features of a model without head."""
+        context = nullcontext()
+        if self.dtype is not None:
+            context = torch.autocast(self.videos.device.type, dtype=self.dtype)
+        with context:
+            if self.labels is None:
+                return self.model(self.videos).last_hidden_state.float().square().mean()
+            return self.model(self.videos, labels=self.labels).loss
+
+    def run(self) -> tuple[float, float]:
+        """Runs forward and backward; returns the seconds of the forward and of both."""
+        self.model.zero_grad(set_to_none=True)
+        start = self._now()
+        loss = self.forward()
+        middle = self._now()
+        loss.backward()
+        return middle - start, self._now() - start
+
+    def saved(self) -> float:
+        """Returns the MiB kept for the backward pass."""
+        without = [*self.model.parameters(), *self.model.buffers()]
+        with saved_for_backward(without) as saved:
+            self.forward()
+        return saved.total() / MIB
+
+    def _now(self) -> float:
+        if self.videos.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def swin_step(arguments: argparse.Namespace, depths: list[int], mode: str) -> Step:
+    torch.manual_seed(0)
+    backbone = {"model_type": "video_swin", "variant": "tiny", "depths": depths}
+    config = Re2TALConfig(
+        backbone_config={**backbone, "stochastic_depth_prob": 0.0}, backprop=mode
+    )
+    shape = (1, arguments.frames, 3, arguments.size, arguments.size)
+    videos = torch.randn(shape, device=arguments.device)
+    return Step(Re2TALModel(config), videos, arguments.precision)
+
+
+def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict) -> Step:
+    torch.manual_seed(0)
+    config = Re2TALConfig(**{**recipe.model, **change}, num_labels=6)
+    size, frames = recipe.processor["size"], recipe.processor["num_frames"]
+    shape = (recipe.training.batch_size, frames, 3, size["height"], size["width"])
+    videos = torch.randn(shape, device=arguments.device)
+    label = {
+        "segments": torch.tensor([[0.2 * frames, 0.4 * frames]], device=arguments.device),
+        "class_labels": torch.tensor([0], device=arguments.device),
+    }
+    model = Re2TALForTemporalActionLocalization(config)
+    return Step(model, videos, arguments.precision, [label] * shape[0])
+
+
+def _peak(build: Callable[..., Step], parameters: tuple, threads: int, queue) -> None:
+    torch.set_num_threads(threads)
+    step = build(*parameters)
+    before = 0.0 if step.videos.device.type == "cuda" else peak_memory()
+    step.run()
+    queue.put(peak_memory() - before)
+
+
+def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
+    """Returns the MiB that a step adds at its peak to a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(build, parameters, threads, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak
+
+
+def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> None:
+    """Runs the steps in turn and prints medians; ratios are to the first, round by round."""
+    names = list(steps)
+    saved = {name: step.saved() for name, step in steps.items()}
+    for step in steps.values():
+        step.run()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(step.run())
+    print(f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}")
+    for name in names:
+        forward = statistics.median(t[0] for t in times[name])
+        step_time = statistics.median(t[1] for t in times[name])
+        ratio = statistics.median(
+            own[1] / first[1] for own, first in zip(times[name], times[names[0]], strict=True)
+        )
+        print(
+            f"{name:32}{saved[name]:10.1f}{saved[names[0]] / max(saved[name], 1e-9):7.1f}x"
+            f"{peaks[name]:10.0f}{forward:11.3f}{step_time:9.3f}{ratio:7.2f}"
+        )
+
+
+def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
+    """Returns the largest multiple of 16 frames of `--size` whose step fits on the GPU."""
+
+    def fits(frames: int) -> bool:
+        torch.cuda.empty_cache()
+        try:
+            swin_step(argparse.Namespace(**{**vars(arguments), "frames": frames}), [2, 2, 6, 2], mode).run()
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    high = 16
+    while fits(high):
+        high *= 2
+    low = high // 2
+    while high - low > 16:
+        middle = (low + high) // 32 * 16
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    builds: dict[str, dict[str, tuple]] = {}
+    if arguments.recipe:
+        recipe = load_recipe(arguments.recipe)
+        changes = {
+            "rewired, reversible": {"backprop": "reversible"},
+            "rewired, checkpoint": {"backprop": "checkpoint"},
+            "rewired, plain": {"backprop": "plain"},
+            "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
+            "frozen backbone": {"freeze_backbone": True},
+        }
+        builds[f"recipe {arguments.recipe}"] = {
+            name: (recipe_step, (arguments, recipe, change)) for name, change in changes.items()
+        }
+    else:
+        for depths in ([2, 2, 6, 2], [2, 2, 18, 2]):
+            builds[f"Video Swin, depths {depths}"] = {
+                mode: (swin_step, (arguments, depths, mode)) for mode in MODES
+            }
+    for title, rows in builds.items():
+        print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
+        peaks = {
+            name: peak_of_step(build, parameters, arguments.threads)
+            for name, (build, parameters) in rows.items()
+        }
+        steps = {name: build(*parameters) for name, (build, parameters) in rows.items()}
+        compare(steps, peaks, arguments.rounds)
+    if arguments.find_frames:
+        for mode in MODES:
+            print(f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Measures a model: detections of a subset of videos, and their mAP.
+
+python scripts/evaluate.py --model runs/first/best --annotations annotations.json --videos videos
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from transformers import pipeline
+
+import re2tal_hf  # noqa: F401 - registers the pipeline
+from re2tal_hf.data.annotations import read_annotations
+from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="a model folder or a Hub id")
+    parser.add_argument("--annotations", required=True, help="an annotation file or folder")
+    parser.add_argument("--videos", help="folder of the video files")
+    parser.add_argument("--subset", default="validation")
+    parser.add_argument(
+        "--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds"
+    )
+    parser.add_argument(
+        "--video-scores",
+        help="for a class-agnostic model: JSON of an external video classifier, "
+        '{video_id: {label: score}}',
+    )
+    parser.add_argument("--detections", default="detections.json", help="where to write them")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--windows-per-step", type=int, default=1)
+    return parser.parse_args()
+
+
+def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[int, float]]:
+    ids = {name: index for index, name in enumerate(label_names)}
+    scores = json.loads(Path(path).read_text())
+    unknown = {label for by_label in scores.values() for label in by_label} - ids.keys()
+    if unknown:
+        raise ValueError(f"{path} has labels that the annotations do not: {sorted(unknown)[:5]}.")
+    return {
+        video: {ids[label]: score for label, score in by_label.items()}
+        for video, by_label in scores.items()
+    }
+
+
+def print_table(metrics: dict) -> None:
+    thresholds = [name for name in metrics if name.startswith("map@")]
+    for name in thresholds:
+        print(f"{'mAP@' + name.removeprefix('map@'):24} {metrics[name]:.4f}")
+    for label, value in sorted(metrics["per_class"].items()):
+        print(f"  {label:22} {value:.4f}")
+    first, last = thresholds[0].removeprefix("map@"), thresholds[-1].removeprefix("map@")
+    print(f"average mAP@{first}:{last} = {metrics['map']:.2f}")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    annotations = read_annotations(
+        arguments.annotations, subset=arguments.subset, video_folder=arguments.videos
+    )
+    names = annotations.label_names
+    video_scores = None
+    if arguments.video_scores:
+        video_scores = read_video_scores(arguments.video_scores, names)
+    pipe = pipeline(
+        "temporal-action-localization", model=arguments.model, device=arguments.device
+    )
+    if video_scores:
+        pipe.model.config.id2label = dict(enumerate(names))
+    detections = localize_videos(
+        pipe,
+        annotations.videos,
+        video_scores=video_scores,
+        windows_per_step=arguments.windows_per_step,
+    )
+    Path(arguments.detections).write_text(json.dumps(submission(detections)))
+    print_table(mean_average_precision(detections, annotations, arguments.tiou))
+
+
+if __name__ == "__main__":
+    main()

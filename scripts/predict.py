@@ -1,0 +1,70 @@
+"""Localizes actions in video files: JSON, CSV and a timeline picture for each.
+
+python scripts/predict.py --model runs/first/best --output predictions match.mp4 training.mp4
+"""
+
+import argparse
+import csv
+import json
+import logging
+import sys
+from pathlib import Path
+
+from transformers import pipeline
+
+import re2tal_hf  # noqa: F401 - registers the pipeline
+from re2tal_hf.timeline import draw_timeline
+from re2tal_hf.video_reader import VideoReader, VideoReadError
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="a model folder or a Hub id")
+    parser.add_argument("--output", default="predictions", help="folder for the results")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score reported")
+    parser.add_argument("--max-detections", type=int, help="most actions reported for a video")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--windows-per-step", type=int, default=1)
+    parser.add_argument("videos", nargs="+")
+    return parser.parse_args()
+
+
+def write_results(folder: Path, name: str, rows: list[dict], duration: float) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2))
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["start", "end", "label", "score"])
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row["start"]))
+    draw_timeline(folder / f"{name}.png", rows, duration=duration, title=name)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
+    settings = {"threshold": arguments.threshold, "windows_per_step": arguments.windows_per_step}
+    if arguments.max_detections is not None:
+        settings["max_detections"] = arguments.max_detections
+    folder = Path(arguments.output)
+    failed = 0
+    for path in arguments.videos:
+        try:
+            with VideoReader(path) as reader:
+                duration = reader.duration
+            rows = pipe(path, **settings)
+        except VideoReadError as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        write_results(folder, Path(path).stem, rows, duration)
+        print(f"{path}: {len(rows)} actions")
+        for row in rows[:20]:
+            print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

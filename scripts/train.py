@@ -1,0 +1,29 @@
+"""Trains a temporal action localizer from video files.
+
+accelerate launch scripts/train.py --recipe quickstart --output runs/first \
+    data.annotations=annotations.json data.videos=videos training.epochs=20
+"""
+
+import argparse
+import logging
+
+from re2tal_hf.training.arguments import load_recipe, recipe_names
+from re2tal_hf.training.trainer import Trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
+    parser.add_argument("--output", required=True, help="the run folder")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    Trainer(recipe, arguments.output, resume=arguments.resume).run()
+
+
+if __name__ == "__main__":
+    main()

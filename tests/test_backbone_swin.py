@@ -1,0 +1,200 @@
+"""Video Swin against torchvision's own forward and against the reference implementations."""
+
+import copy
+
+import pytest
+import torch
+from golden_weights import gradient_norms, read_golden, relative_difference, swin_name
+from torch import nn
+from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+from re2tal_hf import rewire
+from re2tal_hf.rewiring import RewiredModel, build_backbone
+
+SMALL = {
+    "model_type": "video_swin",
+    "embed_dim": 12,
+    "depths": [2, 2, 2, 2],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": [2, 7, 7],
+    "stochastic_depth_prob": 0.0,
+}
+
+
+def torchvision_model(**settings) -> SwinTransformer3d:
+    sizes = {k: v for k, v in SMALL.items() if k != "model_type"} | {"patch_size": [2, 4, 4], "num_classes": 7}
+    return SwinTransformer3d(**{**sizes, **settings})
+
+
+def reference_state(model: nn.Module, golden: dict) -> dict:
+    state = {swin_name(name): tensor for name, tensor in golden.items()}
+    index = state["features.0.0.attn.relative_position_index"]
+    repeated = {name: index for name in model.state_dict() if name.endswith("relative_position_index")}
+    return state | repeated
+
+
+def loss_and_gradients(model, inputs, weights):
+    output = model.forward_features(inputs).permute(0, 4, 1, 2, 3)
+    loss = (output * weights).sum()
+    loss.backward()
+    return output.detach(), loss.detach()
+
+
+@pytest.mark.parametrize("case", ["case0", "case1"])
+@pytest.mark.parametrize(
+    ("reference", "rewiring", "backprop"),
+    [
+        ("a1_swin_inv_w277", "re2tal", "reversible"),
+        ("a1_swin_inv_w277", "re2tal", "checkpoint"),
+        ("a1_swin_inv_w277", "re2tal", "plain"),
+        ("a3_swin_w277", "none", "checkpoint"),
+        ("a3_swin_w277", "none", "plain"),
+    ],
+)
+def test_reference_outputs_and_gradients(model_goldens, reference, case, rewiring, backprop):
+    weights, _ = read_golden(model_goldens / f"{reference}.state.safetensors")
+    golden, metadata = read_golden(model_goldens / f"{reference}.{case}.safetensors")
+    model = build_backbone(SMALL, rewiring, backprop)
+    model.load_state_dict(reference_state(model, weights))
+
+    for dtype, tolerance, stored_tolerance in ((torch.float64, 1e-10, 1e-6), (torch.float32, 2e-5, 2e-5)):
+        model = copy.deepcopy(model).to(dtype)
+        model.zero_grad()
+        inputs = golden["input"].to(dtype).requires_grad_()
+        output, loss = loss_and_gradients(model, inputs, golden["R.0"].to(dtype))
+        assert relative_difference(output, golden["f64.out.0"]) <= tolerance
+        torch.testing.assert_close(loss.double(), golden["f64.loss"], rtol=max(tolerance, 1e-10), atol=1e-3 * (dtype == torch.float32))
+        parameters = dict(model.named_parameters())
+        compared = 0
+        for key, expected in golden.items():
+            if not key.startswith("f64.grad."):
+                continue
+            name = key.removeprefix("f64.grad.").removesuffix(".stored_as_f32")
+            found = inputs.grad if name == "input" else parameters[swin_name(name)].grad
+            allowed = stored_tolerance if key.endswith("stored_as_f32") else tolerance
+            assert relative_difference(found, expected) <= allowed, name
+            compared += 1
+        assert compared >= 9
+        norms = gradient_norms(metadata, "gradnorm_f64")
+        assert {swin_name(name) for name in norms} == set(parameters)
+        for name, norm in norms.items():
+            assert float(parameters[swin_name(name)].grad.norm()) == pytest.approx(norm, rel=max(tolerance, 1e-9)), name
+
+
+def test_stage_outputs(model_goldens):
+    weights, _ = read_golden(model_goldens / "a1_swin_inv_w277.state.safetensors")
+    golden, _ = read_golden(model_goldens / "a1_swin_inv_w277.case0.safetensors")
+    model = build_backbone(SMALL)
+    model.load_state_dict(reference_state(model, weights))
+    found = {}
+    model.patch_embed.register_forward_hook(lambda *a: found.update(patch_embed=a[-1]))
+    for i in range(3):
+        model.features[2 * i + 1].register_forward_hook(lambda *a, i=i: found.update({f"layers.{i}": a[-1]}))
+    with torch.no_grad():
+        model.forward_features(golden["input"])
+    for name, output in found.items():
+        expected = golden[f"f64.stage.{name}.stored_as_f32"]
+        assert relative_difference(output.permute(0, 4, 1, 2, 3), expected) <= 2e-5, name
+    assert len(found) == 4
+
+
+def test_rewire_keeps_the_users_model():
+    model = torchvision_model()
+    keys, parameters = list(model.state_dict()), list(model.parameters())
+    rewired = rewire(model)
+    assert rewired is model
+    assert isinstance(model, RewiredModel)
+    assert isinstance(model, SwinTransformer3d)
+    assert list(model.state_dict()) == keys
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert model(torch.randn(1, 3, 4, 32, 32)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("backprop", ["plain", "checkpoint"])
+def test_no_rewiring_is_torchvisions_forward(backprop):
+    model = torchvision_model().eval()
+    inputs = torch.randn(2, 3, 5, 33, 47)
+    expected = model(inputs)
+    torch.testing.assert_close(rewire(model, "none", backprop)(inputs), expected, rtol=1e-6, atol=1e-6)
+    assert (rewire(model)(inputs) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 32, 32), (2, 3, 7, 45, 61), (1, 3, 1, 4, 4)])
+def test_gradients_with_dropout_and_stochastic_depth(shape):
+    model = torchvision_model(stochastic_depth_prob=0.3, dropout=0.1, attention_dropout=0.1).double()
+    inputs = torch.randn(shape, dtype=torch.float64)
+    gradients = {}
+    for backprop in ("plain", "checkpoint", "reversible"):
+        rewire(model, "re2tal", backprop)
+        model.zero_grad()
+        torch.manual_seed(7)
+        model(inputs).square().sum().backward()
+        gradients[backprop] = {n: p.grad.clone() for n, p in model.named_parameters()}
+    for backprop in ("checkpoint", "reversible"):
+        for name, expected in gradients["plain"].items():
+            scale = expected.norm().clamp_min(1e-12)
+            assert (gradients[backprop][name] - expected).norm() <= 1e-10 * scale, name
+
+
+def test_masks_change_from_step_to_step():
+    model = rewire(torchvision_model(stochastic_depth_prob=0.5))
+    inputs = torch.randn(2, 3, 4, 32, 32)
+    first, second = model(inputs), model(inputs)
+    assert not torch.equal(first, second)
+
+
+def test_copies_and_pickles():
+    import io
+
+    model = rewire(torchvision_model()).eval()
+    inputs = torch.randn(1, 3, 4, 32, 32)
+    expected = model(inputs)
+    assert torch.equal(copy.deepcopy(model)(inputs), expected)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(inputs), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "swim"}, "choose one of"),
+        ({"variant": "huge"}, "variant"),
+        ({"embed_dims": 12}, "embed_dims"),
+        ({"embed_dim": None}, "needs a variant"),
+    ],
+)
+def test_wrong_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        build_backbone({**SMALL, **change})
+
+
+def test_unknown_models_and_rewirings_are_named():
+    with pytest.raises(ValueError, match="not a registered architecture"):
+        rewire(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="rewiring is"):
+        rewire(torchvision_model(), "magic")
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        rewire(torchvision_model(), "none", "reversible")
+
+
+@pytest.mark.parametrize("variant", ["tiny", "small", "base"])
+def test_variants_have_torchvisions_keys(variant):
+    import torchvision
+
+    with torch.device("meta"):
+        own = build_backbone({"model_type": "video_swin", "variant": variant}).state_dict()
+        library = getattr(torchvision.models.video, f"swin3d_{variant[0]}")().state_dict()
+    library = {name: tensor.shape for name, tensor in library.items() if not name.startswith("head.")}
+    assert {name: tensor.shape for name, tensor in own.items()} == library
+
+
+def test_a_bad_reconstruction_is_reported():
+    model = rewire(torchvision_model())
+    inputs = torch.randn(1, 3, 4, 32, 32)
+    model(inputs).sum().backward()
+    assert 0 < model.reconstruction_errors.largest() < 1e-4
+    model.reconstruction_errors.by_stage[0] = torch.tensor(float("nan"))
+    with pytest.warns(UserWarning, match="reconstructed its activations"):
+        model(inputs)

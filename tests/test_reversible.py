@@ -1,0 +1,286 @@
+"""The engine alone, on small branches that know nothing of video."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+from re2tal_hf.reversible import Coupling, ReconstructionErrors, Stage, run_stages
+from re2tal_hf.training.memory import saved_for_backward
+
+RE2TAL = Coupling(0.0, 1.0)
+DUAL = Coupling(0.3, 0.7)
+MODES = ("reversible", "checkpoint", "plain")
+
+
+class Network(nn.Module):
+    """Two stages of branches with dropout, after a stem."""
+
+    def __init__(self, width: int = 6, depth: int = 4, dropout: float = 0.2):
+        super().__init__()
+
+        def branch(size: int) -> nn.Module:
+            return nn.Sequential(
+                nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size), nn.Dropout(dropout)
+            )
+
+        self.entries = nn.ModuleList([nn.Linear(3, width), nn.Linear(width, 2 * width)])
+        self.branches = nn.ModuleList(
+            nn.ModuleList(branch(size) for _ in range(depth)) for size in (width, 2 * width)
+        )
+        self.backprop, self.coupling = "plain", RE2TAL
+        self.errors = ReconstructionErrors()
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages = [Stage(e, list(b)) for e, b in zip(self.entries, self.branches, strict=True)]
+        return run_stages(stages, x, self.coupling, self.backprop, self.errors)
+
+
+def step(network: Network, mode: str, x: Tensor, seed: int = 3, steps: int = 1):
+    """Loss, gradients by name, gradient of the input, and the next number of the global stream."""
+    network = copy.deepcopy(network)
+    network.backprop = mode
+    torch.manual_seed(seed)
+    x = x.clone().requires_grad_(x.is_floating_point())
+    for _ in range(steps):
+        loss = network(x).square().mean()
+        loss.backward()
+    grads = {n: p.grad for n, p in network.named_parameters()}
+    return loss.detach(), {**grads, "input": x.grad}, torch.rand(())
+
+
+def assert_same(found, expected, tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, reference in expected.items():
+        if reference is None:
+            assert found[name] is None, name
+            continue
+        assert found[name] is not None, name
+        error = (found[name] - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
+        assert error <= tolerance, (name, float(error))
+
+
+@pytest.mark.parametrize("coupling", [RE2TAL, DUAL], ids=["re2tal", "dual"])
+@pytest.mark.parametrize("mode", ["reversible", "checkpoint"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_same_loss_gradients_and_random_stream(mode, dtype, tolerance, coupling):
+    network = Network().to(dtype)
+    network.coupling = coupling
+    x = torch.randn(2, 5, 3, dtype=dtype)
+    loss, grads, following = step(network, mode, x)
+    reference_loss, reference, reference_following = step(network, "plain", x)
+    torch.testing.assert_close(loss, reference_loss, rtol=tolerance, atol=0)
+    if coupling == DUAL and dtype == torch.float32:
+        tolerance = 1e-4  # the inverse divides by b = 0.7 in each of 4 branches
+    assert_same(grads, reference, tolerance)
+    assert following == reference_following
+
+
+def test_forward_follows_the_equations():
+    network = Network(dropout=0.0).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    for coupling in (RE2TAL, DUAL, Coupling(1.0, 0.0)):
+        a, b = coupling
+        expected = x
+        for entry, branches in zip(network.entries, network.branches, strict=True):
+            newest = entry(expected)
+            rest = b * newest
+            for branch in branches:
+                newest, rest = branch(newest) + a * newest + rest, b * newest
+            expected = (newest + rest) / (1 + b)
+        network.coupling = coupling
+        torch.testing.assert_close(network(x), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_rewired_skips_one_block_more():
+    network = Network(dropout=0.0).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    states = [network.entries[0](x)] * 2  # x[-1] = x[0]
+    for branch in network.branches[0]:
+        states.append(branch(states[-1]) + states[-2])
+    stage = Stage(network.entries[0], list(network.branches[0]))
+    found = run_stages([stage], x, RE2TAL, "plain")
+    torch.testing.assert_close(found, (states[-1] + states[-2]) / 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "frozen", ["entries.0", "branches.0", "branches.0.1", "branches.1.0", "branches.1", "entries"]
+)
+def test_frozen_parts(mode, frozen):
+    network = Network().double()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    _, grads, _ = step(network, mode, x)
+    _, reference, _ = step(network, "plain", x)
+    assert_same(grads, reference, 1e-10)
+    assert all((g is None) == name.startswith(frozen) for name, g in grads.items())
+
+
+def test_input_without_gradient_and_frozen_start_keep_the_later_gradients():
+    network = Network().double()
+    network.entries[0].requires_grad_(False)
+    network.branches[0][0].requires_grad_(False)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    results = {}
+    for mode in MODES:
+        network.backprop = mode
+        network.zero_grad()
+        torch.manual_seed(1)
+        network(x).square().mean().backward()
+        results[mode] = {n: p.grad for n, p in network.named_parameters()}
+        results[mode] = {n: g if g is None else g.clone() for n, g in results[mode].items()}
+    assert_same(results["reversible"], results["plain"], 1e-10)
+    assert_same(results["checkpoint"], results["plain"], 1e-10)
+    assert results["plain"]["branches.0.1.1.weight"] is not None
+
+
+@pytest.mark.parametrize("mode", ["reversible", "checkpoint"])
+def test_accumulation_and_batch_of_one(mode):
+    network = Network().double()
+    x = torch.randn(1, 5, 3, dtype=torch.float64)
+    assert_same(step(network, mode, x, steps=3)[1], step(network, "plain", x, steps=3)[1], 1e-10)
+
+
+@pytest.mark.parametrize("mode", ["reversible", "checkpoint"])
+def test_autocast_bfloat16(mode):
+    network = Network(width=16)
+    x = torch.randn(4, 5, 3)
+
+    def gradients(backprop):
+        replica = copy.deepcopy(network)
+        replica.backprop = backprop
+        torch.manual_seed(5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = replica(x)
+        assert output.dtype == torch.float32  # the streams stay fp32
+        output.square().mean().backward()  # outside of autocast, as training loops do
+        return {n: p.grad for n, p in replica.named_parameters()}
+
+    found, reference = gradients(mode), gradients("plain")
+    for name, grad in reference.items():
+        assert found[name].dtype == torch.float32
+        assert (found[name] - grad).norm() <= 0.0025 * grad.norm(), name
+
+
+def saved_bytes(network: Network, x: Tensor) -> int:
+    with saved_for_backward(without=network.parameters()) as saved:
+        network(x)
+    return saved.total()
+
+
+def test_reversible_keeps_the_input_and_two_streams_a_stage_whatever_the_depth():
+    x = torch.randn(8, 7, 3)
+    kept = {}
+    for depth in (2, 12):
+        network = Network(depth=depth)
+        network.backprop = "reversible"
+        kept[depth] = saved_bytes(network, x)
+    tokens, float_bytes = 8 * 7, 4
+    assert kept[2] == kept[12] == tokens * float_bytes * (3 + 2 * 6 + 2 * 12)
+    network.backprop = "plain"
+    assert saved_bytes(network, x) > 20 * kept[12]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inference_keeps_nothing(mode):
+    network = Network()
+    network.backprop = mode
+    x = torch.randn(2, 3)
+    with torch.no_grad():
+        assert saved_bytes(network, x) == 0
+        assert not network(x).requires_grad
+    network.requires_grad_(False)
+    assert saved_bytes(network, x) == 0
+
+
+def test_reconstruction_error_is_measured():
+    network = Network(depth=24)
+    network.backprop = "reversible"
+    assert network.errors.largest() == 0.0
+    network(torch.randn(4, 3)).sum().backward()
+    assert set(network.errors.by_stage) == {0, 1}
+    assert 0 < network.errors.largest() < 1e-5
+    network.coupling = Coupling(1.0, 0.1)
+    network(torch.randn(4, 3)).sum().backward()
+    assert network.errors.largest() > 1e-2
+
+
+def test_gradients_by_autograd_grad_and_functional_call():
+    network = Network().double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    other = {n: (p * 1.1).detach().requires_grad_() for n, p in network.named_parameters()}
+
+    def gradients(mode):
+        network.backprop = mode
+        torch.manual_seed(0)
+        loss = functional_call(network, other, (x,)).square().sum()
+        # The backward pass runs when the module has its own parameters again.
+        return dict(zip(other, torch.autograd.grad(loss, other.values()), strict=True))
+
+    assert_same(gradients("reversible"), gradients("plain"), 1e-10)
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_parameter_used_by_two_branches_gets_both_gradients():
+    network = Network().double()
+    network.branches[0][1] = network.branches[0][0]
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert_same(step(network, "reversible", x)[1], step(network, "plain", x)[1], 1e-10)
+
+
+def test_changed_parameters_before_backward_are_refused():
+    network = Network()
+    network.backprop = "reversible"
+    loss = network(torch.randn(2, 3)).sum()
+    with torch.no_grad():
+        network.branches[0][0][1].weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_second_derivative_is_refused():
+    network = Network()
+    network.backprop = "reversible"
+    x = torch.randn(2, 3, requires_grad=True)
+    [grad] = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_distributed_with_unused_parameters(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        network = Network().double()
+        network.unused = nn.Linear(2, 2)
+        expected = step(network, "plain", torch.ones(2, 3, dtype=torch.float64))[1]
+        network.backprop = "reversible"
+        parallel = DistributedDataParallel(network, find_unused_parameters=True)
+        torch.manual_seed(3)
+        parallel(torch.ones(2, 3, dtype=torch.float64)).square().mean().backward()
+        found = {n: p.grad for n, p in network.named_parameters()}
+        expected.pop("input")
+        used = {n: g for n, g in expected.items() if not n.startswith("unused")}
+        assert_same({n: found[n] for n in used}, used, 1e-10)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_wrong_settings_are_named():
+    stage = Stage(nn.Identity(), [nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match="no inverse"):
+        run_stages([stage], torch.ones(1, 2), Coupling(1.0, 0.0), "reversible")
+    with pytest.raises(ValueError, match="choose 'reversible'"):
+        run_stages([stage], torch.ones(1, 2), RE2TAL, "magic")  # type: ignore[arg-type]
+
+
+def test_no_warnings_in_a_plain_step():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode in MODES:
+            step(Network(), mode, torch.randn(2, 3))

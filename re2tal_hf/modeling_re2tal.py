@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 from transformers.utils import ModelOutput
 
 from .backbone_swin import VideoSwin  # noqa: F401 - importing a family registers it
@@ -63,12 +64,30 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = False
+    _keep_in_fp32_modules_strict = ["normalizer"]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, RewiredModel):
-            module.architecture.initialize(module)
-        elif isinstance(module, (*HEADS.values(), LocalizationLoss)):
-            module.initialize_weights()
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; what the configuration freezes is frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading replaces the parameters, and with them their requires_grad.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        getattr(model, cls.base_model_prefix, model).freeze()
+        return loaded
+
+    @torch.no_grad()
+    @guard_torch_init_functions()
+    def initialize_weights(self) -> None:
+        """Draws the weights that were not loaded.
+
+        Whole parts know how to draw theirs; transformers would ask layer by layer, and of custom code
+        only the layers that hold parameters themselves.
+        """
+        for module in self.modules():
+            if isinstance(module, RewiredModel):
+                module.architecture.initialize(module)
+            elif isinstance(module, (*HEADS.values(), LocalizationLoss)):
+                module.initialize_weights()
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -85,7 +104,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
         self.post_init()
-        self._freeze()
+        self.freeze()
 
     @property
     def backprop(self) -> str:
@@ -138,7 +157,8 @@ class Re2TALModel(Re2TALPreTrainedModel):
         kinds = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
         return [module for module in self.backbone.modules() if isinstance(module, kinds)]
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """Takes the gradient from the parameters that the configuration freezes."""
         frozen: list[nn.Module] = []
         if self.config.freeze_backbone:
             frozen.append(self.backbone)

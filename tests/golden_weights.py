@@ -39,3 +39,51 @@ def swin_name(name: str) -> str:
 def gradient_norms(metadata: dict[str, str], key: str) -> dict[str, float]:
     """Norms of the gradients of all parameters, by the reference's names."""
     return json.loads(metadata[key])
+
+
+HEAD_BLOCK_NAMES = [
+    (r"\bln1\b", "attention_norm"),
+    (r"\bln2\b", "mlp_norm"),
+    (r"\battn\.(query|key|value)_conv\.conv\b", r"attention.\1.conv"),
+    (r"\battn\.(query|key|value)_norm\b", r"attention.\1.norm"),
+    (r"\battn\.(query|key|value)\b(?!\.(conv|norm))", r"attention.\1.linear"),
+    (r"\battn\.proj\b", "attention.output"),
+    (r"\bdrop_path_attn\.scale\b", "attention_scale"),
+    (r"\bdrop_path_mlp\.scale\b", "mlp_scale"),
+    (r"\bfpn_norms\b", "norms"),
+    (r"\bscale\.(\d+)\.scale\b", r"level_scales.\1"),
+]
+HEAD_NAMES = {
+    "opentad": [
+        *HEAD_BLOCK_NAMES,
+        (r"^projection\.embed\.", "embedding."),
+        (r"^projection\.stem\.", "stem."),
+        (r"^projection\.branch\.", "pyramid."),
+        (r"^rpn_head\.cls_convs\.", "classification.layers."),
+        (r"^rpn_head\.reg_convs\.", "boundary.layers."),
+        (r"^rpn_head\.cls_head\.", "classification.predictor."),
+        (r"^rpn_head\.reg_head\.", "boundary.predictor."),
+        (r"^rpn_head\.", ""),
+    ],
+    "actionformer": [
+        *HEAD_BLOCK_NAMES,
+        (r"^backbone\.embd\.", "embedding."),
+        (r"^backbone\.embd_norm\.(\d+)\.", r"embedding.\1.norm."),
+        (r"^backbone\.stem\.", "stem."),
+        (r"^backbone\.branch\.", "pyramid."),
+        (r"^cls_head\.head\.", "classification.layers."),
+        (r"^reg_head\.head\.", "boundary.layers."),
+        (r"^cls_head\.norm\.(\d+)\.", r"classification.layers.\1.norm."),
+        (r"^reg_head\.norm\.(\d+)\.", r"boundary.layers.\1.norm."),
+        (r"^cls_head\.cls_head\.conv\.", "classification.predictor."),
+        (r"^reg_head\.offset_head\.conv\.", "boundary.predictor."),
+        (r"^reg_head\.", ""),
+    ],
+}
+
+
+def head_name(project: str, name: str) -> str:
+    """From the name of a head's parameter in a reference project to ours."""
+    for pattern, replacement in HEAD_NAMES[project]:
+        name = re.sub(pattern, replacement, name)
+    return name

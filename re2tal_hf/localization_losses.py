@@ -1,0 +1,209 @@
+"""Training a point-based localization head: which point learns what, and how it is scored.
+
+Label assignment, focal and DIoU losses and the running loss normaliser of ActionFormer
+(arXiv 2202.07925, section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+
+from .localization_head import LocalizationHeadOutput
+
+SAME_LENGTH = 1e-3
+SMALLEST_LENGTH = 1e-8
+
+
+def assign_labels(
+    points: Tensor, segments: Tensor, labels: Tensor, num_labels: int, center_radius: float
+) -> tuple[Tensor, Tensor]:
+    """Decides what every point of one sequence should predict.
+
+    A point belongs to a segment if it lies strictly inside, at most `center_radius` strides from
+    its centre, and the farther boundary is within the point's range. Of several such segments the
+    shortest is regressed; classes of all those as short (within 1e-3 steps) are positive.
+
+    Args:
+        points: `[P, 4]`, see `LocalizationHeadOutput`.
+        segments: `[N, 2]` start and end in feature steps; may be empty.
+        labels: long `[N]`, below `num_labels`.
+        num_labels: `K`.
+        center_radius: in strides of the point's level.
+
+    Returns:
+        Class targets `[P, K]` of zeros and ones, and offset targets `[P, 2]` in strides, which
+        mean something where a class is positive only.
+    """
+    if segments.shape[0] == 0:
+        return segments.new_zeros(len(points), num_labels), segments.new_zeros(len(points), 2)
+    position, nearest, farthest, stride = points.split(1, dim=1)  # each [P, 1]
+    start, end = segments.unbind(dim=1)
+    center = (start + end) / 2
+    first = torch.maximum(start, center - center_radius * stride)
+    last = torch.minimum(end, center + center_radius * stride)
+    offsets = torch.stack((position - start, end - position), dim=-1)  # [P, N, 2]
+    reach = offsets.amax(dim=-1)
+    responsible = (position > first) & (position < last) & (reach >= nearest) & (reach <= farthest)
+    lengths = torch.where(responsible, end - start, torch.inf)
+    shortest, index = lengths.min(dim=1, keepdim=True)
+    chosen = responsible & (lengths <= shortest + SAME_LENGTH)
+    one_hot = F.one_hot(labels.long(), num_labels).to(segments.dtype)
+    class_targets = (chosen.to(segments.dtype) @ one_hot).clamp(max=1)
+    offset_targets = offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 2)).squeeze(1) / stride
+    return class_targets, offset_targets
+
+
+def segment_diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
+    """Distance-IoU loss (arXiv 1911.08287) of segments that share the point they are seen from.
+
+    Args:
+        offsets: `[..., 2]` distances to start and end, not negative.
+        targets: `[..., 2]`, likewise.
+
+    Returns:
+        `[...]`, 0 for equal segments.
+    """
+    intersection = torch.minimum(offsets, targets).sum(dim=-1)
+    hull = torch.maximum(offsets, targets).sum(dim=-1).clamp(min=SMALLEST_LENGTH)
+    union = offsets.sum(dim=-1) + targets.sum(dim=-1) - intersection
+    iou = intersection / union.clamp(min=SMALLEST_LENGTH)
+    error = offsets - targets
+    center_distance = (error[..., 1] - error[..., 0]) / 2
+    return 1 - iou + (center_distance / hull) ** 2
+
+
+class LocalizationLoss(nn.Module):
+    """Focal loss over all real points plus DIoU loss over the positive ones.
+
+    In training both are divided by a running mean of the number of positives, which is part of the
+    state; in evaluation by the number of positives of the batch. Distributed training averages the
+    number over the processes, because DDP averages the gradients.
+
+    Args:
+        label_smoothing: `s`; targets become `(1 - s) * target + s / (K + 1)`.
+        loss_weight: of the boundary loss.
+        center_radius: in strides, see `assign_labels`.
+        initial_normalizer: of the running mean, near the number of positives in a batch.
+        normalizer_momentum: share of the old value that an update keeps.
+
+    Attributes:
+        normalizer: float32 scalar buffer, the running mean.
+    """
+
+    normalizer: Tensor
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        loss_weight: float = 1.0,
+        center_radius: float = 1.5,
+        initial_normalizer: float = 100.0,
+        normalizer_momentum: float = 0.9,
+    ):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.loss_weight = loss_weight
+        self.center_radius = center_radius
+        self.initial_normalizer = initial_normalizer
+        self.normalizer_momentum = normalizer_momentum
+        self.register_buffer("normalizer", torch.tensor(initial_normalizer, dtype=torch.float32))
+
+    def initialize_weights(self) -> None:
+        """Sets the running mean to its initial value."""
+        nn.init.constant_(self.normalizer, self.initial_normalizer)
+
+    def forward(
+        self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compares predictions with annotated segments.
+
+        Args:
+            output: what a head returned for `B` sequences.
+            targets: one mapping per sequence: `segments`, float `[N, 2]` in feature steps, and
+                `class_labels`, long `[N]`. `N` may be 0. With one class the labels do not matter.
+
+        Returns:
+            Scalars, float32 or wider: `classification`, `regression` (weight included) and their
+            sum, `loss`.
+
+        Raises:
+            ValueError: if targets do not fit the predictions.
+        """
+        logits = _at_least_float32(output.logits)
+        offsets = _at_least_float32(output.offsets)
+        class_targets, offset_targets = self._targets(output, targets)
+        positive = (class_targets.sum(dim=-1) > 0) & output.point_mask
+        normalizer = self._update_normalizer(positive.sum())
+
+        num_labels = logits.shape[-1]
+        smooth = self.label_smoothing
+        soft_targets = class_targets * (1 - smooth) + smooth / (num_labels + 1)
+        focal = sigmoid_focal_loss(logits, soft_targets.to(logits))
+        classification = (focal * output.point_mask.unsqueeze(-1)).sum() / normalizer
+
+        # Elsewhere both sides are 1: no loss and a zero gradient, without waiting for the device
+        # to count the positives.
+        chosen = positive.unsqueeze(-1)
+        offsets = torch.where(chosen, offsets, 1)
+        diou = segment_diou_loss(offsets, torch.where(chosen, offset_targets, 1).to(offsets))
+        regression = self.loss_weight * diou.sum() / normalizer
+        return {
+            "loss": classification + regression,
+            "classification": classification,
+            "regression": regression,
+        }
+
+    def _targets(
+        self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        batch, _, num_labels = output.logits.shape
+        if len(targets) != batch:
+            raise ValueError(f"{len(targets)} targets for a batch of {batch}; give one each.")
+        device = output.logits.device
+        assigned = []
+        for index, target in enumerate(targets):
+            segments = _at_least_float32(target["segments"]).to(device)
+            labels = target["class_labels"]
+            if segments.shape != (len(labels), 2):
+                raise ValueError(
+                    f"targets[{index}]: segments {tuple(segments.shape)} and class_labels "
+                    f"{tuple(labels.shape)} must be [N, 2] and [N]."
+                )
+            if num_labels == 1:
+                labels = torch.zeros_like(labels)
+            elif labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+                raise ValueError(
+                    f"targets[{index}]: class_labels must lie in 0..{num_labels - 1}, got "
+                    f"{int(labels.min())}..{int(labels.max())}; set num_labels to the classes of "
+                    "the annotations."
+                )
+            assigned.append(
+                assign_labels(
+                    output.points, segments, labels.to(device), num_labels, self.center_radius
+                )
+            )
+        class_targets, offset_targets = zip(*assigned, strict=True)
+        return torch.stack(class_targets), torch.stack(offset_targets)
+
+    @torch.no_grad()
+    def _update_normalizer(self, num_positives: Tensor) -> Tensor:
+        if not self.training:
+            return num_positives.clamp(min=1)
+        count = num_positives.to(self.normalizer.dtype)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            count = count / dist.get_world_size()
+        kept = self.normalizer_momentum
+        self.normalizer.copy_(kept * self.normalizer + (1 - kept) * count.clamp(min=1))
+        return self.normalizer.clone()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

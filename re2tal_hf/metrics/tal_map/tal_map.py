@@ -1,0 +1,491 @@
+"""Mean average precision of temporal action localization, as a Hugging Face `evaluate` module.
+
+`evaluate.load` copies this one file, so it imports nothing of the package around it. The rules are
+those of the ActivityNet evaluation toolkit (github.com/activitynet/ActivityNet, `Evaluation`); the
+README beside this file states them, with the places where we part from it.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import datasets
+import evaluate
+import numpy as np
+
+ACTIVITYNET_TIOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+DUPLICATE_TOLERANCE = 1e-3  # seconds
+
+_DESCRIPTION = """\
+Mean average precision (mAP) of temporal action localization under the rules of the ActivityNet
+evaluation toolkit: per temporal IoU threshold, averaged over the thresholds, and per class.
+Optionally recall@kx per class and class-agnostic average recall (AR@AN).
+"""
+
+_CITATION = """\
+@inproceedings{caba2015activitynet,
+  title     = {{ActivityNet}: A Large-Scale Video Benchmark for Human Activity Understanding},
+  author    = {Caba Heilbron, Fabian and Escorcia, Victor and Ghanem, Bernard and
+               Niebles, Juan Carlos},
+  booktitle = {CVPR},
+  year      = {2015}
+}
+"""
+
+_INPUTS = """
+Args:
+    predictions (`list` of `dict`): one per video, in any order and number: `video_id` (`str`),
+        `segments` ([N, 2] start and end in seconds), `labels` ([N] integer class ids) and
+        `scores` ([N]).
+    references (`list` of `dict`): one per video, those without any action included: `video_id`,
+        `segments`, `labels`.
+    tiou_thresholds (`list` of `float`, *optional*): in (0, 1], compared as given, by `>=`.
+        Default: `numpy.linspace(0.5, 0.95, 10)`.
+    clean_references (`bool`, *optional*): leave out ground truth without a positive length and
+        repetitions of a segment within 1 ms in the same class. Default: `False`.
+    top_k (`list` of `int`, *optional*): also return recall@kx for each k.
+    max_proposals (`int`, *optional*): also return AR@AN for AN = 1 ... max_proposals.
+
+Returns:
+    `dict`: `map` (mean over the thresholds), `map@<threshold>` each, `per_class` (class id -> mean
+    AP over the thresholds); with `top_k` `recall@<threshold>@<k>x`; with `max_proposals` `ar`
+    (AN -> average recall) and `ar_auc` (the area under it, divided by max_proposals).
+
+Examples:
+    >>> tal_map = evaluate.load("re2tal_hf/metrics/tal_map")
+    >>> segments = [[0, 8], [20, 30]]
+    >>> predictions = [
+    ...     {"video_id": "a", "segments": segments, "labels": [3, 3], "scores": [0.9, 0.7]}
+    ... ]
+    >>> references = [{"video_id": "a", "segments": [[0, 10]], "labels": [3]}]
+    >>> tal_map.compute(
+    ...     predictions=predictions, references=references, tiou_thresholds=[0.5, 0.9]
+    ... )
+    {'map': 0.5, 'map@0.5': 1.0, 'map@0.9': 0.0, 'per_class': {3: 0.5}}
+"""
+
+_FEATURES = datasets.Features(
+    {
+        "predictions": {
+            "video_id": datasets.Value("string"),
+            "segments": datasets.List(datasets.List(datasets.Value("float64"))),
+            "labels": datasets.List(datasets.Value("int64")),
+            "scores": datasets.List(datasets.Value("float64")),
+        },
+        "references": {
+            "video_id": datasets.Value("string"),
+            "segments": datasets.List(datasets.List(datasets.Value("float64"))),
+            "labels": datasets.List(datasets.Value("int64")),
+        },
+    }
+)
+# A row of evaluate's table holds one prediction and one reference. The two lists are joined by
+# video_id and not by position, so the shorter one is filled up with rows that name no video.
+_FILLER = {"video_id": "", "segments": [], "labels": [], "scores": []}
+
+
+class TalMap(evaluate.Metric):
+    """Mean average precision over temporal IoU thresholds; see the README beside this file."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=_FEATURES,
+            license="Apache-2.0",
+            reference_urls=["https://github.com/activitynet/ActivityNet/tree/master/Evaluation"],
+        )
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Add one video's predictions, its ground truth, or both.
+
+        Args:
+            prediction: A dict as in `predictions`, or None.
+            reference: A dict as in `references`, or None.
+            **kwargs: None are known; the base class names those it refuses.
+
+        Raises:
+            ValueError: If a field is missing or malformed; names the video and the field.
+        """
+        self.add_batch(
+            predictions=None if prediction is None else [prediction],
+            references=None if reference is None else [reference],
+            **kwargs,
+        )
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Add the predictions of some videos and the ground truth of the same or of other videos.
+
+        Args:
+            predictions: A list of dicts, or None for none in this batch.
+            references: A list of dicts, of any length, or None for none in this batch.
+            **kwargs: None are known; the base class names those it refuses.
+
+        Raises:
+            ValueError: If a field is missing or malformed; names the video and the field.
+        """
+        rows = {
+            "predictions": _checked_rows(predictions, "predictions"),
+            "references": _checked_rows(references, "references"),
+        }
+        num_rows = max(1, *(len(column) for column in rows.values()))  # evaluate cannot store none
+        for name, column in rows.items():
+            filler = {field: _FILLER[field] for field in _FEATURES[name]}
+            column.extend([filler] * (num_rows - len(column)))
+        super().add_batch(**rows, **kwargs)
+
+    def _compute(
+        self,
+        *,
+        predictions,
+        references,
+        tiou_thresholds=ACTIVITYNET_TIOU_THRESHOLDS,
+        clean_references=False,
+        top_k=(),
+        max_proposals=None,
+    ):
+        thresholds = _checked_thresholds(tiou_thresholds)
+        _check_counts("top_k", top_k)
+        _check_counts("max_proposals", [] if max_proposals is None else [max_proposals])
+
+        video_numbers: dict[str, int] = {}
+        predicted = _ranked_segments(_real_rows(predictions, "predictions"), video_numbers)
+        truth_rows = _real_rows(references, "references")
+        if clean_references:
+            truth_rows = [_without_degenerate_segments(row) for row in truth_rows]
+        truth = _flatten(truth_rows, video_numbers)
+
+        names = _threshold_names(thresholds)
+        class_ids, ap = average_precision(predicted, truth, thresholds)
+        map_per_threshold = _mean(ap, axis=1).tolist()
+        results: dict[str, Any] = {
+            "map": float(np.mean(map_per_threshold)),
+            **{f"map@{name}": value for name, value in zip(names, map_per_threshold, strict=True)},
+            "per_class": dict(zip(class_ids.tolist(), ap.mean(axis=0).tolist(), strict=True)),
+        }
+        if len(top_k) > 0:
+            recall = _mean(top_k_recall(predicted, truth, thresholds, top_k), axis=2).tolist()
+            for name, row in zip(names, recall, strict=True):
+                results |= {f"recall@{name}@{k}x": r for k, r in zip(top_k, row, strict=True)}
+        if max_proposals is not None:
+            curve = average_recall(predicted, truth, thresholds, max_proposals).mean(axis=0)
+            results["ar"] = dict(enumerate(curve.tolist(), start=1))
+            results["ar_auc"] = float(((curve[1:] + curve[:-1]) / 2).sum() / max_proposals)
+        return results
+
+
+class Segments(NamedTuple):
+    """Segments of many videos, one row each; those of predictions are ordered best first.
+
+    Attributes:
+        videos: int64 [N], number of the video.
+        labels: int64 [N], class id.
+        times: float64 [N, 2], start and end in seconds.
+    """
+
+    videos: np.ndarray
+    labels: np.ndarray
+    times: np.ndarray
+
+
+def temporal_iou(segments: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Pairwise temporal intersection over union.
+
+    Args:
+        segments: float64 [P, 2].
+        others: float64 [G, 2].
+
+    Returns:
+        float64 [P, G]; 0 where the union is not positive (0/0 would compare as a match).
+    """
+    starts = np.maximum(segments[:, None, 0], others[None, :, 0])
+    ends = np.minimum(segments[:, None, 1], others[None, :, 1])
+    intersection = np.maximum(ends - starts, 0.0)
+    lengths, other_lengths = segments[:, 1] - segments[:, 0], others[:, 1] - others[:, 0]
+    union = lengths[:, None] + other_lengths[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def average_precision(
+    predictions: Segments, references: Segments, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolated average precision of each class that has ground truth.
+
+    Args:
+        predictions: Best first.
+        references: The ground truth.
+        thresholds: float64 [T], temporal IoU.
+
+    Returns:
+        Class ids, int64 [K] ascending, and average precision, float64 [T, K].
+    """
+    matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
+    for prediction_rows, reference_rows in _groups(predictions, references):
+        overlaps = temporal_iou(
+            predictions.times[prediction_rows], references.times[reference_rows]
+        )
+        matched[:, prediction_rows] = _match(overlaps, thresholds)
+
+    class_ids, num_references = np.unique(references.labels, return_counts=True)
+    ap = np.zeros((len(thresholds), len(class_ids)))
+    for column, class_id in enumerate(class_ids):
+        hits = matched[:, predictions.labels == class_id]
+        precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+        interpolated = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        ap[:, column] = (interpolated * hits).sum(axis=1) / num_references[column]
+    return class_ids, ap
+
+
+def top_k_recall(
+    predictions: Segments, references: Segments, thresholds: np.ndarray, top_k: Sequence[int]
+) -> np.ndarray:
+    """Recall of the best k * G predictions per video and class, G its ground-truth segments.
+
+    A prediction may cover several of them here (recall@kx of ActionFormer and OpenTAD).
+
+    Args:
+        predictions: Best first.
+        references: The ground truth.
+        thresholds: float64 [T], temporal IoU.
+        top_k: The multiples k.
+
+    Returns:
+        float64 [T, len(top_k), K], the classes ascending by id.
+    """
+    class_ids, num_references = np.unique(references.labels, return_counts=True)
+    found = np.zeros((len(thresholds), len(top_k), len(class_ids)))
+    for prediction_rows, reference_rows in _groups(predictions, references):
+        overlaps = temporal_iou(
+            predictions.times[prediction_rows], references.times[reference_rows]
+        )
+        column = np.searchsorted(class_ids, references.labels[reference_rows[0]])
+        for position, k in enumerate(top_k):
+            best = overlaps[: k * len(reference_rows)].max(axis=0, initial=0.0)
+            found[:, position, column] += (best >= thresholds[:, None]).sum(axis=1)
+    return found / num_references
+
+
+def average_recall(
+    predictions: Segments, references: Segments, thresholds: np.ndarray, max_proposals: int
+) -> np.ndarray:
+    """Class-agnostic recall against the average number AN of proposals per video.
+
+    As in the ActivityNet proposal task, AN stands for a share of each video's own proposals,
+    rounded down, and not for a fixed number of them; one proposal may cover several segments.
+
+    Args:
+        predictions: Best first; their labels are ignored.
+        references: The ground truth; videos without any do not count.
+        thresholds: float64 [T], temporal IoU.
+        max_proposals: The largest AN.
+
+    Returns:
+        float64 [T, max_proposals], for AN = 1 ... max_proposals; NaN without ground truth.
+    """
+    num_videos = len(np.unique(references.videos))
+    if num_videos == 0:
+        return np.full((len(thresholds), max_proposals), np.nan)
+    share = max_proposals * float(num_videos) / max(len(predictions.videos), 1)
+    overlaps = []
+    for prediction_rows, reference_rows in _groups(
+        predictions._replace(labels=np.zeros_like(predictions.labels)),
+        references._replace(labels=np.zeros_like(references.labels)),
+    ):
+        kept = prediction_rows[: int(len(prediction_rows) * share)]
+        overlaps.append(temporal_iou(predictions.times[kept], references.times[reference_rows]))
+
+    num_kept = sum(len(overlap) for overlap in overlaps)
+    # Rounded down below, so this order of operations, the toolkit's, decides at whole numbers.
+    shares = np.arange(1, max_proposals + 1) / max_proposals
+    shares = shares * (max_proposals * float(num_videos) / max(num_kept, 1))
+    best = []  # [max_proposals, G] per video: the best overlap of a ground-truth segment so far
+    for overlap in overlaps:
+        num_proposals = np.minimum((len(overlap) * shares).astype(np.int64), len(overlap))
+        with_none = np.concatenate([np.zeros((1, overlap.shape[1])), overlap])
+        best.append(np.maximum.accumulate(with_none, axis=0)[num_proposals])
+    best_overlap = np.concatenate(best, axis=1)
+    return np.stack([(best_overlap >= threshold).mean(axis=1) for threshold in thresholds])
+
+
+def _groups(predictions: Segments, references: Segments) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows of predictions and of references for each video and class with ground truth."""
+    class_ids, classes = np.unique(
+        np.concatenate([predictions.labels, references.labels]), return_inverse=True
+    )
+    keys = np.concatenate([predictions.videos, references.videos]) * len(class_ids) + classes
+    prediction_keys, reference_keys = np.split(keys, [len(predictions.labels)])
+    prediction_order = np.argsort(prediction_keys, kind="stable")
+    reference_order = np.argsort(reference_keys, kind="stable")
+    groups, starts = np.unique(reference_keys[reference_order], return_index=True)
+    firsts = np.searchsorted(prediction_keys[prediction_order], groups, side="left")
+    lasts = np.searchsorted(prediction_keys[prediction_order], groups, side="right")
+    reference_rows = np.split(reference_order, starts[1:])  # one empty part if there is no group
+    for first, last, rows in zip(firsts, lasts, reference_rows, strict=False):
+        yield prediction_order[first:last], rows
+
+
+def _match(overlaps: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Greedy matching, best prediction first, each to the free ground truth that it overlaps most.
+
+    Args:
+        overlaps: float64 [P, G], predictions best first.
+        thresholds: float64 [T].
+
+    Returns:
+        bool [T, P], which predictions are true positives.
+    """
+    matched = np.zeros((len(thresholds), len(overlaps)), dtype=bool)
+    free = np.ones((len(thresholds), overlaps.shape[1]), dtype=bool)
+    threshold_rows = np.arange(len(thresholds))
+    for row in np.flatnonzero((overlaps >= thresholds.min()).any(axis=1)):
+        eligible = free & (overlaps[row] >= thresholds[:, None])
+        best = np.where(eligible, overlaps[row], -1.0).argmax(axis=1)  # the first among equals
+        hit = eligible[threshold_rows, best]
+        matched[:, row] = hit
+        free[threshold_rows, best] &= ~hit
+    return matched
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over the classes, NaN without numpy's warning where there is no class."""
+    return values.mean(axis=axis) if values.size else np.full(values.shape[:axis], np.nan)
+
+
+def _ranked_segments(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str, int]) -> Segments:
+    """Predictions of all videos in one table, best first, equal scores in the order given."""
+    segments = _flatten(rows, video_numbers)
+    scores = _concatenate([row["scores"] for row in rows], np.float64)
+    is_nan = np.isnan(scores)
+    if is_nan.any():
+        first = next(row["video_id"] for row in rows if np.isnan(row["scores"]).any())
+        warnings.warn(
+            f"{is_nan.sum()} predictions have the score NaN (the first in video {first!r}); they "
+            "rank above all others, as in the ActivityNet toolkit. Look for a diverged model."
+        )
+    order = np.argsort(-np.where(is_nan, np.inf, scores), kind="stable")
+    return Segments(*(column[order] for column in segments))
+
+
+def _flatten(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str, int]) -> Segments:
+    """Rows of evaluate's table as one table of segments; gives a number to each new video."""
+    videos = [video_numbers.setdefault(row["video_id"], len(video_numbers)) for row in rows]
+    counts = [len(row["labels"]) for row in rows]
+    return Segments(
+        videos=np.repeat(np.array(videos, np.int64), np.array(counts, np.int64)),
+        labels=_concatenate([row["labels"] for row in rows], np.int64),
+        times=_concatenate([row["segments"] for row in rows], np.float64, width=(2,)),
+    )
+
+
+def _concatenate(columns: Sequence[Any], dtype: type, width: tuple[int, ...] = ()) -> np.ndarray:
+    """Concatenate lists that may be empty, of rows of the given width."""
+    empty: np.ndarray = np.zeros((0, *width), dtype)
+    return np.concatenate([empty, *(np.asarray(c, dtype).reshape(-1, *width) for c in columns)])
+
+
+def _without_degenerate_segments(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop segments without a positive length and near-copies of an earlier one of a class."""
+    kept: list[tuple[list[float], int]] = []
+    for (start, end), label in zip(row["segments"], row["labels"], strict=True):
+        is_copy = any(
+            label == other_label
+            and abs(start - other_start) <= DUPLICATE_TOLERANCE
+            and abs(end - other_end) <= DUPLICATE_TOLERANCE
+            for (other_start, other_end), other_label in kept
+        )
+        if end > start and not is_copy:
+            kept.append(([start, end], label))
+    return {
+        "video_id": row["video_id"],
+        "segments": [segment for segment, _ in kept],
+        "labels": [label for _, label in kept],
+    }
+
+
+def _real_rows(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    """The rows that name a video; each video may stand in a list once."""
+    real_rows = [row for row in rows if row["video_id"]]
+    seen: set[str] = set()
+    for row in real_rows:
+        if row["video_id"] in seen:
+            raise ValueError(
+                f"{name} hold video {row['video_id']!r} twice; merge its segments into one entry"
+            )
+        seen.add(row["video_id"])
+    return real_rows
+
+
+def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[dict[str, Any]]:
+    """Plain, checked copies of what the user gave as predictions or references."""
+    checked = []
+    for position, row in enumerate([] if rows is None else rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{name}[{position}] must be a dict, got {type(row).__name__}")
+        video_id = row.get("video_id")
+        if not isinstance(video_id, str) or not video_id:
+            raise ValueError(
+                f"{name}[{position}]: video_id must be a non-empty str, got {video_id!r}"
+            )
+        where = f"{name} of video {video_id!r}"
+        missing = [field for field in _FEATURES[name] if field not in row]
+        if missing:
+            raise ValueError(f"{where}: field {missing[0]!r} is missing")
+        checked.append({"video_id": video_id, **_checked_fields(row, name, where)})
+    return checked
+
+
+def _checked_fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, list]:
+    """Segments, labels and, of predictions, scores as plain lists of the declared types."""
+    arrays = {
+        field: _checked_array(row[field], field, where)
+        for field in _FEATURES[name]
+        if field != "video_id"
+    }
+    segments = arrays["segments"]
+    for field, array in arrays.items():
+        if len(array) != len(segments):
+            raise ValueError(f"{where}: {len(segments)} segments but {len(array)} {field}")
+    if not np.isfinite(segments).all():
+        bad = segments[~np.isfinite(segments).all(axis=1)][0]
+        raise ValueError(f"{where}: segments must be finite seconds, got {bad.tolist()}")
+    return {field: array.tolist() for field, array in arrays.items()}
+
+
+def _checked_array(values: Any, field: str, where: str) -> np.ndarray:
+    """A field as an array of numbers of the right kind and shape."""
+    kinds, kind_name = ("iu", "integers") if field == "labels" else ("iuf", "numbers")
+    shape, shape_name = ((0, 2), "[N, 2]") if field == "segments" else ((0,), "[N]")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # ragged lists; tensors on a device or in bfloat16
+        raise ValueError(f"{where}: {field} must be a list or a CPU array ({error})") from error
+    if array.shape in ((0,), shape):
+        return np.zeros(shape, np.int64 if field == "labels" else np.float64)
+    if array.shape[1:] != shape[1:] or array.ndim != len(shape) or array.dtype.kind not in kinds:
+        raise ValueError(
+            f"{where}: {field} must be {kind_name} of shape {shape_name}, "
+            f"got {array.dtype} of shape {list(array.shape)}"
+        )
+    return array
+
+
+def _checked_thresholds(tiou_thresholds: Sequence[float]) -> np.ndarray:
+    thresholds = np.asarray(tiou_thresholds, dtype=np.float64)
+    valid = thresholds.ndim == 1 and ((thresholds > 0) & (thresholds <= 1)).all()
+    if not valid or len(np.unique(thresholds)) != len(thresholds) or len(thresholds) == 0:
+        raise ValueError(
+            f"tiou_thresholds must be a list of different numbers in (0, 1], got {tiou_thresholds}"
+        )
+    return thresholds
+
+
+def _check_counts(name: str, counts: Sequence[int]) -> None:
+    if any(not isinstance(count, int | np.integer) or count < 1 for count in counts):
+        raise ValueError(f"{name} must be integers of 1 or more, got {list(counts)}")
+
+
+def _threshold_names(thresholds: np.ndarray) -> list[str]:
+    """Short names (0.4 for 0.39999999999999997) as long as they tell the thresholds apart."""
+    names = [f"{threshold:g}" for threshold in thresholds]
+    return names if len(set(names)) == len(names) else [repr(float(t)) for t in thresholds]

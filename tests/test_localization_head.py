@@ -1,0 +1,580 @@
+import json
+
+import pytest
+import torch
+from golden_weights import gradient_norms, head_name, read_golden, relative_difference
+
+from re2tal_hf.localization_head import (
+    ActionFormerHead,
+    decode_segments,
+    full_attention,
+    local_attention,
+    sinusoidal_positions,
+)
+from re2tal_hf.localization_losses import LocalizationLoss
+from re2tal_hf.temporal_segments import suppress
+
+SMALL = {"hidden_size": 16, "num_levels": 3, "max_length": 32, "branch_scale": 0.5}
+
+
+def small_head(**options):
+    head = ActionFormerHead(8, 4, **(SMALL | options)).double().eval()
+    # Norms as after training, so that masked steps do not happen to be zero.
+    for parameter in head.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 0.3, 0.5)
+    return head
+
+
+def prefix_mask(lengths, total):
+    return torch.arange(total)[None] < torch.tensor(lengths)[:, None]
+
+
+def valid_points(output, index):
+    mask = output.point_mask[index]
+    return output.logits[index][mask], output.offsets[index][mask]
+
+
+# Attention
+
+
+@pytest.mark.parametrize("radius", [1, 4, 9])
+@pytest.mark.parametrize("length", [5, 64, 150])
+def test_local_attention_equals_dense_attention_with_a_band(radius, length):
+    query, key, value = torch.randn(3, 2, 2, length, 8, dtype=torch.float64).unbind()
+    mask = prefix_mask([length, length // 2], length)
+    steps = torch.arange(length)
+    band = (steps[:, None] - steps).abs() <= radius
+    allowed = (band & mask[:, None, :]) | torch.eye(length, dtype=torch.bool)
+    scores = (query @ key.transpose(2, 3)) / 8**0.5
+    dense = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(-1) @ value
+    found = local_attention(query, key, value, mask, radius)
+    torch.testing.assert_close(found, dense, rtol=0, atol=1e-13)
+
+
+def test_local_attention_of_a_wide_window_is_full_attention():
+    query, key, value = torch.randn(3, 2, 2, 20, 8, dtype=torch.float64).unbind()
+    mask = prefix_mask([20, 13], 20)
+    local = local_attention(query, key, value, mask, radius=30)
+    full = full_attention(query, key, value, mask)
+    torch.testing.assert_close(local[0], full[0])
+    torch.testing.assert_close(local[1, :, :13], full[1, :, :13])
+
+
+def test_memory_of_local_attention_is_linear_in_length():
+    def saved_numbers(length):
+        query = torch.randn(1, 1, length, 8, requires_grad=True)
+        count = 0
+
+        def pack(tensor):
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            local_attention(query, query, query, torch.ones(1, length, dtype=torch.bool), 9)
+        return count
+
+    assert saved_numbers(8192) < 2.1 * saved_numbers(4096)
+
+
+# Shapes, masks and positions
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("neck", ["identity", "fpn"])
+@pytest.mark.parametrize("use_position_embedding", [False, True])
+def test_padding_does_not_change_what_is_predicted(window, neck, use_position_embedding):
+    head = small_head(
+        attention_window=window, neck=neck, use_position_embedding=use_position_embedding
+    )
+    features = torch.randn(1, 8, 21, dtype=torch.float64)
+    alone = head(features, torch.ones(1, 21, dtype=torch.bool))
+    for total in (22, 24, 32):
+        batch = torch.full((2, 8, total), 1e6, dtype=torch.float64)
+        batch[:1, :, :21] = features
+        batch[1] = torch.randn(8, total)
+        padded = head(batch, prefix_mask([21, total], total))
+        assert padded.point_mask[0].sum() == alone.point_mask[0].sum()
+        for found, expected in zip(valid_points(padded, 0), valid_points(alone, 0), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["opentad", "actionformer"])
+def test_reference_padding_changes_borders_only_by_its_presence(padding):
+    head = small_head(padding=padding, max_length=64)
+    features = torch.randn(1, 8, 21, dtype=torch.float64)
+    short = head(features, torch.ones(1, 21, dtype=torch.bool))
+    longer = torch.nn.functional.pad(features, (0, 30))
+    padded = head(longer, prefix_mask([21], 51))
+    assert short.points.shape == padded.points.shape == (64 + 32 + 16, 4)
+    for found, expected in zip(valid_points(padded, 0), valid_points(short, 0), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 33, 70])
+@pytest.mark.parametrize("window", [None, 4])
+def test_any_length_is_accepted(length, window):
+    head = small_head(attention_window=window, use_position_embedding=True)
+    features = torch.randn(1, 8, length, dtype=torch.float64)
+    output = head(features, torch.ones(1, length, dtype=torch.bool))
+    steps = [-(-length // stride) for stride in (1, 2, 4)]
+    assert output.point_mask.sum() == sum(steps)
+    assert output.logits.shape == (1, len(output.points), 4)
+    assert (output.offsets >= 0).all()
+    positions = output.points[output.point_mask[0], 0]
+    expected = [
+        stride * step for stride, n in zip((1, 2, 4), steps, strict=True) for step in range(n)
+    ]
+    assert positions.tolist() == expected
+
+
+def test_ranges_and_strides_of_points():
+    head = ActionFormerHead(8, 4, hidden_size=16)
+    points = head(torch.randn(1, 8, 32), torch.ones(1, 32, dtype=torch.bool)).points
+    assert points.dtype == torch.float32
+    assert points[:, 1:].unique(dim=0).tolist() == [
+        [0, 4, 1], [4, 8, 2], [8, 16, 4], [16, 32, 8], [32, 64, 16], [64, 10000, 32]
+    ]  # fmt: skip
+
+
+def test_segments_are_decoded_in_feature_steps():
+    output = small_head()(torch.randn(1, 8, 8).double(), torch.ones(1, 8, dtype=torch.bool))
+    output.offsets = torch.full_like(output.offsets, 1.5)
+    segments = decode_segments(output)
+    assert segments.dtype == torch.float64
+    assert segments[0, 8 + 1].tolist() == [2 - 3, 2 + 3]
+    output.offsets = output.offsets.bfloat16()
+    assert decode_segments(output).dtype == torch.float32
+
+
+def test_positions_are_those_of_the_paper():
+    table = sinusoidal_positions(50, 6)
+    assert table.shape == (50, 6)
+    angle = 37 / 10000 ** (2 / 6)
+    expected = torch.tensor([angle]).double().sin() / 6**0.5
+    torch.testing.assert_close(table[37, 2:3].double(), expected, rtol=0, atol=1e-7)
+
+
+def test_positions_are_stretched_for_longer_inputs():
+    head = small_head(use_position_embedding=True, max_length=10)
+    assert torch.equal(head._positions(7, 16), sinusoidal_positions(7, 16))
+    stretched = head._positions(20, 16)
+    table = sinusoidal_positions(10, 16)
+    # Linear interpolation between the centres of stretched steps.
+    torch.testing.assert_close(stretched[1], 0.75 * table[0] + 0.25 * table[1])
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("neck", ["identity", "fpn"])
+@pytest.mark.parametrize("padding", ["isolated", "opentad", "actionformer"])
+def test_a_sequence_without_real_steps_gives_finite_numbers_and_gradients(window, neck, padding):
+    head = small_head(attention_window=window, neck=neck, padding=padding).train()
+    features = torch.randn(2, 8, 24, dtype=torch.float64, requires_grad=True)
+    output = head(features, prefix_mask([0, 17], 24))
+    assert not output.point_mask[0].any()
+    (output.logits.sum() + output.offsets.sum()).backward()
+    assert output.logits.isfinite().all() and output.offsets.isfinite().all()
+    assert features.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_bfloat16_autocast_stays_near_float32(window):
+    head = small_head(attention_window=window, use_position_embedding=True).float()
+    features, mask = torch.randn(2, 8, 32), prefix_mask([32, 20], 32)
+    exact = head(features, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = head(features, mask)
+    assert relative_difference(rough.logits.detach(), exact.logits.detach()) < 0.05
+    rough.logits.float().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_gradients_are_those_of_finite_differences():
+    head = small_head(num_levels=2, attention_window=3)
+    features = torch.randn(1, 8, 5, dtype=torch.float64, requires_grad=True)
+    mask = prefix_mask([4], 5)
+    assert torch.autograd.gradcheck(lambda x: head(x, mask).logits, (features,))
+
+
+def test_drop_path_drops_whole_sequences_in_training_only():
+    head = small_head(drop_path=0.5)
+    features, mask = torch.randn(6, 8, 16).double(), torch.ones(6, 16, dtype=torch.bool)
+    features = features[:1].expand(6, -1, -1)
+    assert torch.equal(head(features, mask).logits[0], head(features, mask).logits[5])
+    head.train()
+    outcomes = head(features, mask).logits
+    assert len({round(float(x.detach().sum()), 6) for x in outcomes}) > 1
+
+
+# Building
+
+
+def test_weights_are_the_same_at_the_same_seed_and_carry_the_prior():
+    torch.manual_seed(3)
+    first = ActionFormerHead(8, 4, **SMALL)
+    torch.manual_seed(3)
+    second = ActionFormerHead(8, 4, **SMALL)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    prior = first.classification.predictor.bias.sigmoid()
+    torch.testing.assert_close(prior, torch.full((4,), 0.01))
+    assert all(
+        (scale == 0.5).all() for scale in (first.stem[0].mlp_scale, first.pyramid[0].mlp_scale)
+    )
+
+
+def test_a_head_built_on_meta_is_complete_after_initialization():
+    with torch.device("meta"):
+        head = ActionFormerHead(8, 4, use_position_embedding=True, **SMALL)
+    assert not list(head.buffers())
+    head.to_empty(device="cpu")
+    for parameter in head.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    head.initialize_weights()
+    output = head(torch.randn(1, 8, 16), torch.ones(1, 16, dtype=torch.bool))
+    assert output.logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neck": "panet"},
+        {"padding": "reflect"},
+        {"regression_ranges": [[0, 4]]},
+        {"num_attention_heads": 3},
+        {"attention_window": 1},
+    ],
+)
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ActionFormerHead(8, 4, **(SMALL | options))
+
+
+def test_bad_shapes_are_named():
+    head = small_head()
+    with pytest.raises(ValueError, match="mask"):
+        head(torch.randn(1, 8, 16).double(), torch.ones(1, 15, dtype=torch.bool))
+    with pytest.raises(ValueError, match="features"):
+        head(torch.randn(1, 16, 8).double(), torch.ones(1, 8, dtype=torch.bool))
+
+
+# Parity with OpenTAD (A4) and actionformer_release (A5).
+
+class Reference:
+    """A reference file, its weights in our head, and its settings."""
+
+    def __init__(self, path):
+        self.tensors, self.metadata = read_golden(path)
+        self.config = json.loads(self.metadata["config"])
+        self.project = "opentad" if "projection" in self.config else "actionformer"
+        read = self._read_opentad if self.project == "opentad" else self._read_actionformer
+        options, self.loss_options, self.num_labels = read()
+        head = ActionFormerHead(24, self.num_labels, padding=self.project, drop_path=0.0, **options)
+        shapes = {name: parameter.shape for name, parameter in head.named_parameters()}
+        weights = {
+            head_name(self.project, name.removeprefix("state.")): value
+            for name, value in self.tensors.items()
+            if name.startswith("state.") and not name.endswith("loss_normalizer")
+        }
+        assert weights.keys() == shapes.keys()
+        head.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
+        self.head = head
+
+    def _read_opentad(self):
+        projection, rpn = self.config["projection"], self.config["rpn_head"]
+        window = projection["attn_cfg"]["n_mha_win_size"]
+        prior = rpn["prior_generator"]
+        options = {
+            "hidden_size": projection["out_channels"],
+            "num_embedding_layers": projection["arch"][0],
+            "num_stem_layers": projection["arch"][1],
+            "num_levels": projection["arch"][2] + 1,
+            "num_attention_heads": projection["attn_cfg"]["n_head"],
+            "attention_window": window if window > 0 else None,
+            "max_length": projection["max_seq_len"],
+            "use_position_embedding": projection["use_abs_pe"],
+            "regression_ranges": prior["regression_range"],
+            "num_head_layers": rpn["num_convs"],
+            "norm_eps": 1e-6,
+        }
+        loss = {
+            "label_smoothing": rpn["label_smoothing"],
+            "loss_weight": rpn.get("loss_weight", 1.0),
+            "initial_normalizer": rpn["loss_normalizer"],
+        }
+        return options, loss, rpn["num_classes"]
+
+    def _read_actionformer(self):
+        model, train = self.config["model"], self.config["train_cfg"]
+        window = model["n_mha_win_size"]
+        options = {
+            "hidden_size": model["embd_dim"],
+            "num_embedding_layers": model["backbone_arch"][0],
+            "num_stem_layers": model["backbone_arch"][1],
+            "num_levels": model["backbone_arch"][2] + 1,
+            "num_attention_heads": model["n_head"],
+            "attention_window": window if window > 0 else None,
+            "max_length": model["max_seq_len"],
+            "use_position_embedding": model["use_abs_pe"],
+            "neck": model["fpn_type"],
+            "regression_ranges": model["regression_range"],
+            "num_head_layers": model["head_num_layers"] - 1,
+            "norm_eps": 1e-5,
+        }
+        loss = {
+            "label_smoothing": train["label_smoothing"],
+            "loss_weight": train["loss_weight"],
+            "initial_normalizer": train["init_loss_norm"],
+        }
+        return options, loss, model["num_classes"]
+
+    def inputs(self, dtype):
+        """The training batch, and targets."""
+        if self.project == "opentad":
+            features, mask = self.tensors["input"], self.tensors["masks"]
+        else:
+            lengths = json.loads(self.metadata["lens"])[:3]
+            features = torch.zeros(3, 24, max(lengths))
+            for index, length in enumerate(lengths):
+                features[index, :, :length] = self.tensors[f"feats.{index}"]
+            mask = prefix_mask(lengths, max(lengths))
+        targets = [
+            {
+                "segments": self.tensors[f"gt.{index}.segments"],
+                "class_labels": self.tensors[f"gt.{index}.labels"],
+            }
+            for index in range(len(mask))
+        ]
+        return features.to(dtype), mask, targets
+
+    def evaluations(self):
+        """Names, features and masks of the evaluated batches, with the precisions stored."""
+        if self.project == "opentad":
+            features, mask, _ = self.inputs(torch.float32)
+            yield "eval.", features, mask, ("f32.", "f64.")
+            for name in ("over.0.", "over.1."):
+                features = self.tensors[f"{name}input"]
+                yield name, features, torch.ones(1, features.shape[2], dtype=torch.bool), ("",)
+        else:
+            for index in range(4):
+                features = self.tensors[f"feats.{index}"][None]
+                stored = ("f32.", "f64.") if index == 0 else ("f32.",)
+                name, mask = f"eval.{index}.", torch.ones(1, features.shape[2], dtype=torch.bool)
+                yield name, features, mask, stored
+
+
+def reference_files(folder):
+    files = sorted(folder.glob("a4_*.safetensors")) + sorted(folder.glob("a5_*.safetensors"))
+    assert files
+    return [Reference(path) for path in files]
+
+
+@pytest.fixture(scope="module")
+def references(model_goldens):
+    return reference_files(model_goldens)
+
+
+def concatenated(tensors, prefix, num_levels):
+    levels = [tensors[f"{prefix}.{level}"] for level in range(num_levels)]
+    return torch.cat(levels, dim=-1).transpose(1, 2)
+
+
+@torch.no_grad()
+def test_predictions_of_both_projects(references):
+    for reference in references:
+        for name, features, mask, stored in reference.evaluations():
+            for precision in stored:
+                dtype = torch.float64 if precision == "f64." else torch.float32
+                head = reference.head.to(dtype).eval()
+                output = head(features.to(dtype), mask)
+                real = output.point_mask
+                prefix = precision + name
+                for kind, found in (("cls_logits", output.logits), ("reg_offsets", output.offsets)):
+                    expected = concatenated(reference.tensors, prefix + kind, head.num_levels)
+                    assert found.shape == expected.shape
+                    error = relative_difference(found[real], expected[real])
+                    assert error < (1e-10 if dtype == torch.float64 else 3e-5), (prefix, kind)
+
+
+@torch.no_grad()
+def test_intermediate_features_of_both_projects(references):
+    for reference in references:
+        name, features, mask, _ = next(reference.evaluations())
+        head = reference.head.float().eval()
+        levels, masks = head.extract_pyramid(features, mask)
+        compared = 0
+        for kind, found in (("proj", levels), ("neck", head.neck(levels, masks))):
+            for level, (x, real) in enumerate(zip(found, masks, strict=True)):
+                key = f"f32.{name}{kind}.{level}"
+                if key in reference.tensors:
+                    expected = reference.tensors[key].transpose(1, 2)
+                    assert relative_difference(x[real], expected[real]) < 3e-5, key
+                    compared += 1
+        assert compared >= head.num_levels
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "loss_tolerance", "gradient_tolerance"),
+    # In double precision the references still compute the focal loss (actionformer_release the
+    # boundary loss, too) in single precision: that is the limit of what can be compared.
+    [(torch.float32, "f32.", 1e-6, 3e-5), (torch.float64, "f64.", 5e-7, 5e-7)],
+)
+def test_losses_and_gradients_of_both_projects(
+    references, dtype, precision, loss_tolerance, gradient_tolerance
+):
+    for reference in references:
+        features, mask, targets = reference.inputs(dtype)
+        features = features.clone().requires_grad_()
+        head = reference.head.to(dtype).train()
+        head.zero_grad()
+        output = head(features, mask)
+        output.logits = output.logits.float()
+        if reference.project == "actionformer":
+            output.offsets = output.offsets.float()
+        loss = LocalizationLoss(**reference.loss_options)
+        first, second = loss(output, targets), loss(output, targets)
+        evaluated = loss.eval()(output, targets)
+        for step, losses in (("train", first), ("train2", second), ("evalloss", evaluated)):
+            check_losses(reference, f"{precision}{step}.", losses, loss_tolerance)
+        first["loss"].backward()
+        check_gradients(reference, precision, features, mask, gradient_tolerance)
+
+
+def check_losses(reference, prefix, losses, tolerance):
+    if f"{prefix}cls_loss" not in reference.tensors:
+        assert prefix.endswith("evalloss.") and reference.project == "actionformer"
+        return
+    total = "final_loss" if reference.project == "actionformer" else "cost"
+    names = {"loss": total, "classification": "cls_loss", "regression": "reg_loss"}
+    for ours, theirs in names.items():
+        expected = reference.tensors[prefix + theirs]
+        assert relative_difference(losses[ours].detach(), expected) < tolerance, prefix + theirs
+
+
+def check_gradients(reference, precision, features, mask, tolerance):
+    gradients = {name: parameter.grad for name, parameter in reference.head.named_parameters()}
+    for key, expected in reference.tensors.items():
+        if not key.startswith(f"{precision}grad."):
+            continue
+        name = key.removeprefix(f"{precision}grad.")
+        if name in ("input", "backbone_input"):
+            # Ours is zero at padding, where the references read their own zeros.
+            real = mask[:, None].expand_as(features)
+            found, expected = features.grad[real], expected[real]
+        else:
+            found = gradients[head_name(reference.project, name)].reshape(expected.shape)
+        assert relative_difference(found, expected) < tolerance, key
+    if precision == "f64.":
+        norms = gradient_norms(reference.metadata, "gradnorm_f64")
+        assert {head_name(reference.project, name) for name in norms} == gradients.keys()
+        for name, expected in norms.items():
+            found = float(gradients[head_name(reference.project, name)].norm())
+            # A key's bias has no effect, and a gradient of rounding errors only.
+            assert found == pytest.approx(expected, rel=tolerance, abs=1e-9), name
+
+
+def test_normalizer_after_a_step_of_both_projects(references):
+    for reference in references:
+        loss = LocalizationLoss(**reference.loss_options)
+        features, mask, targets = reference.inputs(torch.float32)
+        loss(reference.head.float()(features, mask), targets)
+        key = "f32.train.loss_normalizer_after"
+        stored = reference.tensors.get(key, reference.metadata.get("loss_normalizer_after_step1"))
+        assert float(loss.normalizer) == pytest.approx(float(stored), rel=1e-6)
+
+
+def candidates_of(output, index, top_k=2000, min_score=0.001):
+    """The best scores of one sequence, whatever their class, and their segments."""
+    scores = output.logits[index].sigmoid() * output.point_mask[index].unsqueeze(-1)
+    points, labels = torch.nonzero(scores > min_score, as_tuple=True)
+    scores = scores[points, labels]
+    order = scores.argsort(descending=True, stable=True)[:top_k]
+    return decode_segments(output)[index][points[order]], scores[order], labels[order]
+
+
+def assert_same_detections(found, expected, time_tolerance, score_tolerance):
+    """As sets: near-ties may swap, and one may fall on the other side of the least score."""
+    segments, scores, labels = (value.detach().double() for value in found)
+    unmatched = torch.ones(len(scores), dtype=torch.bool)
+    missing = 0
+    for segment, score, label in zip(*expected, strict=True):
+        near = (segments - segment).abs().amax(dim=1) <= time_tolerance
+        near &= ((scores - score).abs() <= score_tolerance) & (labels == label) & unmatched
+        if near.any():
+            unmatched[int(near.nonzero()[0])] = False
+        else:
+            missing += 1
+    assert missing <= 1 and unmatched.sum() <= 1
+    assert len(scores) > 0
+
+
+def stored_detections(tensors, prefix):
+    return [tensors[f"{prefix}.{name}"] for name in ("segments", "scores", "labels")]
+
+
+def seconds(segments, meta):
+    frames = segments * meta["snippet_stride"] + meta["offset_frames"]
+    times = (frames + meta.get("window_start_frame", 0)) / meta["fps"]
+    return times.clamp(0, meta["duration"])
+
+
+@torch.no_grad()
+def test_detections_of_opentad(references):
+    for reference in (r for r in references if r.project == "opentad" and r.num_labels > 1):
+        nms = json.loads(reference.metadata["post_cfg"])["nms"]
+        features, mask, _ = reference.inputs(torch.float32)
+        output = reference.head.float().eval()(features, mask)
+        # Their voting does nothing per class.
+        settings = {
+            "sigma": nms["sigma"],
+            "min_score": nms["min_score"],
+            "max_detections": nms["max_seg_num"],
+        }
+        for index, meta in enumerate(json.loads(reference.metadata["metas"])):
+            segments, scores, labels = suppress(*candidates_of(output, index), **settings)
+            found = (seconds(segments, meta), scores, labels)
+            expected = stored_detections(reference.tensors, f"det.nosliding.{meta['video_name']}")
+            assert_same_detections(found, expected, 0.011, 1.1e-4)
+        windows = {}
+        for index, meta in enumerate(json.loads(reference.metadata["metas_sliding"])):
+            segments, scores, labels = candidates_of(output, index)
+            # OpenTAD rounds before it merges windows.
+            rounded = (
+                seconds(segments, meta).mul(100).round() / 100,
+                scores.mul(1e4).round() / 1e4,
+            )
+            windows.setdefault(meta["video_name"], []).append((*rounded, labels))
+        for video, parts in windows.items():
+            merged = [torch.cat(values) for values in zip(*parts, strict=True)]
+            expected = stored_detections(reference.tensors, f"det.sliding.{video}")
+            assert_same_detections(suppress(*merged, **settings), expected, 0.011, 1.1e-4)
+
+
+@torch.no_grad()
+def test_detections_of_actionformer_release(references):
+    for reference in (r for r in references if r.project == "actionformer"):
+        test = reference.config["test_cfg"]
+        head = reference.head.float().eval()
+        for index in range(4):
+            features = reference.tensors[f"feats.{index}"][None]
+            output = head(features, torch.ones(1, features.shape[2], dtype=torch.bool))
+            segments, scores, labels = candidates_of(output, 0, top_k=10**6)
+            long_enough = segments[:, 1] - segments[:, 0] > test["duration_thresh"]
+            segments, scores, labels = suppress(
+                segments[long_enough],
+                scores[long_enough],
+                labels[long_enough],
+                sigma=test["nms_sigma"],
+                min_score=test["min_score"],
+                max_detections=test["max_seg_num"],
+                per_class=test["multiclass_nms"],
+            )
+            frame_rate, duration = (25, 8) if index == 3 else (30, 10 + index)
+            found = ((segments * 4 + 8) / frame_rate).clamp(0, duration), scores, labels
+            expected = stored_detections(reference.tensors, f"det.{index}")
+            assert_same_detections(found, expected, 2e-4, 1e-5)

@@ -1,0 +1,313 @@
+"""The whole model: shapes, losses, freezing, saving and loading, and parity with a whole reference detector."""
+
+import copy
+import json
+
+import pytest
+import torch
+from golden_weights import head_name, read_golden, relative_difference, swin_name
+
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
+from re2tal_hf.temporal_segments import suppress
+
+BACKBONE = {
+    "model_type": "video_swin",
+    "embed_dim": 8,
+    "depths": [2, 2],
+    "num_heads": [1, 2],
+    "patch_size": [2, 4, 4],
+    "window_size": [2, 3, 3],
+}
+HEAD = {"hidden_size": 16, "num_levels": 3, "num_stem_layers": 1, "branch_scale": 0.5}
+
+
+def small_config(**changes) -> Re2TALConfig:
+    return Re2TALConfig(**{"backbone_config": BACKBONE, "head_config": HEAD, "num_labels": 3, **changes})
+
+
+def batch(num_frames: int = 17):
+    videos = torch.randn(2, num_frames, 3, 16, 20)
+    frame_mask = torch.ones(2, num_frames, dtype=torch.bool)
+    frame_mask[1, 9:] = False
+    labels = [
+        {"segments": torch.tensor([[1.5, 9.0]]), "class_labels": torch.tensor([2])},
+        {"segments": torch.zeros(0, 2), "class_labels": torch.zeros(0, dtype=torch.long)},
+    ]
+    return videos, frame_mask, labels
+
+
+def test_shapes_and_loss():
+    model = Re2TALForTemporalActionLocalization(small_config())
+    videos, frame_mask, labels = batch()
+    output = model(videos, frame_mask=frame_mask, labels=labels)
+    points = 12 + 6 + 3  # 9 features, completed to the coarsest step of 4
+    assert output.logits.shape == (2, points, 3)
+    assert output.pred_segments.shape == (2, points, 2)
+    assert output.point_mask[1, :12].tolist() == [True] * 5 + [False] * 7
+    torch.testing.assert_close(output.loss, sum(output.loss_dict.values()))
+    output.loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_predicted_segments_are_in_frames():
+    model = Re2TALForTemporalActionLocalization(small_config()).eval()
+    with torch.no_grad():
+        model.head.boundary.predictor.weight.zero_()
+        model.head.boundary.predictor.bias.fill_(1.0)
+        output = model(torch.randn(1, 16, 3, 16, 20))
+    # Point 3 of the finest level is feature 3, frame 6; its boundaries are one feature, two frames, away.
+    torch.testing.assert_close(output.pred_segments[0, 3], torch.tensor([4.0, 8.0]))
+    # The first point of the second level: stride 2 features, 4 frames.
+    torch.testing.assert_close(output.pred_segments[0, 8], torch.tensor([-4.0, 4.0]))
+
+
+def test_features_in_place_of_the_video():
+    model = Re2TALForTemporalActionLocalization(small_config()).eval()
+    videos, frame_mask, _ = batch()
+    features = model.model(videos, frame_mask)
+    assert features.last_hidden_state.shape == (2, 9, model.model.feature_size)
+    expected = model(videos, frame_mask)
+    found = model(temporal_features=features.last_hidden_state, feature_mask=features.feature_mask)
+    torch.testing.assert_close(found.logits, expected.logits)
+    with pytest.raises(ValueError, match="either"):
+        model(videos, temporal_features=features.last_hidden_state)
+    with pytest.raises(ValueError, match="either"):
+        model()
+
+
+@pytest.mark.parametrize("backprop", ["reversible", "checkpoint"])
+def test_modes_agree_through_the_whole_model(backprop):
+    videos, frame_mask, labels = batch()
+    model = Re2TALForTemporalActionLocalization(small_config()).double()
+    labels = [{**label, "segments": label["segments"].double()} for label in labels]
+    gradients = {}
+    for mode in ("plain", backprop):
+        replica = copy.deepcopy(model)
+        replica.model.backprop = mode
+        torch.manual_seed(2)
+        replica(videos.double(), frame_mask, labels).loss.backward()
+        gradients[mode] = {n: p.grad for n, p in replica.named_parameters()}
+    for name, expected in gradients["plain"].items():
+        torch.testing.assert_close(gradients[backprop][name], expected, rtol=1e-9, atol=1e-14)
+
+
+def test_freezing(tmp_path):
+    config = small_config(frozen_stages=1, freeze_norms=True)
+    model = Re2TALForTemporalActionLocalization(config)
+
+    def trainable(m):
+        return {n for n, p in m.model.backbone.named_parameters() if p.requires_grad}
+
+    names = trainable(model)
+    assert names
+    assert not any(n.startswith(("patch_embed", "features.0")) or "norm" in n for n in names)
+    assert any(n.startswith("features.2") for n in names)
+    model.train()
+    assert not model.model.backbone.norm.training
+    model.save_pretrained(tmp_path)
+    assert trainable(Re2TALForTemporalActionLocalization.from_pretrained(tmp_path)) == names
+    frozen = Re2TALForTemporalActionLocalization(small_config(freeze_backbone=True))
+    assert not trainable(frozen)
+    videos, frame_mask, labels = batch()
+    frozen(videos, frame_mask, labels).loss.backward()
+    with pytest.raises(ValueError, match="has 2 stages"):
+        Re2TALForTemporalActionLocalization(small_config(frozen_stages=3))
+
+
+def test_save_and_load(tmp_path):
+    model = Re2TALForTemporalActionLocalization(small_config(id2label={0: "a", 1: "b", 2: "c"})).eval()
+    model.criterion.normalizer.fill_(123.456)
+    model.save_pretrained(tmp_path)
+    loaded, info = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    videos, frame_mask, _ = batch()
+    assert torch.equal(loaded(videos, frame_mask).logits, model(videos, frame_mask).logits)
+    plain = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, backprop="plain")
+    assert plain.model.backprop == "plain"
+    half = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.model.backbone.patch_embed.proj.weight.dtype == torch.bfloat16
+    assert half.criterion.normalizer.dtype == torch.float32
+
+
+def test_backbone_alone_is_loaded_into_a_localizer(tmp_path):
+    backbone = Re2TALModel(small_config())
+    backbone.save_pretrained(tmp_path)
+    model, info = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"]
+    assert all(name.startswith(("head.", "criterion.")) for name in info["missing_keys"])
+    state = model.model.state_dict()
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(state[name], value), name
+    torch.testing.assert_close(model.criterion.normalizer, torch.tensor(100.0))
+    bias = model.head.classification.predictor.bias
+    torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
+
+
+def test_initialisation_is_reproducible_and_sane():
+    models = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        models.append(Re2TALForTemporalActionLocalization(small_config()))
+    for (name, a), (_, b) in zip(*(m.state_dict().items() for m in models), strict=True):
+        assert torch.equal(a, b), name
+        assert a.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rewiring": "magic"}, "rewiring"),
+        ({"backprop": "magic"}, "backprop"),
+        ({"rewiring": "none", "backprop": "reversible"}, "cannot be inverted"),
+        ({"frozen_stages": -1}, "frozen_stages"),
+        ({"head_config": {"model_type": "magic"}}, "head_config"),
+        ({"head_config": {"hiden_size": 3}}, "hiden_size"),
+        ({"loss_config": {"magic": 3}}, "magic"),
+        ({"backbone_config": {"model_type": "magic"}}, "backbone_config"),
+    ],
+)
+def test_wrong_configurations_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Re2TALForTemporalActionLocalization(small_config(**change))
+
+
+def test_wrong_shapes_are_named():
+    model = Re2TALModel(small_config())
+    with pytest.raises(ValueError, match="pixel_values_videos has shape"):
+        model(torch.randn(3, 4, 8, 8))
+    with pytest.raises(ValueError, match="frame_mask has shape"):
+        model(torch.randn(1, 4, 3, 8, 8), torch.ones(1, 5, dtype=torch.bool))
+
+
+class WholeDetector:
+    """The reference detector A7: frames to detections, with both weight sets of its checkpoint."""
+
+    def __init__(self, folder):
+        self.tensors, self.metadata = read_golden(folder / "a7_re2swin_actionformer_thumos.safetensors")
+        path = folder / "a7_re2swin_actionformer_thumos.opentad_checkpoint.pth"
+        self.checkpoint = torch.load(path, weights_only=True)
+        pixels = self.tensors["frames"][:, 0].transpose(1, 2).float()  # [B, T, C, H, W]
+        mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
+        std = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+        self.videos = (pixels - mean) / std
+        self.frame_mask = self.tensors["masks"].repeat_interleave(2, dim=1)
+
+    def model(self, weights: str) -> Re2TALForTemporalActionLocalization:
+        model = Re2TALForTemporalActionLocalization(
+            Re2TALConfig(
+                backbone_config={
+                    "model_type": "video_swin",
+                    "embed_dim": 8,
+                    "depths": [2, 2, 2, 2],
+                    "num_heads": [1, 2, 4, 8],
+                    "window_size": [2, 3, 3],
+                    "stochastic_depth_prob": 0.0,
+                },
+                head_config={
+                    "hidden_size": 16,
+                    "num_levels": 3,
+                    "drop_path": 0.0,
+                    "norm_eps": 1e-6,
+                    "padding": "opentad",
+                    "max_length": 16,
+                },
+                num_labels=5,
+                freeze_norms=True,
+            )
+        )
+        own = model.state_dict()
+        state = {}
+        for key, value in self.checkpoint[weights].items():
+            name = self.our_name(key.removeprefix("module."))
+            state[name] = value.reshape(own[name].shape).to(own[name].dtype)
+        model.load_state_dict(state)
+        return model
+
+    @staticmethod
+    def our_name(name: str) -> str:
+        if name.startswith("backbone."):
+            return "model.backbone." + swin_name(name.removeprefix("backbone.model.backbone."))
+        if name == "rpn_head.loss_normalizer":
+            return "criterion.normalizer"
+        return "head." + head_name("opentad", name)
+
+    def labels(self) -> list[dict]:
+        return [
+            {
+                "segments": self.tensors[f"gt.{i}.segments"] * 2,  # the reference's are in features
+                "class_labels": self.tensors[f"gt.{i}.labels"],
+            }
+            for i in range(2)
+        ]
+
+
+@pytest.fixture(scope="module")
+def reference(model_goldens) -> WholeDetector:
+    return WholeDetector(model_goldens)
+
+
+@pytest.mark.parametrize("weights", ["state_dict", "state_dict_ema"])
+def test_whole_detector_predictions(reference, weights):
+    model = reference.model(weights).eval()
+    with torch.no_grad():
+        features = model.model(reference.videos, reference.frame_mask).last_hidden_state
+        output = model(reference.videos, reference.frame_mask)
+    golden = reference.tensors
+    expected = golden[f"{weights}.backbone_feat"].transpose(1, 2)
+    valid = reference.tensors["masks"]
+    assert relative_difference(features[valid], expected[valid]) <= 2e-5
+    logits = torch.cat([golden[f"{weights}.cls_logits.{i}"] for i in range(3)], 2).transpose(1, 2)
+    mask = output.point_mask
+    assert relative_difference(output.logits[mask], logits[mask]) <= 1e-4
+
+    # Detections of both windows of one video: seconds, NMS within and over the windows.
+    metas, classes = json.loads(reference.metadata["metas"]), 5
+    segments, scores, labels = [], [], []
+    for index, meta in enumerate(metas):
+        probabilities = output.logits[index][mask[index]].sigmoid()
+        frames = output.pred_segments[index][mask[index]]
+        best, order = probabilities.flatten().sort(descending=True, stable=True)
+        order = order[best > 0.001][:2000]
+        seconds = frames[order // classes] / 2 * meta["snippet_stride"] + meta["window_start_frame"]
+        segments.append((seconds / meta["fps"]).clamp(0, meta["duration"]))
+        scores.append(probabilities.flatten()[order])
+        labels.append(order % classes)
+    # The reference rounds to 0.01 s and 1e-4 before the NMS over windows; we do not, except here.
+    found = suppress(
+        torch.cat(segments).double().round(decimals=2), torch.cat(scores).double().round(decimals=4), torch.cat(labels),
+        method="soft", sigma=0.7, min_score=0.001, max_detections=2000,
+    )  # fmt: skip
+    expected = [golden[f"{weights}.det.v0.{part}"] for part in ("segments", "scores", "labels")]
+    assert abs(len(found[0]) - len(expected[0])) <= 1
+    matched = 0
+    for segment, score, label in zip(*expected, strict=True):
+        close = ((found[0] - segment).abs().amax(1) <= 0.011) & (found[2] == label)
+        matched += bool((close & ((found[1] - score).abs() <= 1.1e-4)).any())
+    assert matched >= len(expected[0]) - 1
+
+
+def test_whole_detector_training_step(reference):
+    model = reference.model("state_dict").train()
+    output = model(reference.videos, reference.frame_mask, reference.labels())
+    golden = reference.tensors
+    for name, part in (("cls_loss", "classification"), ("reg_loss", "regression")):
+        torch.testing.assert_close(output.loss_dict[part], golden[f"state_dict.train.{name}"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(output.loss, golden["state_dict.train.cost"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        model.criterion.normalizer, golden["state_dict.train.loss_normalizer_after"], rtol=1e-5, atol=0
+    )
+    output.loss.backward()
+    parameters = dict(model.named_parameters())
+    norms = json.loads(reference.metadata["gradnorm_state_dict"])
+    assert len(norms) > 100
+    for name, norm in norms.items():
+        gradient = parameters[reference.our_name(name)].grad
+        assert float(gradient.norm()) == pytest.approx(norm, rel=1e-4, abs=1e-9), name
+    for key, expected in golden.items():
+        if key.startswith("state_dict.grad."):
+            gradient = parameters[reference.our_name(key.removeprefix("state_dict.grad."))].grad
+            assert relative_difference(gradient.reshape(expected.shape), expected) <= 1e-4, key

@@ -54,7 +54,9 @@ class Re2TALConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
-        self.backbone_config = dict(self.backbone_config or {"model_type": "video_swin", "variant": "tiny"})
+        self.backbone_config = dict(
+            self.backbone_config or {"model_type": "video_swin", "variant": "tiny"}
+        )
         self.head_config = {"model_type": "actionformer", **(self.head_config or {})}
         self.loss_config = dict(self.loss_config or {})
         if self.rewiring not in REWIRINGS:

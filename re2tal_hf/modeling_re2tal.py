@@ -136,7 +136,9 @@ class Re2TALModel(Re2TALPreTrainedModel):
         """
         _check_videos(pixel_values_videos, frame_mask)
         if frame_mask is None:
-            frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
+            frame_mask = pixel_values_videos.new_ones(
+                pixel_values_videos.shape[:2], dtype=torch.bool
+            )
         features = self.backbone.temporal_features(
             self.backbone.architecture.library_input(pixel_values_videos)
         )
@@ -188,7 +190,9 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         settings = dict(config.head_config)
         head_type = settings.pop("model_type")
         if head_type not in HEADS:
-            raise ValueError(f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}.")
+            raise ValueError(
+                f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}."
+            )
         try:
             self.head = HEADS[head_type](self.model.feature_size, config.num_labels, **settings)
             self.criterion = LocalizationLoss(**config.loss_config)

@@ -11,7 +11,6 @@ import torch
 from transformers import Pipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from .video_processing_re2tal import Window
 from .video_reader import VideoReader
 
 
@@ -65,7 +64,9 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         }
         if unknown := kwargs.keys() - set(itertools.chain(*known.values())):
             raise TypeError(f"Unknown arguments of the pipeline: {sorted(unknown)}.")
-        chosen = {step: {n: kwargs[n] for n in names if n in kwargs} for step, names in known.items()}
+        chosen = {
+            step: {n: kwargs[n] for n in names if n in kwargs} for step, names in known.items()
+        }
         return chosen["preprocess"], {}, chosen["postprocess"]
 
     def preprocess(
@@ -76,23 +77,26 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     ) -> Iterator[dict[str, Any]]:
         """Yields batches of windows, decoding each when it is asked for."""
         processor = self.video_processor
-        with VideoReader(video, size=processor.decode_size) as reader:
+        with VideoReader(video) as reader:
             windows = processor.windows(reader.name, reader.duration, overlap=window_overlap)
             for first in range(0, len(windows), windows_per_step):
                 chosen = windows[first : first + windows_per_step]
                 read = [processor.read_window(reader, window) for window in chosen]
                 batch = {name: torch.stack([item[name] for item in read]) for name in read[0]}
-                yield {**batch, "windows": chosen}
+                is_last = first + len(chosen) == len(windows)
+                yield {**batch, "windows": chosen, "is_last": is_last}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        windows: list[Window] = model_inputs.pop("windows")
-        model_inputs["pixel_values_videos"] = model_inputs["pixel_values_videos"].to(self.model.dtype)
+        carried = {name: model_inputs.pop(name) for name in ("windows", "is_last")}
+        model_inputs["pixel_values_videos"] = model_inputs["pixel_values_videos"].to(
+            self.model.dtype
+        )
         output = self.model(**model_inputs)
         return {
             "logits": output.logits.float(),
             "pred_segments": output.pred_segments.float(),
             "point_mask": output.point_mask,
-            "windows": windows,
+            **carried,
         }
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **kwargs: Any) -> list[dict]:
@@ -103,7 +107,10 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         )
         names = self.model.config.id2label
         rows = zip(
-            found["labels"].tolist(), found["scores"].tolist(), found["segments"].tolist(), strict=True
+            found["labels"].tolist(),
+            found["scores"].tolist(),
+            found["segments"].tolist(),
+            strict=True,
         )
         return [
             {"label": names[label], "score": score, "start": start, "end": end}

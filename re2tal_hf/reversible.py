@@ -335,9 +335,7 @@ def _gradients(output: Tensor, leaves: Sequence[Tensor], grad: Tensor) -> list[T
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     if not wanted or not output.requires_grad:
         return [None] * len(leaves)
-    found = iter(
-        torch.autograd.grad(output, wanted, grad.to(output.dtype), allow_unused=True)
-    )
+    found = iter(torch.autograd.grad(output, wanted, grad.to(output.dtype), allow_unused=True))
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 

@@ -210,7 +210,9 @@ class RewiredModel(nn.Module):
 
 @functools.cache
 def _rewired_class(original: type[nn.Module]) -> type[RewiredModel]:
-    return type(f"Rewired{original.__name__}", (RewiredModel, original), {"original_class": original})
+    return type(
+        f"Rewired{original.__name__}", (RewiredModel, original), {"original_class": original}
+    )
 
 
 def _unpickled(original: type[nn.Module]) -> RewiredModel:

@@ -27,7 +27,9 @@ MIB = 2**20
 class Step:
     """A model and a batch: one training step without the optimiser."""
 
-    def __init__(self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None):
+    def __init__(
+        self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None
+    ):
         self.model = model.to(videos.device).train()
         self.videos = videos
         self.labels = labels
@@ -68,9 +70,7 @@ class Step:
 def swin_step(arguments: argparse.Namespace, depths: list[int], mode: str) -> Step:
     torch.manual_seed(0)
     backbone = {"model_type": "video_swin", "variant": "tiny", "depths": depths}
-    config = Re2TALConfig(
-        backbone_config={**backbone, "stochastic_depth_prob": 0.0}, backprop=mode
-    )
+    config = Re2TALConfig(backbone_config={**backbone, "stochastic_depth_prob": 0.0}, backprop=mode)
     shape = (1, arguments.frames, 3, arguments.size, arguments.size)
     videos = torch.randn(shape, device=arguments.device)
     return Step(Re2TALModel(config), videos, arguments.precision)
@@ -119,7 +119,9 @@ def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> Non
     for _ in range(rounds):
         for name, step in steps.items():
             times[name].append(step.run())
-    print(f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}")
+    print(
+        f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}"
+    )
     for name in names:
         forward = statistics.median(t[0] for t in times[name])
         step_time = statistics.median(t[1] for t in times[name])
@@ -138,7 +140,9 @@ def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
     def fits(frames: int) -> bool:
         torch.cuda.empty_cache()
         try:
-            swin_step(argparse.Namespace(**{**vars(arguments), "frames": frames}), [2, 2, 6, 2], mode).run()
+            swin_step(
+                argparse.Namespace(**{**vars(arguments), "frames": frames}), [2, 2, 6, 2], mode
+            ).run()
         except torch.OutOfMemoryError:
             return False
         return True
@@ -196,7 +200,9 @@ def main() -> None:
         compare(steps, peaks, arguments.rounds)
     if arguments.find_frames:
         for mode in MODES:
-            print(f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit")
+            print(
+                f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit"
+            )
 
 
 if __name__ == "__main__":

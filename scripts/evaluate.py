@@ -6,11 +6,14 @@ python scripts/evaluate.py --model runs/first/best --annotations annotations.jso
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
 
-from transformers import pipeline
+# scripts/evaluate.py would hide the library of that name.
+sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
-import re2tal_hf  # noqa: F401 - registers the pipeline
+from transformers import pipeline
+from re2tal_hf import TemporalActionLocalizationPipeline
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
 
@@ -29,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, "
-        '{video_id: {label: score}}',
+        "{video_id: {label: score}}",
     )
     parser.add_argument("--detections", default="detections.json", help="where to write them")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
@@ -70,7 +73,10 @@ def main() -> None:
     if arguments.video_scores:
         video_scores = read_video_scores(arguments.video_scores, names)
     pipe = pipeline(
-        "temporal-action-localization", model=arguments.model, device=arguments.device
+        "temporal-action-localization",
+        model=arguments.model,
+        device=arguments.device,
+        pipeline_class=TemporalActionLocalizationPipeline,
     )
     if video_scores:
         pipe.model.config.id2label = dict(enumerate(names))

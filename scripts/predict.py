@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import pipeline
 
-import re2tal_hf  # noqa: F401 - registers the pipeline
+from re2tal_hf import TemporalActionLocalizationPipeline
 from re2tal_hf.timeline import draw_timeline
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
@@ -43,7 +43,12 @@ def write_results(folder: Path, name: str, rows: list[dict], duration: float) ->
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
+    pipe = pipeline(
+        "temporal-action-localization",
+        model=arguments.model,
+        device=arguments.device,
+        pipeline_class=TemporalActionLocalizationPipeline,
+    )
     settings = {"threshold": arguments.threshold, "windows_per_step": arguments.windows_per_step}
     if arguments.max_detections is not None:
         settings["max_detections"] = arguments.max_detections
@@ -62,7 +67,9 @@ def main() -> int:
         write_results(folder, Path(path).stem, rows, duration)
         print(f"{path}: {len(rows)} actions")
         for row in rows[:20]:
-            print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
+            print(
+                f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}"
+            )
     return 1 if failed else 0
 
 

@@ -6,6 +6,11 @@ accelerate launch scripts/train.py --recipe quickstart --output runs/first \
 
 import argparse
 import logging
+import sys
+from pathlib import Path
+
+# scripts/evaluate.py would hide the library of that name.
+sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from re2tal_hf.training.arguments import load_recipe, recipe_names
 from re2tal_hf.training.trainer import Trainer

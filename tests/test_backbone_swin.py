@@ -22,14 +22,19 @@ SMALL = {
 
 
 def torchvision_model(**settings) -> SwinTransformer3d:
-    sizes = {k: v for k, v in SMALL.items() if k != "model_type"} | {"patch_size": [2, 4, 4], "num_classes": 7}
+    sizes = {k: v for k, v in SMALL.items() if k != "model_type"} | {
+        "patch_size": [2, 4, 4],
+        "num_classes": 7,
+    }
     return SwinTransformer3d(**{**sizes, **settings})
 
 
 def reference_state(model: nn.Module, golden: dict) -> dict:
     state = {swin_name(name): tensor for name, tensor in golden.items()}
     index = state["features.0.0.attn.relative_position_index"]
-    repeated = {name: index for name in model.state_dict() if name.endswith("relative_position_index")}
+    repeated = {
+        name: index for name in model.state_dict() if name.endswith("relative_position_index")
+    }
     return state | repeated
 
 
@@ -57,13 +62,21 @@ def test_reference_outputs_and_gradients(model_goldens, reference, case, rewirin
     model = build_backbone(SMALL, rewiring, backprop)
     model.load_state_dict(reference_state(model, weights))
 
-    for dtype, tolerance, stored_tolerance in ((torch.float64, 1e-10, 1e-6), (torch.float32, 2e-5, 2e-5)):
+    for dtype, tolerance, stored_tolerance in (
+        (torch.float64, 1e-10, 1e-6),
+        (torch.float32, 2e-5, 2e-5),
+    ):
         model = copy.deepcopy(model).to(dtype)
         model.zero_grad()
         inputs = golden["input"].to(dtype).requires_grad_()
         output, loss = loss_and_gradients(model, inputs, golden["R.0"].to(dtype))
         assert relative_difference(output, golden["f64.out.0"]) <= tolerance
-        torch.testing.assert_close(loss.double(), golden["f64.loss"], rtol=max(tolerance, 1e-10), atol=1e-3 * (dtype == torch.float32))
+        torch.testing.assert_close(
+            loss.double(),
+            golden["f64.loss"],
+            rtol=max(tolerance, 1e-10),
+            atol=1e-3 * (dtype == torch.float32),
+        )
         parameters = dict(model.named_parameters())
         compared = 0
         for key, expected in golden.items():
@@ -78,7 +91,9 @@ def test_reference_outputs_and_gradients(model_goldens, reference, case, rewirin
         norms = gradient_norms(metadata, "gradnorm_f64")
         assert {swin_name(name) for name in norms} == set(parameters)
         for name, norm in norms.items():
-            assert float(parameters[swin_name(name)].grad.norm()) == pytest.approx(norm, rel=max(tolerance, 1e-9)), name
+            assert float(parameters[swin_name(name)].grad.norm()) == pytest.approx(
+                norm, rel=max(tolerance, 1e-9)
+            ), name
 
 
 def test_stage_outputs(model_goldens):
@@ -89,7 +104,9 @@ def test_stage_outputs(model_goldens):
     found = {}
     model.patch_embed.register_forward_hook(lambda *a: found.update(patch_embed=a[-1]))
     for i in range(3):
-        model.features[2 * i + 1].register_forward_hook(lambda *a, i=i: found.update({f"layers.{i}": a[-1]}))
+        model.features[2 * i + 1].register_forward_hook(
+            lambda *a, i=i: found.update({f"layers.{i}": a[-1]})
+        )
     with torch.no_grad():
         model.forward_features(golden["input"])
     for name, output in found.items():
@@ -115,13 +132,17 @@ def test_no_rewiring_is_torchvisions_forward(backprop):
     model = torchvision_model().eval()
     inputs = torch.randn(2, 3, 5, 33, 47)
     expected = model(inputs)
-    torch.testing.assert_close(rewire(model, "none", backprop)(inputs), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        rewire(model, "none", backprop)(inputs), expected, rtol=1e-6, atol=1e-6
+    )
     assert (rewire(model)(inputs) - expected).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 32, 32), (2, 3, 7, 45, 61), (1, 3, 1, 4, 4)])
 def test_gradients_with_dropout_and_stochastic_depth(shape):
-    model = torchvision_model(stochastic_depth_prob=0.3, dropout=0.1, attention_dropout=0.1).double()
+    model = torchvision_model(
+        stochastic_depth_prob=0.3, dropout=0.1, attention_dropout=0.1
+    ).double()
     inputs = torch.randn(shape, dtype=torch.float64)
     gradients = {}
     for backprop in ("plain", "checkpoint", "reversible"):
@@ -186,7 +207,9 @@ def test_variants_have_torchvisions_keys(variant):
     with torch.device("meta"):
         own = build_backbone({"model_type": "video_swin", "variant": variant}).state_dict()
         library = getattr(torchvision.models.video, f"swin3d_{variant[0]}")().state_dict()
-    library = {name: tensor.shape for name, tensor in library.items() if not name.startswith("head.")}
+    library = {
+        name: tensor.shape for name, tensor in library.items() if not name.startswith("head.")
+    }
     assert {name: tensor.shape for name, tensor in own.items()} == library
 
 

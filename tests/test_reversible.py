@@ -25,7 +25,11 @@ class Network(nn.Module):
 
         def branch(size: int) -> nn.Module:
             return nn.Sequential(
-                nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size), nn.Dropout(dropout)
+                nn.LayerNorm(size),
+                nn.Linear(size, 2 * size),
+                nn.GELU(),
+                nn.Linear(2 * size, size),
+                nn.Dropout(dropout),
             )
 
         self.entries = nn.ModuleList([nn.Linear(3, width), nn.Linear(width, 2 * width)])
@@ -254,7 +258,9 @@ def test_second_derivative_is_refused():
 
 
 def test_distributed_with_unused_parameters(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     try:
         network = Network().double()
         network.unused = nn.Linear(2, 2)

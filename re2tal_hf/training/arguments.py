@@ -22,7 +22,8 @@ class DataArguments:
         videos (`str`, *optional*): Folder of the video files; not needed where the annotations name them.
         training_subset, validation_subset (`str`): Names of the subsets in the annotations, in any case.
         class_agnostic (`bool`): All actions are one class (with an external video classifier at test time).
-        windows_per_video (`int`): Windows drawn from each video in an epoch.
+        windows_per_video (`int`): Windows drawn in an epoch from each video, or from each
+            `seconds_per_window` of it where that is given.
         truncation_threshold (`float`): An action cut by the window's edge stays a label if at least this share
             of it is inside.
         crop_ratio (`list[float]`, *optional*): Range of the share of the window's frames that is kept, or none.
@@ -37,6 +38,7 @@ class DataArguments:
     validation_subset: str = "validation"
     class_agnostic: bool = False
     windows_per_video: int = 1
+    seconds_per_window: float | None = None
     truncation_threshold: float = 0.75
     crop_ratio: list[float] | None = None
     cache: str | None = None
@@ -125,7 +127,9 @@ class Recipe:
 def recipe_names() -> list[str]:
     """Returns the names of the recipes in the package."""
     folder = resources.files("re2tal_hf") / "recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -144,7 +148,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     elif Path(name).is_file():
         text = Path(name).read_text()
     else:
-        raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
+        raise ValueError(
+            f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}."
+        )
     values = yaml.safe_load(text) or {}
     for override in overrides:
         path, separator, value = override.partition("=")
@@ -181,7 +187,9 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
 
 def _converted(value: Any, default: Any, where: str) -> Any:
     """Checks a value against the type of its default; None as a default leaves the type open."""
-    if dataclasses.is_dataclass(default):
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        if not isinstance(value, (dict, type(None))):
+            raise ValueError(f"Recipe {where}: {value!r} must be a section with fields.")
         return _build(type(default), value or {}, where)
     if isinstance(default, dict) and value is None:
         return {}

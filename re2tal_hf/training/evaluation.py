@@ -48,8 +48,12 @@ def localize_videos(
         ValueError: if `video_scores` lacks a video.
     """
     if video_scores is not None and (missing := {v.video_id for v in videos} - video_scores.keys()):
-        raise ValueError(f"The video scores lack {len(missing)} videos, for example {min(missing)!r}.")
-    process, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        raise ValueError(
+            f"The video scores lack {len(missing)} videos, for example {min(missing)!r}."
+        )
+    process, count = (
+        (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    )
     found: list[tuple[str, list[dict[str, Any]]]] = []
     for video in tqdm(videos[process::count], desc="localizing", disable=process > 0, leave=False):
         if video_scores is not None:

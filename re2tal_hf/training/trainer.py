@@ -79,7 +79,9 @@ class Trainer:
             gradient_accumulation_steps=arguments.gradient_accumulation,
             log_with=arguments.trackers or None,
             project_config=ProjectConfiguration(project_dir=str(self.folder)),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
+            dataloader_config=DataLoaderConfiguration(
+                use_seedable_sampler=True, data_seed=recipe.seed
+            ),
         )
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
@@ -124,6 +126,7 @@ class Trainer:
             self.processor,
             augmentation=Augmentation(**self.recipe.augmentation),
             windows_per_video=data.windows_per_video,
+            seconds_per_window=data.seconds_per_window,
             truncation_threshold=data.truncation_threshold,
             crop_ratio=tuple(data.crop_ratio) if data.crop_ratio else None,
             max_unreadable=data.max_unreadable,
@@ -228,7 +231,9 @@ class Trainer:
                 )
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients and arguments.max_gradient_norm:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_gradient_norm)
+                self.accelerator.clip_grad_norm_(
+                    self.model.parameters(), arguments.max_gradient_norm
+                )
             self.optimizer.step()
             self.optimizer.zero_grad()
         if self.accelerator.sync_gradients:
@@ -263,17 +268,22 @@ class Trainer:
                 detections, self.validation_set, arguments.tiou_thresholds
             )
             metrics["epoch"] = self.progress.epoch
-            self._save_model("last", metrics, submission(detections))
+            self._save_model("last", pipe, metrics, submission(detections))
             if metrics["map"] > self.progress.best:
                 self.progress.best = metrics["map"]
-                self._save_model("best", metrics, submission(detections))
+                self._save_model("best", pipe, metrics, submission(detections))
         self.accelerator.wait_for_everyone()
         return metrics
 
-    def _save_model(self, name: str, metrics: dict[str, Any], detections: dict[str, Any]) -> None:
+    def _save_model(
+        self,
+        name: str,
+        pipe: TemporalActionLocalizationPipeline,
+        metrics: dict[str, Any],
+        detections: dict[str, Any],
+    ) -> None:
         partial = self.folder / f"{name}.partial"
-        self.evaluated_model.save_pretrained(partial)
-        self.processor.save_pretrained(partial)
+        pipe.save_pretrained(partial)
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
         (partial / "detections.json").write_text(json.dumps(detections))
         replace_folder(self.folder / name, partial)
@@ -293,7 +303,9 @@ class Trainer:
         shown = ("epoch", "loss", "map", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
-        self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
+        self.accelerator.log(
+            {n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"]
+        )
 
 
 def replace_folder(folder: Path, complete: Path) -> None:

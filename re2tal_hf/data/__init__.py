@@ -1,0 +1,23 @@
+"""Annotation files, training windows, augmentation and the generated demonstration data."""
+
+from .annotations import (
+    AnnotatedVideo,
+    AnnotationError,
+    AnnotationSet,
+    read_annotations,
+    read_label_names,
+)
+from .augmentation import Augmentation
+from .windows import TrainingWindows, UnreadableVideosError, collate
+
+__all__ = [
+    "AnnotatedVideo",
+    "AnnotationError",
+    "AnnotationSet",
+    "Augmentation",
+    "TrainingWindows",
+    "UnreadableVideosError",
+    "collate",
+    "read_annotations",
+    "read_label_names",
+]

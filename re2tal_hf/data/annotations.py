@@ -1,0 +1,444 @@
+"""Annotation files: which actions happen in which video, from when to when."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = frozenset(
+    {
+        ".mp4",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mov",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".wmv",
+        ".flv",
+        ".ts",
+        ".3gp",
+    }
+)
+
+_SUBSET_SYNONYMS = (
+    frozenset({"train", "training"}),
+    frozenset({"val", "valid", "validation"}),
+    frozenset({"test", "testing"}),
+)
+
+# Found in the public benchmarks themselves, so never fatal. Rule -> (finding, what repair does).
+RULES = {
+    "empty_segment": ("segments that start at or after their end", "dropped"),
+    "outside_video": ("segments that lie wholly outside their video", "dropped"),
+    "past_video_edge": ("segments that reach past the start or end of their video", "clipped"),
+    "duplicate_segment": ("segments given twice with the same label and times", "dropped"),
+    "missing_file": ("videos without a file in the video folder", "dropped"),
+}
+
+
+class AnnotationError(ValueError):
+    """An annotation file that cannot be used as it is; the message names the file and the fix."""
+
+
+@dataclass
+class AnnotatedVideo:
+    """One video and its actions.
+
+    Attributes:
+        video_id: Name of the video in the annotation file.
+        subset: Subset as the annotation file spells it.
+        path: The video file; `None` where no folder of videos was given or the file is missing.
+        duration: Seconds, or `None` where the annotation file does not say.
+        segments: float64 `[N, 2]`, start and end of every action in seconds.
+        labels: Class id of every action, an index into the label names of the set.
+    """
+
+    video_id: str
+    subset: str
+    path: Path | None
+    duration: float | None
+    segments: np.ndarray
+    labels: list[int]
+
+
+@dataclass
+class AnnotationSet:
+    """The videos of a subset.
+
+    Attributes:
+        videos: In the order of the file.
+        label_names: Name of class 0, 1, ...; the same for every subset of a file.
+        counts: How often each of `RULES` was met; rules that were not met are absent.
+    """
+
+    videos: list[AnnotatedVideo]
+    label_names: list[str]
+    counts: dict[str, int]
+
+    def class_agnostic(self, name: str = "action") -> AnnotationSet:
+        """The same set with one class only, for a head that leaves the naming to a classifier."""
+        videos = [replace(video, labels=[0] * len(video.labels)) for video in self.videos]
+        return AnnotationSet(videos, [name], dict(self.counts))
+
+
+class RuleLog:
+    """Counts how often each rule is met and says so in one warning per rule."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, rule: str, example: str) -> None:
+        """Count one more case of `rule`; the first example is kept for the warning."""
+        self.counts[rule] += 1
+        self._first.setdefault(rule, example)
+
+    def warn(self, source: str | Path, *, repaired: bool = True) -> None:
+        """Log one line per rule that was met in `source`."""
+        for rule, count in self.counts.items():
+            finding, repair = RULES[rule]
+            outcome = repair if repaired else "kept"
+            example = self._first[rule]
+            logger.warning(
+                "%s: %s: %d %s, %s; first: %s", source, rule, count, finding, outcome, example
+            )
+
+
+@dataclass
+class _Record:
+    """A video as its file describes it: labels not yet resolved, segments not yet checked."""
+
+    video_id: str
+    subset: str
+    duration: float | None
+    segments: list[tuple[float, float]]
+    labels: list[str | int]
+    label_ids: list[int | None]
+    path: Path | None = None
+
+
+def read_annotations(
+    source: str | Path,
+    *,
+    subset: str | None = None,
+    video_folder: str | Path | None = None,
+    label_names: Sequence[str] | None = None,
+    first_label_id: int = 0,
+    repair: bool = True,
+) -> AnnotationSet:
+    """Read and check the annotations of one subset.
+
+    Three forms are read:
+
+    - ActivityNet: `{"database": {video_id: {"subset", "duration", "annotations": [{"segment":
+      [start, end], "label"}]}}}`. Times may be strings, the duration may be absent, and `label_id`
+      may stand in for `label`.
+    - MultiTHUMOS: `{video_id: {"subset", "duration", "actions": [[label_id, start, end]]}}`.
+    - A folder as on the Hub: videos and a `metadata.jsonl` (one, or one per split folder) with a
+      line per video, `{"file_name", "annotations"}` and optionally `video_id` (else the file's
+      stem), `duration` and `subset` (else the split).
+
+    Args:
+        source: JSON file, or folder with `metadata.jsonl`.
+        subset: Subset to read, in any case. A name that stands in the file comes first; else
+            "train" means "training", "val" and "valid" "validation", "test" "testing", and back.
+            Which subset a benchmark trains on is its own matter: THUMOS-14 files call their
+            training videos "Validation", "training" or "train". `None` reads all.
+        video_folder: Where the videos lie, in any subfolder, as `<id>.<ext>` or `v_<id>.<ext>`.
+        label_names: The classes, in order; any other label is an error. Default: the labels of
+            all subsets of the file, by their ids where it gives both, else sorted.
+        first_label_id: Id of `label_names[0]` in files that give ids only (MultiTHUMOS: 1).
+        repair: Drop or clip what breaks one of `RULES`, as training needs. `False` counts it but
+            keeps every segment and video as it stands: the ground truth of the ActivityNet metric.
+
+    Raises:
+        AnnotationError: Malformed file, duplicate ids, unknown subset or label, no video files.
+        FileNotFoundError: No such annotation file or video folder.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"annotations {source} do not exist")
+    records = _read_hub_folder(source) if source.is_dir() else _read_json(source)
+    names = _label_names(records, source) if label_names is None else list(label_names)
+    records = _select_subset(records, subset, source)
+    if video_folder is not None:
+        _find_files(records, Path(video_folder))
+    rules = RuleLog()
+    class_ids = _class_ids(records, names, first_label_id, source)
+    videos = []
+    for record in records:
+        if record.path is None and (video_folder is not None or source.is_dir()):
+            rules.add("missing_file", record.video_id)
+            if repair:
+                continue
+        videos.append(_annotated_video(record, class_ids, rules, repair))
+    rules.warn(source, repaired=repair)
+    if not videos:
+        raise AnnotationError(
+            f"{source}: no video of the {len(records)} in subset {subset!r} has a file"
+        )
+    return AnnotationSet(videos, names, dict(rules.counts))
+
+
+def read_label_names(path: str | Path) -> list[str]:
+    """Read class names from a text file, one a line; blank lines are skipped."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def find_videos(folder: str | Path) -> dict[str, list[Path]]:
+    """Map the stem of every video file under `folder` to its paths.
+
+    Raises:
+        FileNotFoundError: No such folder, or no video in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"video folder {folder} does not exist")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file():
+            found.setdefault(path.stem, []).append(path)
+    if not found:
+        raise FileNotFoundError(
+            f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})"
+        )
+    return found
+
+
+def repair_segments(
+    video: AnnotatedVideo, duration: float | None, rules: RuleLog, *, tolerance: float = 0.0
+) -> tuple[np.ndarray, list[int]]:
+    """Apply the segment rules to one video and count what they find.
+
+    Args:
+        video: Segments in seconds; not changed.
+        duration: Seconds; `None` where unknown, then only times before 0 are outside.
+        rules: Takes the counts.
+        tolerance: Seconds past the edge of the video that are clipped without being counted.
+
+    Returns:
+        The segments that remain, float64 `[M, 2]`, clipped to the video, and their labels.
+    """
+    end_of_video = math.inf if duration is None else duration
+    kept, labels, seen = [], [], set()
+    for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True):
+        example = f"{video.video_id} [{start:g}, {end:g}]"
+        if start >= end:
+            rules.add("empty_segment", example)
+        elif start >= end_of_video or end <= 0:
+            rules.add("outside_video", f"{example}, {end_of_video:g} s long")
+        elif (label, start, end) in seen:
+            rules.add("duplicate_segment", example)
+        else:
+            seen.add((label, start, end))
+            if start < -tolerance or end > end_of_video + tolerance:
+                rules.add("past_video_edge", f"{example}, {end_of_video:g} s long")
+            kept.append((max(start, 0.0), min(end, end_of_video)))
+            labels.append(label)
+    return np.array(kept, dtype=np.float64).reshape(-1, 2), labels
+
+
+def _annotated_video(
+    record: _Record, class_ids: dict[str | int, int], rules: RuleLog, repair: bool
+) -> AnnotatedVideo:
+    segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
+    labels = [class_ids[label] for label in record.labels]
+    video = AnnotatedVideo(
+        record.video_id, record.subset, record.path, record.duration, segments, labels
+    )
+    repaired, repaired_labels = repair_segments(video, video.duration, rules)
+    return replace(video, segments=repaired, labels=repaired_labels) if repair else video
+
+
+def _read_json(path: Path) -> list[_Record]:
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_unique((key for key, _ in pairs), path)
+        return dict(pairs)
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: not a JSON file: {error}") from error
+    database = content.get("database", content) if isinstance(content, dict) else None
+    if not isinstance(database, dict) or not database:
+        raise AnnotationError(
+            f'{path}: expected {{"database": {{video_id: {{"subset", "annotations"}}}}}}'
+            ' or {video_id: {"subset", "actions"}}'
+        )
+    return [_parse_record(video_id, entry, path) for video_id, entry in database.items()]
+
+
+def _check_unique(ids: Iterable[str], source: Path) -> None:
+    repeated = [key for key, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise AnnotationError(f"{source}: duplicate ids {_some(repeated)}: keep one entry of each")
+
+
+def _read_hub_folder(folder: Path) -> list[_Record]:
+    import datasets  # here, because it takes seconds to import and few annotation files need it
+
+    metadata_files = sorted(folder.rglob("metadata.jsonl"))
+    if not metadata_files:
+        raise AnnotationError(
+            f"{folder}: no metadata.jsonl in it; it needs one, with a line per video:"
+            ' {"file_name": ..., "annotations": [{"segment": [start, end], "label": ...}]}'
+        )
+    records = []
+    for metadata in metadata_files:
+        # Given the folder, datasets would also split it by words in the names of the videos
+        # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
+        try:
+            rows = datasets.load_dataset(
+                "videofolder", data_dir=str(metadata.parent), data_files=["metadata.jsonl"]
+            )["train"]
+        except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+            raise AnnotationError(f"{metadata}: cannot be read: {error}") from error
+        split = "train" if metadata.parent == folder else metadata.parent.name
+        for row in rows.cast_column("video", datasets.Video(decode=False)):
+            path = Path(row["video"]["path"])
+            row["subset"] = row.get("subset") or split
+            record = _parse_record(row.get("video_id") or path.stem, row, metadata)
+            record.path = path if path.is_file() else None
+            records.append(record)
+    return records
+
+
+def _parse_record(video_id: str, entry: Any, source: Path) -> _Record:
+    where = f"{source}: video {video_id!r}"
+    if not isinstance(entry, dict) or not ("annotations" in entry or "actions" in entry):
+        raise AnnotationError(f'{where}: expected an object with "annotations" (or "actions")')
+    duration = entry.get("duration")
+    if duration is not None:
+        duration = _number(duration, f"{where}: duration")
+        if duration <= 0:
+            raise AnnotationError(f"{where}: duration {duration:g} is not positive; leave it out")
+    record = _Record(video_id, str(entry.get("subset", "")), duration, [], [], [])
+    actions = entry["annotations"] if "annotations" in entry else entry["actions"]
+    for i, action in enumerate(actions or []):
+        label, label_id, segment = _parse_action(action, f"{where}, annotation {i}")
+        record.labels.append(label)
+        record.label_ids.append(label_id)
+        record.segments.append(segment)
+    return record
+
+
+def _parse_action(action: Any, where: str) -> tuple[str | int, int | None, tuple[float, float]]:
+    """One action -> (its name, or its id where it has no name; its id; start and end)."""
+    if isinstance(action, dict):
+        label_id, times = action.get("label_id"), action.get("segment")
+        label = label_id if action.get("label") is None else action["label"]
+    elif isinstance(action, list) and len(action) == 3:
+        label, label_id, times = action[0], None, action[1:]
+    else:
+        label, label_id, times = None, None, None
+    if not isinstance(label, str | int) or not isinstance(label_id, int | None):
+        raise AnnotationError(f'{where}: no usable "label" (a name) or "label_id" (an integer)')
+    if not isinstance(times, list) or len(times) != 2:
+        raise AnnotationError(f'{where}: "segment" must be [start, end] in seconds, not {times!r}')
+    start, end = (_number(time, f"{where}: segment") for time in times)
+    return label, label_id, (start, end)
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise AnnotationError(f"{where}: {value!r} is not a number of seconds")
+    return number
+
+
+def _select_subset(records: list[_Record], subset: str | None, source: Path) -> list[_Record]:
+    selected = records
+    if subset is not None:
+        present = {record.subset.lower() for record in records}
+        wanted = {subset.lower()}
+        if not wanted & present:
+            wanted.update(*(names for names in _SUBSET_SYNONYMS if subset.lower() in names))
+        selected = [record for record in records if record.subset.lower() in wanted]
+    if not selected:
+        available = Counter(record.subset for record in records)
+        listing = ", ".join(f"{name!r} ({count} videos)" for name, count in available.items())
+        raise AnnotationError(f"{source}: no videos in subset {subset!r}; the file has {listing}")
+    _check_unique((record.video_id for record in selected), source)
+    return selected
+
+
+def _find_files(records: list[_Record], folder: Path) -> None:
+    files = find_videos(folder)
+    for record in records:
+        stem = record.video_id
+        if Path(stem).suffix.lower() in VIDEO_EXTENSIONS:
+            stem = Path(stem).stem
+        found = files.get(stem) or files.get(f"v_{stem}") or []
+        if len(found) > 1:
+            raise AnnotationError(
+                f"{folder}: several files for video {record.video_id!r}: {_some(found)}; keep one"
+            )
+        record.path = found[0] if found else None
+    if all(record.path is None for record in records):
+        raise AnnotationError(
+            f"{folder}: none of its {len(files)} videos is one of the {len(records)} annotated ones"
+            f" (first annotated: {records[0].video_id!r}, first file: {next(iter(files))!r})"
+        )
+
+
+def _label_names(records: list[_Record], source: Path) -> list[str]:
+    ids: dict[Any, Any] = {}
+    for record in records:
+        for label, label_id in zip(record.labels, record.label_ids, strict=True):
+            if ids.setdefault(label, label_id) != label_id:
+                raise AnnotationError(
+                    f"{source}: video {record.video_id!r}: label {label!r} has label_id {label_id}"
+                    f" here and {ids[label]} elsewhere; give it one"
+                )
+    if len({type(label) for label in ids}) > 1:
+        raise AnnotationError(
+            f"{source}: some labels are names and some are ids; use one kind, or give label_names"
+        )
+    if any(label_id is None for label_id in ids.values()):
+        return [str(label) for label in sorted(ids)]
+    return [str(label) for label in sorted(ids, key=ids.__getitem__)]
+
+
+def _class_ids(
+    records: list[_Record], names: list[str], first_label_id: int, source: Path
+) -> dict[str | int, int]:
+    """Map every label of the records, name or id, to its index in `names`."""
+    index = {name: i for i, name in enumerate(names)}
+    if len(index) < len(names):
+        raise AnnotationError(f"label_names repeats a name: {names}")
+    class_ids: dict[str | int, int] = {}
+    for label in {label for record in records for label in record.labels}:
+        if str(label) in index:
+            class_ids[label] = index[str(label)]
+        elif isinstance(label, int) and 0 <= label - first_label_id < len(names):
+            class_ids[label] = label - first_label_id
+    unknown = {label for record in records for label in record.labels if label not in class_ids}
+    if unknown:
+        hint = " (where ids count from 1, set first_label_id=1)" if len(names) in unknown else ""
+        raise AnnotationError(
+            f"{source}: unknown labels {_some(sorted(unknown, key=str))}{hint};"
+            f" the label names given are {', '.join(map(repr, names))}"
+        )
+    return class_ids
+
+
+def _some(values: Iterable[Any], limit: int = 5) -> str:
+    values = list(values)
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(repr(str(value)) for value in values[:limit]) + more

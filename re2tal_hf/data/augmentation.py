@@ -1,0 +1,90 @@
+"""Augmentation of training clips: one draw for all frames, on uint8 before normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Settings of the augmentation of training clips; each part is off at its neutral value.
+
+    Attributes:
+        crop_scale: Range of the share of the frame's area that a random crop keeps before it is
+            resized to the input size; `None` takes no random crop.
+        crop_ratio: Range of the crop's aspect ratio, width to height.
+        flip_probability: How often a clip is mirrored left to right.
+        unflippable_labels: Class ids whose meaning depends on left and right; a clip that shows
+            one of them is never mirrored.
+        brightness: Largest relative change; the factor is drawn from `[1 - b, 1 + b]`.
+        contrast: Like `brightness`.
+        saturation: Like `brightness`.
+        hue: Largest shift as a share of the colour circle, at most 0.5.
+
+    Raises:
+        ValueError: A value outside its range, as torchvision words it.
+    """
+
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.0
+    unflippable_labels: tuple[int, ...] = ()
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._transform((1, 1), flip=True)
+
+    def __call__(
+        self,
+        frames: Tensor,
+        size: tuple[int, int] | None = None,
+        *,
+        labels: Collection[int] = (),
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Augment one clip.
+
+        Args:
+            frames: uint8 `[T, C, H, W]`.
+            size: Height and width of a random crop after resizing; without `crop_scale` the
+                frames keep their size.
+            labels: Class ids of the actions in the clip.
+            generator: Source of the random draws, advanced by one; default: torch's global one.
+                torchvision draws from the global generator only, which is seeded from this one for
+                the call and restored after it.
+
+        Returns:
+            uint8 `[T, C, H', W']`; the same draw for every frame.
+
+        Raises:
+            ValueError: `crop_scale` is set and there is no `size`.
+        """
+        transform = self._transform(size, flip=not set(labels) & set(self.unflippable_labels))
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would also reseed the accelerators, which fork_rng does not restore.
+            torch.default_generator.manual_seed(seed)
+            return transform(frames)
+
+    def _transform(self, size: tuple[int, int] | None, *, flip: bool) -> v2.Transform:
+        parts: list[v2.Transform] = [v2.Identity()]
+        if self.crop_scale is not None:
+            if size is None:
+                raise ValueError(
+                    "crop_scale needs frames of one size: give the video processor a size with"
+                    " height and width, or do_center_crop and crop_size"
+                )
+            parts.append(v2.RandomResizedCrop(size, self.crop_scale, self.crop_ratio))
+        if flip and self.flip_probability > 0:
+            parts.append(v2.RandomHorizontalFlip(self.flip_probability))
+        if self.brightness or self.contrast or self.saturation or self.hue:
+            parts.append(v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue))
+        return v2.Compose(parts)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from re2tal_hf.data.augmentation import Augmentation
+
+SIZE = (12, 10)
+CROP = Augmentation(crop_scale=(0.2, 0.6))
+FLIP = Augmentation(flip_probability=1.0, unflippable_labels=(3,))
+COLOUR = Augmentation(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
+ALL = Augmentation((0.2, 0.6), flip_probability=0.5, brightness=0.5, saturation=0.5, hue=0.2)
+
+
+def clip(num_frames=4, height=20, width=16):
+    return torch.randint(256, (num_frames, 3, height, width), dtype=torch.uint8)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("augmentation", [CROP, FLIP, COLOUR, ALL])
+def test_one_draw_for_all_frames(augmentation):
+    frame = clip(1)
+    for seed in range(5):
+        augmented = augmentation(frame.expand(6, -1, -1, -1), SIZE, generator=generator(seed))
+        assert augmented.dtype == torch.uint8
+        assert (augmented == augmented[:1]).all()
+
+
+@pytest.mark.parametrize("augmentation", [CROP, COLOUR, ALL])
+def test_draws_follow_the_generator(augmentation):
+    frames = clip()
+    first = augmentation(frames, SIZE, generator=generator(1))
+    torch.rand(7)
+    assert torch.equal(first, augmentation(frames, SIZE, generator=generator(1)))
+    assert not torch.equal(first, augmentation(frames, SIZE, generator=generator(2)))
+    shared = generator(1)
+    draws = [augmentation(frames, SIZE, generator=shared) for _ in range(2)]
+    assert torch.equal(first, draws[0])
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_global_generator_is_untouched_by_an_explicit_one():
+    frames = clip()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    ALL(frames, SIZE, generator=generator())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_without_a_generator_the_global_one_is_used():
+    frames = clip()
+    torch.manual_seed(5)
+    first, second = ALL(frames, SIZE), ALL(frames, SIZE)
+    torch.manual_seed(5)
+    assert torch.equal(first, ALL(frames, SIZE))
+    assert not torch.equal(first, second)
+
+
+def test_neutral_settings_change_nothing():
+    frames = clip()
+    assert torch.equal(Augmentation()(frames, SIZE), frames)
+
+
+def test_crop_gives_the_size_and_a_part_of_the_frame():
+    ramp = torch.arange(20, dtype=torch.uint8)[None, None, :, None].expand(2, 3, 20, 16)
+    augmented = CROP(ramp, SIZE, generator=generator())
+    assert augmented.shape == (2, 3, *SIZE)
+    rows = augmented[0, 0].float().mean(1)
+    assert (rows.diff() >= 0).all()
+    assert rows[-1] - rows[0] < 17
+
+
+def test_flip_mirrors_columns_except_where_a_label_forbids():
+    frames = clip()
+    assert torch.equal(FLIP(frames, SIZE, labels=[1, 2]), frames.flip(-1))
+    assert torch.equal(FLIP(frames, SIZE, labels=[1, 3]), frames)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"flip_probability": 1.5}, {"brightness": -1.0}, {"hue": 0.7}],
+)
+def test_values_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError):
+        Augmentation(**settings)

@@ -1,0 +1,283 @@
+"""Training runs of seconds on generated videos: what a run leaves behind, resuming, several processes, scripts."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from re2tal_hf import Re2TALForTemporalActionLocalization
+from re2tal_hf.data.synthetic import generate
+from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
+from re2tal_hf.training.optimization import build_optimizer, build_schedule, parameter_groups
+from re2tal_hf.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "model.backbone_config.embed_dim=8",
+    "model.backbone_config.depths=[1,1]",
+    "model.backbone_config.num_heads=[1,2]",
+    "model.head_config.hidden_size=16",
+    "model.head_config.num_levels=3",
+    "processor.size={height: 32, width: 32}",
+    "processor.num_frames=64",
+    "data.windows_per_video=2",
+    "data.num_workers=0",
+    "training.batch_size=2",
+    "training.epochs=2",
+    "evaluation.epochs=0",
+    "evaluation.windows_per_step=4",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_accelerator_of_another_test() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("generated")
+    generate(folder, num_training=3, num_validation=2, num_test=1, durations=(20, 22))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(data) -> list[str]:
+    return [f"data.annotations={data / 'annotations.json'}", f"data.videos={data / 'videos'}"]
+
+
+@pytest.fixture(scope="module")
+def finished(places, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    Trainer(load_recipe("quickstart", [*TINY, *places]), folder).run()
+    return folder
+
+
+def run_script(name: str, *arguments, launcher=(sys.executable,), check: bool = True):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(ROOT / "scripts" / name), *map(str, arguments)],
+        capture_output=True, text=True, env=environment, cwd=ROOT,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_a_run_leaves_model_metrics_and_log(finished):
+    for name in ("best", "last"):
+        model = Re2TALForTemporalActionLocalization.from_pretrained(finished / name)
+        assert "Sway" in model.config.label2id
+        metrics = json.loads((finished / name / "metrics.json").read_text())
+        assert {"map", "map@0.3", "map@0.7", "per_class", "epoch"} <= metrics.keys()
+        detections = json.loads((finished / name / "detections.json").read_text())
+        assert set(detections["results"]) == {"validation_000", "validation_001"}
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert 0 < lines[0]["reconstruction_error"] < 1e-4
+    assert lines[1]["loss"] > 0
+    assert load_recipe(str(finished / "recipe.yaml")).training.epochs == 2
+    assert list(finished.glob("tracking/**/*tfevents*")) or list(finished.glob("**/*tfevents*"))
+    assert not list(finished.glob("*.partial"))
+
+
+def test_the_same_numbers_on_a_second_run(finished, places, tmp_path):
+    Trainer(load_recipe("quickstart", [*TINY, *places, "data.num_workers=1"]), tmp_path / "again").run()
+    first, second = (load_file(f / "last/model.safetensors") for f in (finished, tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_resuming_is_exact(finished, places, tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    class Half(Trainer):
+        def _train_epoch(self, epoch):
+            if epoch == 1:
+                raise Interrupted
+            return super()._train_epoch(epoch)
+
+    recipe = load_recipe("quickstart", [*TINY, *places])
+    folder = tmp_path / "interrupted"
+    with pytest.raises(Interrupted):
+        Half(recipe, folder).run()
+    torch.manual_seed(99)
+    Trainer(recipe, folder, resume=True).run()
+    first, second = (load_file(f / "last/model.safetensors") for f in (finished, folder))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_folder_with_a_run_is_not_overwritten(finished, places, tmp_path):
+    recipe = load_recipe("quickstart", [*TINY, *places])
+    with pytest.raises(ValueError, match="already holds a run"):
+        Trainer(recipe, finished)
+    with pytest.raises(ValueError, match="nothing to resume"):
+        Trainer(recipe, tmp_path, resume=True)
+
+
+def test_a_variant_of_training(places, tmp_path):
+    changes = [
+        "data.class_agnostic=true", "training.gradient_accumulation=2", "training.mixed_precision=bf16",
+        "training.ema_decay=null", "training.epochs=1", "model.rewiring=none", "training.trackers=[]",
+        "model.freeze_norms=true", "augmentation.crop_scale=[0.6,1.0]", "augmentation.brightness=0.3",
+    ]  # fmt: skip
+    metrics = Trainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a").run()
+    assert set(metrics["per_class"]) == {"action"}
+
+
+def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
+    changes = ["model.freeze_backbone=true", "training.epochs=1", "processor.sampling=resized"]
+    trainer = Trainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a")
+    before = {n: p.clone() for n, p in trainer.plain_model.named_parameters()}
+    trainer.run()
+    changed = {n for n, p in trainer.plain_model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed
+    assert all(name.startswith("head.") for name in changed)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(places, tmp_path):
+    recipe = load_recipe("quickstart", [*TINY, *places, "model.loss_config.initial_normalizer=.nan"])
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        Trainer(recipe, tmp_path / "a").run()
+
+
+def test_two_processes(places, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"]
+    run_script(
+        "train.py", "--recipe", "quickstart", "--output", tmp_path / "run", *TINY, *places,
+        "training.epochs=1", "training.batch_size=1", launcher=launcher,
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "run/last/metrics.json").read_text())
+    assert 0 <= metrics["map"] <= 1
+    detections = json.loads((tmp_path / "run/last/detections.json").read_text())
+    assert set(detections["results"]) == {"validation_000", "validation_001"}
+
+
+def test_evaluate_and_predict_scripts(finished, data, tmp_path):
+    done = run_script(
+        "evaluate.py", "--model", finished / "last", "--annotations", data / "annotations.json",
+        "--videos", data / "videos", "--detections", tmp_path / "d.json", "--windows-per-step", 4,
+    )  # fmt: skip
+    expected = json.loads((finished / "last/metrics.json").read_text())["map"]
+    assert done.stdout.splitlines()[-1] == f"average mAP@0.3:0.7 = {expected:.2f}"
+    assert set(json.loads((tmp_path / "d.json").read_text())["results"]) == {"validation_000", "validation_001"}
+
+    video = data / "videos/testing_000.mp4"
+    (tmp_path / "no.mp4").write_bytes(b"not a video")
+    done = run_script(
+        "predict.py", "--model", finished / "last", "--output", tmp_path / "out", "--threshold", 0.001,
+        video, tmp_path / "no.mp4", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no.mp4" in done.stderr
+    rows = json.loads((tmp_path / "out/testing_000.json").read_text())
+    assert rows
+    with (tmp_path / "out/testing_000.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    assert (tmp_path / "out/testing_000.png").stat().st_size > 5000
+    assert not list((tmp_path / "out").glob("no.*"))
+
+
+def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
+    Trainer(
+        load_recipe("quickstart", [*TINY, *places, "data.class_agnostic=true", "training.epochs=1"]), tmp_path / "a"
+    ).run()
+    database = json.loads((data / "annotations.json").read_text())["database"]
+    scores = {video: {a["label"]: 1.0 for a in entry["annotations"]} for video, entry in database.items()}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    arguments = [
+        "--model", tmp_path / "a/last", "--annotations", data / "annotations.json", "--videos", data / "videos",
+        "--detections", tmp_path / "d.json",
+    ]  # fmt: skip
+    run_script("evaluate.py", *arguments, "--video-scores", tmp_path / "scores.json")
+    results = json.loads((tmp_path / "d.json").read_text())["results"]
+    assert {row["label"] for rows in results.values() for row in rows} <= {"Sway", "Pulse", "Bounce", "CircleClockwise", "CircleCounterclockwise"}
+    (tmp_path / "scores.json").write_text(json.dumps({"validation_000": {"Jump": 1.0}}))
+    done = run_script("evaluate.py", *arguments, "--video-scores", tmp_path / "scores.json", check=False)
+    assert done.returncode != 0
+    assert "Jump" in done.stderr
+
+
+def test_a_saved_run_needs_no_package(finished, data, tmp_path):
+    code = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "re2tal_hf":
+            raise ImportError(name)
+sys.meta_path.insert(0, Hidden())
+from transformers import AutoConfig, AutoModel, AutoVideoProcessor, pipeline
+folder = {str(finished / "last")!r}
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(model).__name__ == "Re2TALForTemporalActionLocalization"
+pipe = pipeline("temporal-action-localization", model=folder, trust_remote_code=True)
+rows = pipe({str(data / "videos/testing_000.mp4")!r}, threshold=0.0)
+assert rows and set(rows[0]) == {{"label", "score", "start", "end"}}, rows
+assert "re2tal_hf" not in sys.modules
+print("loaded", len(rows))
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "loaded" in done.stdout
+
+
+def test_pretrained_backbone(places, finished, tmp_path):
+    backbone = Re2TALForTemporalActionLocalization.from_pretrained(finished / "last").model.backbone
+    path = tmp_path / "weights.pth"
+    torch.save({**backbone.state_dict(), "head.weight": torch.ones(2, 2)}, path)
+    overrides = [*TINY, *places, f"training.pretrained_backbone={path}"]
+    trainer = Trainer(load_recipe("quickstart", overrides), tmp_path / "a")
+    state = trainer.plain_model.model.backbone.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in backbone.state_dict().items())
+    with pytest.raises(ValueError, match="does not fit"):
+        Trainer(load_recipe("quickstart", [*overrides, "model.backbone_config.embed_dim=16"]), tmp_path / "b")
+    with pytest.raises(ValueError, match="pretrained_backbone"):
+        Trainer(load_recipe("quickstart", [*TINY, *places, "training.pretrained_backbone=x"]), tmp_path / "c")
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+
+def test_parameter_groups_and_schedule():
+    recipe = load_recipe("quickstart", TINY)
+    from re2tal_hf import Re2TALConfig
+
+    model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, num_labels=3, frozen_stages=1))
+    arguments = OptimizationArguments(
+        learning_rate=1e-3, backbone_learning_rate=1e-5, weight_decay=0.1, epochs=10, warmup_epochs=2
+    )
+    groups = parameter_groups(model, arguments)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert found["model.backbone.features.2.0.mlp.0.weight"] == (1e-5, 0.1)
+    assert found["model.backbone.features.2.0.norm1.weight"] == (1e-5, 0.0)
+    assert found["model.backbone.features.2.0.attn.relative_position_bias_table"] == (1e-5, 0.0)
+    assert found["head.classification.predictor.bias"] == (1e-3, 0.0)
+    assert found["head.embedding.0.conv.weight"] == (1e-3, 0.1)
+    assert all(decay == 0 for name, (_, decay) in found.items() if "scale" in name or "norm" in name)
+    optimizer = build_optimizer(model, arguments)
+    schedule = build_schedule(optimizer, arguments, updates_per_epoch=5)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"] / groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[30] == pytest.approx(0.5)
+    assert rates[-1] < 0.01
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        build_optimizer(model, arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +51,7 @@ class VideoSwin(Architecture):
             ValueError: if the variant is unknown, or a size is neither given nor part of a variant.
         """
         if variant is not None and variant not in VARIANTS:
-            raise ValueError(
-                f"backbone_config['variant'] is {variant!r}; choose one of {sorted(VARIANTS)}."
-            )
+            raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {sorted(VARIANTS)}.")
         sizes = dict(VARIANTS[variant]) if variant else {}
         given = {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads}
         sizes.update({name: value for name, value in given.items() if value is not None})
@@ -73,8 +70,7 @@ class VideoSwin(Architecture):
         model.head = nn.Identity()
         return model
 
-    def stages(self, model: nn.Module) -> list[Stage]:  # noqa: D102
-        model = cast(SwinTransformer3d, model)
+    def stages(self, model: SwinTransformer3d) -> list[Stage]:  # noqa: D102
         stages = []
         entry: nn.Module = nn.Sequential(model.patch_embed, model.pos_drop)
         for layer in model.features:
@@ -88,14 +84,13 @@ class VideoSwin(Architecture):
             stages.append(Stage(entry, branches))
         return stages
 
-    def norm(self, model: nn.Module, output: Tensor) -> Tensor:  # noqa: D102
-        return cast(SwinTransformer3d, model).norm(output)
+    def norm(self, model: SwinTransformer3d, output: Tensor) -> Tensor:  # noqa: D102
+        return model.norm(output)
 
-    def classify(self, model: nn.Module, features: Tensor) -> Tensor:  # noqa: D102
-        model = cast(SwinTransformer3d, model)
+    def classify(self, model: SwinTransformer3d, features: Tensor) -> Tensor:  # noqa: D102
         return model.head(torch.flatten(model.avgpool(features.permute(0, 4, 1, 2, 3)), 1))
 
-    def initialize(self, model: nn.Module) -> None:  # noqa: D102
+    def initialize(self, model: SwinTransformer3d) -> None:  # noqa: D102
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -106,8 +101,8 @@ class VideoSwin(Architecture):
             elif isinstance(module, (nn.Conv3d, nn.LayerNorm)):
                 module.reset_parameters()
 
-    def feature_size(self, model: nn.Module) -> int:  # noqa: D102
-        return cast(SwinTransformer3d, model).num_features
+    def feature_size(self, model: SwinTransformer3d) -> int:  # noqa: D102
+        return model.num_features
 
-    def feature_stride(self, model: nn.Module) -> int:  # noqa: D102
-        return cast(SwinTransformer3d, model).patch_embed.tuple_patch_size[0]
+    def feature_stride(self, model: SwinTransformer3d) -> int:  # noqa: D102
+        return model.patch_embed.tuple_patch_size[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -43,9 +44,9 @@ class Re2TALConfig(PreTrainedConfig):
 
     model_type = "re2tal"
 
-    backbone_config: dict[str, Any] | None = None
-    head_config: dict[str, Any] | None = None
-    loss_config: dict[str, Any] | None = None
+    backbone_config: dict[str, Any] = field(default_factory=lambda: {"model_type": "video_swin", "variant": "tiny"})
+    head_config: dict[str, Any] = field(default_factory=lambda: {"model_type": "actionformer"})
+    loss_config: dict[str, Any] = field(default_factory=dict)
     rewiring: str = "re2tal"
     backprop: str | None = None
     freeze_backbone: bool = False
@@ -54,11 +55,7 @@ class Re2TALConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
-        self.backbone_config = dict(
-            self.backbone_config or {"model_type": "video_swin", "variant": "tiny"}
-        )
-        self.head_config = {"model_type": "actionformer", **(self.head_config or {})}
-        self.loss_config = dict(self.loss_config or {})
+        self.head_config = {"model_type": "actionformer", **self.head_config}
         if self.rewiring not in REWIRINGS:
             raise ValueError(f"rewiring is {self.rewiring!r}; choose one of {REWIRINGS}.")
         if self.backprop is None:
@@ -66,9 +63,7 @@ class Re2TALConfig(PreTrainedConfig):
         if self.backprop not in BACKPROPS:
             raise ValueError(f"backprop is {self.backprop!r}; choose one of {BACKPROPS}.")
         if self.rewiring == "none" and self.backprop == "reversible":
-            raise ValueError(
-                "rewiring='none' cannot be inverted: use backprop='checkpoint' or 'plain' with it."
-            )
+            raise ValueError("rewiring='none' cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
         if self.frozen_stages < 0:
             raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
         super().__post_init__(**kwargs)

@@ -318,17 +318,12 @@ class FeaturePyramidNeck(nn.Module):
         self.isolate_padding = isolate_padding
         levels = range(num_levels)
         self.laterals = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in levels)
-        self.convs = nn.ModuleList(
-            nn.Conv1d(size, size, 3, padding=1, groups=size, bias=False) for _ in levels
-        )
+        self.convs = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1, groups=size, bias=False) for _ in levels)
         self.norms = nn.ModuleList(nn.LayerNorm(size, eps=norm_eps) for _ in levels)
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """List of `[B, T_l, C]`, finest first -> the same shapes."""
-        merged = [
-            zero_padding(lateral(x), mask)
-            for lateral, x, mask in zip(self.laterals, levels, masks, strict=True)
-        ]
+        merged = [zero_padding(lateral(x), mask) for lateral, x, mask in zip(self.laterals, levels, masks, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
             coarser = merged[level].repeat_interleave(2, dim=1)
             merged[level - 1] = merged[level - 1] + coarser
@@ -344,13 +339,9 @@ class FeaturePyramidNeck(nn.Module):
 class PredictionBranch(nn.Module):
     """Convolutions shared by all levels, and the convolution that predicts."""
 
-    def __init__(
-        self, size: int, output_size: int, num_layers: int, norm_eps: float, mask_output: bool
-    ):
+    def __init__(self, size: int, output_size: int, num_layers: int, norm_eps: float, mask_output: bool):
         super().__init__()
-        self.layers = nn.ModuleList(
-            ConvLayer(size, size, norm_eps, mask_output) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(ConvLayer(size, size, norm_eps, mask_output) for _ in range(num_layers))
         self.predictor = nn.Conv1d(size, output_size, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -440,13 +431,11 @@ class ActionFormerHead(nn.Module):
             )
         if hidden_size % num_attention_heads:
             raise ValueError(
-                f"hidden_size={hidden_size} is not a multiple of "
-                f"num_attention_heads={num_attention_heads}."
+                f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_attention_heads}."
             )
         if attention_window is not None and attention_window < 2:
             raise ValueError(
-                f"attention_window={attention_window} is too narrow; give at least 2, "
-                "or None for full attention."
+                f"attention_window={attention_window} is too narrow; give at least 2, or None for full attention."
             )
         self.input_size = input_size
         self.num_levels = num_levels
@@ -527,8 +516,7 @@ class ActionFormerHead(nn.Module):
         levels = self.neck(levels, masks)
         logits = [self.classification(x, m) for x, m in zip(levels, masks, strict=True)]
         offsets = [
-            F.relu(scale * self.boundary(x, m))
-            for scale, x, m in zip(self.level_scales, levels, masks, strict=True)
+            F.relu(scale * self.boundary(x, m)) for scale, x, m in zip(self.level_scales, levels, masks, strict=True)
         ]
         return LocalizationHeadOutput(
             logits=torch.cat(logits, dim=1),

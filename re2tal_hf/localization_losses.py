@@ -119,9 +119,7 @@ class LocalizationLoss(nn.Module):
         """Sets the running mean to its initial value."""
         nn.init.constant_(self.normalizer, self.initial_normalizer)
 
-    def forward(
-        self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def forward(self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Compares predictions with annotated segments.
 
         Args:
@@ -184,11 +182,7 @@ class LocalizationLoss(nn.Module):
                     f"{int(labels.min())}..{int(labels.max())}; set num_labels to the classes of "
                     "the annotations."
                 )
-            assigned.append(
-                assign_labels(
-                    output.points, segments, labels.to(device), num_labels, self.center_radius
-                )
-            )
+            assigned.append(assign_labels(output.points, segments, labels.to(device), num_labels, self.center_radius))
         class_targets, offset_targets = zip(*assigned, strict=True)
         return torch.stack(class_targets), torch.stack(offset_targets)
 

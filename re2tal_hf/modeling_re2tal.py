@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .backbone_swin import VideoSwin  # noqa: F401 - importing a family register
 from .configuration_re2tal import Re2TALConfig
 from .localization_head import ActionFormerHead, decode_segments
 from .localization_losses import LocalizationLoss
-from .reversible import Stage
+from .reversible import Backprop, Stage
 from .rewiring import RewiredModel, build_backbone
 
 HEADS = {"actionformer": ActionFormerHead}
@@ -31,8 +31,8 @@ class Re2TALModelOutput(ModelOutput):
         feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    feature_mask: torch.BoolTensor | None = None
+    last_hidden_state: Tensor | None = None
+    feature_mask: Tensor | None = None
 
 
 @dataclass
@@ -49,11 +49,11 @@ class TemporalActionLocalizationOutput(ModelOutput):
             scores mean nothing.
     """
 
-    loss: torch.FloatTensor | None = None
+    loss: Tensor | None = None
     loss_dict: dict[str, Tensor] | None = None
-    logits: torch.FloatTensor | None = None
-    pred_segments: torch.FloatTensor | None = None
-    point_mask: torch.BoolTensor | None = None
+    logits: Tensor | None = None
+    pred_segments: Tensor | None = None
+    point_mask: Tensor | None = None
 
 
 class Re2TALPreTrainedModel(PreTrainedModel):
@@ -72,7 +72,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         # Loading replaces the parameters, and with them their requires_grad.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        getattr(model, cls.base_model_prefix, model).freeze()
+        cast(Re2TALModel, getattr(model, cls.base_model_prefix, model)).freeze()
         return loaded
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, RewiredModel):
                 module.architecture.initialize(module)
-            elif isinstance(module, (*HEADS.values(), LocalizationLoss)):
+            elif isinstance(module, (ActionFormerHead, LocalizationLoss)):
                 module.initialize_weights()
 
 
@@ -99,7 +99,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
 
     def __init__(self, config: Re2TALConfig):
         super().__init__(config)
-        self.backbone = build_backbone(config.backbone_config, config.rewiring, config.backprop)
+        self.backbone = build_backbone(config.backbone_config, config.rewiring, cast(Backprop, config.backprop))
         architecture = self.backbone.architecture
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
@@ -107,16 +107,16 @@ class Re2TALModel(Re2TALPreTrainedModel):
         self.freeze()
 
     @property
-    def backprop(self) -> str:
+    def backprop(self) -> Backprop:
         """How activations are had in the backward pass; may be set at any time."""
         return self.backbone.backprop
 
     @backprop.setter
-    def backprop(self, value: str) -> None:
+    def backprop(self, value: Backprop) -> None:
         self.backbone.backprop = value
 
     def reconstruction_error(self) -> float:
-        """Returns the largest relative error of the inversions in the latest backward pass (see `ReconstructionErrors`)."""
+        """Returns the largest relative error of the inversions in the latest backward pass."""
         return self.backbone.reconstruction_errors.largest()
 
     def forward(
@@ -136,12 +136,8 @@ class Re2TALModel(Re2TALPreTrainedModel):
         """
         _check_videos(pixel_values_videos, frame_mask)
         if frame_mask is None:
-            frame_mask = pixel_values_videos.new_ones(
-                pixel_values_videos.shape[:2], dtype=torch.bool
-            )
-        features = self.backbone.temporal_features(
-            self.backbone.architecture.library_input(pixel_values_videos)
-        )
+            frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
+        features = self.backbone.temporal_features(self.backbone.architecture.library_input(pixel_values_videos))
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),
@@ -190,9 +186,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         settings = dict(config.head_config)
         head_type = settings.pop("model_type")
         if head_type not in HEADS:
-            raise ValueError(
-                f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}."
-            )
+            raise ValueError(f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}.")
         try:
             self.head = HEADS[head_type](self.model.feature_size, config.num_labels, **settings)
             self.criterion = LocalizationLoss(**config.loss_config)
@@ -227,22 +221,19 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         Raises:
             ValueError: if neither or both of video and features are given, or the shapes do not fit.
         """
-        if (pixel_values_videos is None) == (temporal_features is None):
-            raise ValueError("Give either pixel_values_videos or temporal_features.")
-        if pixel_values_videos is not None:
+        if pixel_values_videos is not None and temporal_features is None:
             output = self.model(pixel_values_videos, frame_mask)
             temporal_features, feature_mask = output.last_hidden_state, output.feature_mask
-        elif feature_mask is None:
-            feature_mask = torch.ones(
-                temporal_features.shape[:2], dtype=torch.bool, device=temporal_features.device
-            )
+        elif pixel_values_videos is not None or temporal_features is None:
+            raise ValueError("Give either pixel_values_videos or temporal_features.")
+        if feature_mask is None:
+            feature_mask = temporal_features.new_ones(temporal_features.shape[:2], dtype=torch.bool)
         stride = self.model.feature_stride
         head_output = self.head(temporal_features.transpose(1, 2), feature_mask)
         losses = None
         if labels is not None:
             targets = [
-                {"segments": target["segments"] / stride, "class_labels": target["class_labels"]}
-                for target in labels
+                {"segments": target["segments"] / stride, "class_labels": target["class_labels"]} for target in labels
             ]
             losses = self.criterion(head_output, targets)
         return TemporalActionLocalizationOutput(

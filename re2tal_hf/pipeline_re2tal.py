@@ -34,7 +34,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __call__(self, videos: Any, **kwargs: Any) -> list[dict] | list[list[dict]]:
+    def __call__(self, videos: Any, **kwargs: Any) -> list[Any]:
         """Localizes actions in one video or in several.
 
         Args:
@@ -64,9 +64,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         }
         if unknown := kwargs.keys() - set(itertools.chain(*known.values())):
             raise TypeError(f"Unknown arguments of the pipeline: {sorted(unknown)}.")
-        chosen = {
-            step: {n: kwargs[n] for n in names if n in kwargs} for step, names in known.items()
-        }
+        chosen = {step: {n: kwargs[n] for n in names if n in kwargs} for step, names in known.items()}
         return chosen["preprocess"], {}, chosen["postprocess"]
 
     def preprocess(
@@ -88,9 +86,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         carried = {name: model_inputs.pop(name) for name in ("windows", "is_last")}
-        model_inputs["pixel_values_videos"] = model_inputs["pixel_values_videos"].to(
-            self.model.dtype
-        )
+        model_inputs["pixel_values_videos"] = model_inputs["pixel_values_videos"].to(self.model.dtype)
         output = self.model(**model_inputs)
         return {
             "logits": output.logits.float(),
@@ -102,9 +98,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     def postprocess(self, model_outputs: list[dict[str, Any]], **kwargs: Any) -> list[dict]:
         """Merges the windows of the video into detections in seconds."""
         windows = [window for output in model_outputs for window in output["windows"]]
-        [found] = self.video_processor.post_process_temporal_action_localization(
-            model_outputs, windows, **kwargs
-        )
+        [found] = self.video_processor.post_process_temporal_action_localization(model_outputs, windows, **kwargs)
         names = self.model.config.id2label
         rows = zip(
             found["labels"].tolist(),
@@ -113,8 +107,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             strict=True,
         )
         return [
-            {"label": names[label], "score": score, "start": start, "end": end}
-            for label, score, (start, end) in rows
+            {"label": names[label], "score": score, "start": start, "end": end} for label, score, (start, end) in rows
         ]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:

@@ -200,9 +200,7 @@ class _RandomState(NamedTuple):
 
     def unchanged(self, device: torch.device) -> bool:
         now = _RandomState.read(device)
-        return torch.equal(self.cpu, now.cpu) and (
-            self.device is None or torch.equal(self.device, now.device)
-        )
+        return torch.equal(self.cpu, now.cpu) and (self.device is None or torch.equal(self.device, now.device))
 
 
 @contextlib.contextmanager
@@ -222,26 +220,20 @@ class _Autocast(NamedTuple):
     @classmethod
     def read(cls, device: torch.device) -> _Autocast:
         types = dict.fromkeys(("cpu", device.type))
-        return cls(
-            tuple((t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types)
-        )
+        return cls(tuple((t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for device_type, enabled, dtype in self.settings:
-                stack.enter_context(
-                    torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False)
-                )
+                stack.enter_context(torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False))
             yield
 
 
 class _StageRecord:
     """What the backward pass of one stage needs beside its tensors."""
 
-    def __init__(
-        self, stage: Stage, coupling: Coupling, index: int, errors: ReconstructionErrors | None
-    ):
+    def __init__(self, stage: Stage, coupling: Coupling, index: int, errors: ReconstructionErrors | None):
         self.stage = stage
         self.coupling = coupling
         self.index = index

@@ -5,14 +5,11 @@ A file `backbone_<family>.py` describes one family of video models to this regis
 
 from __future__ import annotations
 
-import copyreg
-import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
-import torch
 from torch import Tensor, nn
 
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
@@ -36,38 +33,38 @@ class Architecture(ABC):
     model_class: ClassVar[type[nn.Module]]
 
     @abstractmethod
-    def build(self, **settings: Any) -> nn.Module:
+    def build(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Returns a randomly initialised model without its classifier, from the keys of `backbone_config`."""
 
     @abstractmethod
-    def stages(self, model: nn.Module) -> list[Stage]:
+    def stages(self, model: Any) -> list[Stage]:
         """Returns the stages, in order, over the model's own modules."""
 
     @abstractmethod
-    def norm(self, model: nn.Module, output: Tensor) -> Tensor:
+    def norm(self, model: Any, output: Tensor) -> Tensor:
         """From the merged output of the last stage to features `[B, T', ..., D]`, float."""
 
     @abstractmethod
-    def classify(self, model: nn.Module, features: Tensor) -> Tensor:
+    def classify(self, model: Any, features: Tensor) -> Tensor:
         """From the features to what the library's own forward returns."""
 
     @abstractmethod
-    def initialize(self, model: nn.Module) -> None:
+    def initialize(self, model: Any) -> None:
         """Draws all weights anew with `torch.nn.init`, as the library's constructor does."""
 
     @abstractmethod
-    def feature_size(self, model: nn.Module) -> int:
+    def feature_size(self, model: Any) -> int:
         """Returns `D`."""
 
     @abstractmethod
-    def feature_stride(self, model: nn.Module) -> int:
+    def feature_stride(self, model: Any) -> int:
         """Returns the number of input frames for each temporal feature."""
 
     def library_input(self, videos: Tensor) -> Tensor:
         """From `[B, T, C, H, W]` to what the library's forward takes; `[B, C, T, H, W]` unless overridden."""
         return videos.transpose(1, 2)
 
-    def temporal_features(self, model: nn.Module, features: Tensor) -> Tensor:
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:
         """Pools features `[B, T', ..., D]` over space to `[B, T', D]`."""
         return features.flatten(2, -2).mean(2) if features.dim() > 3 else features
 
@@ -88,7 +85,7 @@ def architecture_names() -> list[str]:
 
 def build_backbone(
     backbone_config: Mapping[str, Any], rewiring: str = "re2tal", backprop: Backprop = "reversible"
-) -> nn.Module:
+) -> RewiredModel:
     """Builds a registered architecture by name, rewired.
 
     Args:
@@ -101,9 +98,7 @@ def build_backbone(
     settings = dict(backbone_config)
     model_type = settings.pop("model_type", None)
     if model_type not in _REGISTRY:
-        raise ValueError(
-            f"backbone_config['model_type'] is {model_type!r}; choose one of {architecture_names()}."
-        )
+        raise ValueError(f"backbone_config['model_type'] is {model_type!r}; choose one of {architecture_names()}.")
     try:
         model = _REGISTRY[model_type].build(**settings)
     except TypeError as error:
@@ -111,9 +106,7 @@ def build_backbone(
     return rewire(model, rewiring, backprop)
 
 
-def rewire(
-    model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "reversible"
-) -> nn.Module:
+def rewire(model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "reversible") -> RewiredModel:
     """Rewires a model in place, so that its activations need not be stored.
 
     Modules, parameters and `state_dict` keys stay as they are; what changes is the order in which the
@@ -127,7 +120,7 @@ def rewire(
             memory. It may be set again later as `model.backprop`.
 
     Returns:
-        `nn.Module`: the same object, now also an instance of `RewiredModel`.
+        `RewiredModel`: the same object, whose class is now a mixture of this and its own.
 
     Raises:
         ValueError: if the model's class, the rewiring or the backprop mode is unknown, or the two do not go together.
@@ -142,9 +135,7 @@ def rewire(
     if backprop not in get_args(Backprop):
         raise ValueError(f"backprop is {backprop!r}; choose one of {list(get_args(Backprop))}.")
     if backprop == "reversible" and COUPLINGS[rewiring].b == 0:
-        raise ValueError(
-            f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it."
-        )
+        raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
     model.__class__ = _rewired_class(original)
     assert isinstance(model, RewiredModel)
     model.architecture = architecture
@@ -204,15 +195,20 @@ class RewiredModel(nn.Module):
                 stacklevel=3,
             )
 
-    def __reduce_ex__(self, protocol):  # noqa: D105 - the class is made at run time, pickle cannot name it
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # The class is made at run time; pickle cannot name it.
         return _unpickled, (type(self).original_class,), self.__dict__
 
 
-@functools.cache
+_REWIRED_CLASSES: dict[type[nn.Module], type[RewiredModel]] = {}
+
+
 def _rewired_class(original: type[nn.Module]) -> type[RewiredModel]:
-    return type(
-        f"Rewired{original.__name__}", (RewiredModel, original), {"original_class": original}
-    )
+    if original not in _REWIRED_CLASSES:
+        attributes = {"original_class": original}
+        made = type(f"Rewired{original.__name__}", (RewiredModel, original), attributes)
+        _REWIRED_CLASSES[original] = made
+    return _REWIRED_CLASSES[original]
 
 
 def _unpickled(original: type[nn.Module]) -> RewiredModel:

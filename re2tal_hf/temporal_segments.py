@@ -112,9 +112,7 @@ def hard_nms(
     if min_score > 0:
         taking_part = taking_part[scores > min_score]
     groups = None if labels is None else labels[taking_part]
-    kept, _ = _suppress_greedily(
-        segments[taking_part], scores[taking_part], groups, drop, max_detections
-    )
+    kept, _ = _suppress_greedily(segments[taking_part], scores[taking_part], groups, drop, max_detections)
     return taking_part[kept]
 
 
@@ -290,10 +288,7 @@ def _overlap(a: Tensor, b: Tensor, margin: float = 0.0) -> tuple[Tensor, Tensor]
 def _checked(segments: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     count = len(scores)
     if segments.shape != (count, 2) or scores.shape != (count,):
-        raise ValueError(
-            f"segments {tuple(segments.shape)} and scores {tuple(scores.shape)} must be [N, 2] "
-            "and [N]."
-        )
+        raise ValueError(f"segments {tuple(segments.shape)} and scores {tuple(scores.shape)} must be [N, 2] and [N].")
     if labels is not None and labels.shape != (count,):
         raise ValueError(f"labels {tuple(labels.shape)} must be [N] for {count} segments.")
     if torch.isnan(scores).any():

@@ -1,7 +1,6 @@
 """A picture of detected actions along the time of a video, beside the true ones where known."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
@@ -38,7 +37,7 @@ def draw_timeline(
         max_classes: number of lanes; the classes that come last are left out and counted below.
 
     Returns:
-        A figure of its own, not registered with pyplot.
+        A figure of its own, not registered with pyplot; `.savefig(path)` writes it.
 
     Raises:
         ValueError: for a duration that is not positive or a segment that ends before it starts,
@@ -51,7 +50,7 @@ def draw_timeline(
     labels = _order_labels(detections, ground_truth or ())
     lanes = {label: lane for lane, label in enumerate(labels[:max_classes])}
 
-    figure = Figure(figsize=(10, 1.3 + 0.42 * max(len(lanes), 1)), layout="constrained")
+    figure = Figure(figsize=(10, 1.3 + 0.42 * max(len(lanes), 1)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     palette = colormaps["tab10"]
@@ -64,29 +63,9 @@ def draw_timeline(
         if action["label"] in lanes:
             _draw_bar(axes, action, lanes[action["label"]] + 0.2, 0.2, _TRUTH_COLOR)
     _finish_axes(axes, list(lanes), duration)
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", parse_math=False)
     axes.set_xlabel(_caption(ground_truth is not None, len(labels) - len(lanes)))
     return figure
-
-
-def save_timeline(
-    path: str | Path,
-    detections: Sequence[Segment],
-    *,
-    duration: float,
-    ground_truth: Sequence[Segment] | None = None,
-    title: str = "",
-    max_classes: int = 20,
-) -> None:
-    """Writes the picture of `draw_timeline` to a file; its suffix (.png, .svg, .pdf) is the form."""
-    figure = draw_timeline(
-        detections,
-        duration=duration,
-        ground_truth=ground_truth,
-        title=title,
-        max_classes=max_classes,
-    )
-    figure.savefig(path, dpi=120)
 
 
 def _check(segments: Sequence[Segment], name: str, *, scored: bool) -> None:
@@ -108,9 +87,7 @@ def _order_labels(detections: Sequence[Segment], ground_truth: Sequence[Segment]
     for detection in detections:
         label = detection["label"]
         best_scores[label] = max(detection["score"], best_scores.get(label, 0.0))
-    return sorted(
-        best_scores, key=lambda label: (label not in true_labels, -best_scores[label], label)
-    )
+    return sorted(best_scores, key=lambda label: (label not in true_labels, -best_scores[label], label))
 
 
 def _shade(color: tuple[float, float, float], score: float) -> tuple[float, ...]:
@@ -119,9 +96,7 @@ def _shade(color: tuple[float, float, float], score: float) -> tuple[float, ...]
     return tuple(1 - strength * (1 - channel) for channel in color)
 
 
-def _draw_bar(
-    axes: Axes, segment: Segment, bottom: float, height: float, color: str | tuple[float, ...]
-) -> None:
+def _draw_bar(axes: Axes, segment: Segment, bottom: float, height: float, color: str | tuple[float, ...]) -> None:
     length = segment["end"] - segment["start"]
     axes.broken_barh([(segment["start"], length)], (bottom, height), facecolors=color)
 
@@ -129,7 +104,7 @@ def _draw_bar(
 def _finish_axes(axes: Axes, labels: list[str], duration: float) -> None:
     axes.set_xlim(0, duration)
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)

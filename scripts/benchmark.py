@@ -10,7 +10,6 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +26,7 @@ MIB = 2**20
 class Step:
     """A model and a batch: one training step without the optimiser."""
 
-    def __init__(
-        self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None
-    ):
+    def __init__(self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None):
         self.model = model.to(videos.device).train()
         self.videos = videos
         self.labels = labels
@@ -37,10 +34,7 @@ class Step:
 
     def forward(self) -> Tensor:
         """Returns the loss, or the mean square of the features of a model without head."""
-        context = nullcontext()
-        if self.dtype is not None:
-            context = torch.autocast(self.videos.device.type, dtype=self.dtype)
-        with context:
+        with torch.autocast(self.videos.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             if self.labels is None:
                 return self.model(self.videos).last_hidden_state.float().square().mean()
             return self.model(self.videos, labels=self.labels).loss
@@ -119,15 +113,11 @@ def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> Non
     for _ in range(rounds):
         for name, step in steps.items():
             times[name].append(step.run())
-    print(
-        f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}"
-    )
+    print(f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}")
     for name in names:
         forward = statistics.median(t[0] for t in times[name])
         step_time = statistics.median(t[1] for t in times[name])
-        ratio = statistics.median(
-            own[1] / first[1] for own, first in zip(times[name], times[names[0]], strict=True)
-        )
+        ratio = statistics.median(own[1] / first[1] for own, first in zip(times[name], times[names[0]], strict=True))
         print(
             f"{name:32}{saved[name]:10.1f}{saved[names[0]] / max(saved[name], 1e-9):7.1f}x"
             f"{peaks[name]:10.0f}{forward:11.3f}{step_time:9.3f}{ratio:7.2f}"
@@ -140,9 +130,7 @@ def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
     def fits(frames: int) -> bool:
         torch.cuda.empty_cache()
         try:
-            swin_step(
-                argparse.Namespace(**{**vars(arguments), "frames": frames}), [2, 2, 6, 2], mode
-            ).run()
+            swin_step(argparse.Namespace(**{**vars(arguments), "frames": frames}), [2, 2, 6, 2], mode).run()
         except torch.OutOfMemoryError:
             return False
         return True
@@ -158,9 +146,7 @@ def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", type=int, default=112)
@@ -187,22 +173,15 @@ def main() -> None:
         }
     else:
         for depths in ([2, 2, 6, 2], [2, 2, 18, 2]):
-            builds[f"Video Swin, depths {depths}"] = {
-                mode: (swin_step, (arguments, depths, mode)) for mode in MODES
-            }
+            builds[f"Video Swin, depths {depths}"] = {mode: (swin_step, (arguments, depths, mode)) for mode in MODES}
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
-        peaks = {
-            name: peak_of_step(build, parameters, arguments.threads)
-            for name, (build, parameters) in rows.items()
-        }
+        peaks = {name: peak_of_step(build, parameters, arguments.threads) for name, (build, parameters) in rows.items()}
         steps = {name: build(*parameters) for name, (build, parameters) in rows.items()}
         compare(steps, peaks, arguments.rounds)
     if arguments.find_frames:
         for mode in MODES:
-            print(
-                f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit"
-            )
+            print(f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit")
 
 
 if __name__ == "__main__":

@@ -13,26 +13,22 @@ from pathlib import Path
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from transformers import pipeline
+
 from re2tal_hf import TemporalActionLocalizationPipeline
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a model folder or a Hub id")
     parser.add_argument("--annotations", required=True, help="an annotation file or folder")
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
-    parser.add_argument(
-        "--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds"
-    )
+    parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds")
     parser.add_argument(
         "--video-scores",
-        help="for a class-agnostic model: JSON of an external video classifier, "
-        "{video_id: {label: score}}",
+        help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",
     )
     parser.add_argument("--detections", default="detections.json", help="where to write them")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
@@ -46,10 +42,7 @@ def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[int, 
     unknown = {label for by_label in scores.values() for label in by_label} - ids.keys()
     if unknown:
         raise ValueError(f"{path} has labels that the annotations do not: {sorted(unknown)[:5]}.")
-    return {
-        video: {ids[label]: score for label, score in by_label.items()}
-        for video, by_label in scores.items()
-    }
+    return {video: {ids[label]: score for label, score in by_label.items()} for video, by_label in scores.items()}
 
 
 def print_table(metrics: dict) -> None:
@@ -66,7 +59,10 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     annotations = read_annotations(
-        arguments.annotations, subset=arguments.subset, video_folder=arguments.videos
+        arguments.annotations,
+        subset=arguments.subset,
+        video_folder=arguments.videos,
+        repair=False,
     )
     names = annotations.label_names
     video_scores = None

@@ -18,9 +18,7 @@ from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a model folder or a Hub id")
     parser.add_argument("--output", default="predictions", help="folder for the results")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score reported")
@@ -37,7 +35,8 @@ def write_results(folder: Path, name: str, rows: list[dict], duration: float) ->
         writer = csv.DictWriter(file, ["start", "end", "label", "score"])
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["start"]))
-    draw_timeline(folder / f"{name}.png", rows, duration=duration, title=name)
+    figure = draw_timeline(rows, duration=duration, title=name)
+    figure.savefig(folder / f"{name}.png")
 
 
 def main() -> int:
@@ -67,9 +66,7 @@ def main() -> int:
         write_results(folder, Path(path).stem, rows, duration)
         print(f"{path}: {len(rows)} actions")
         for row in rows[:20]:
-            print(
-                f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}"
-            )
+            print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
     return 1 if failed else 0
 
 

@@ -17,9 +17,7 @@ from re2tal_hf.training.trainer import Trainer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
     parser.add_argument("--output", required=True, help="the run folder")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")

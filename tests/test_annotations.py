@@ -120,6 +120,12 @@ def test_subset_name_in_the_file_comes_before_its_synonyms(make):
     assert [video.video_id for video in read_annotations(path, subset="train").videos] == ["a"]
 
 
+def test_byte_order_mark_is_no_matter(tmp_path):
+    path = tmp_path / "windows.json"
+    path.write_text(json.dumps({"database": {"a": entry(("run", 1, 2))}}), encoding="utf-8-sig")
+    assert read_annotations(path).label_names == ["run"]
+
+
 def test_label_names_are_those_of_all_subsets(make):
     path = make(a=entry(("run", 1, 2)), b=entry(("jump", 1, 2), subset="validation"))
     assert read_annotations(path, subset="training").label_names == ["jump", "run"]
@@ -127,9 +133,7 @@ def test_label_names_are_those_of_all_subsets(make):
 
 
 def test_label_ids_give_the_order_of_names(make):
-    actions = [
-        {"segment": [0, 1], "label": name, "label_id": i} for i, name in enumerate(("run", "jump"))
-    ]
+    actions = [{"segment": [0, 1], "label": name, "label_id": i} for i, name in enumerate(("run", "jump"))]
     path = make(a={"subset": "train", "annotations": actions})
     assert read_annotations(path).label_names == ["run", "jump"]
     actions[1]["label_id"], actions[1]["label"] = 1, "run"

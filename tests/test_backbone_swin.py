@@ -32,9 +32,7 @@ def torchvision_model(**settings) -> SwinTransformer3d:
 def reference_state(model: nn.Module, golden: dict) -> dict:
     state = {swin_name(name): tensor for name, tensor in golden.items()}
     index = state["features.0.0.attn.relative_position_index"]
-    repeated = {
-        name: index for name in model.state_dict() if name.endswith("relative_position_index")
-    }
+    repeated = {name: index for name in model.state_dict() if name.endswith("relative_position_index")}
     return state | repeated
 
 
@@ -91,9 +89,7 @@ def test_reference_outputs_and_gradients(model_goldens, reference, case, rewirin
         norms = gradient_norms(metadata, "gradnorm_f64")
         assert {swin_name(name) for name in norms} == set(parameters)
         for name, norm in norms.items():
-            assert float(parameters[swin_name(name)].grad.norm()) == pytest.approx(
-                norm, rel=max(tolerance, 1e-9)
-            ), name
+            assert float(parameters[swin_name(name)].grad.norm()) == pytest.approx(norm, rel=max(tolerance, 1e-9)), name
 
 
 def test_stage_outputs(model_goldens):
@@ -104,9 +100,7 @@ def test_stage_outputs(model_goldens):
     found = {}
     model.patch_embed.register_forward_hook(lambda *a: found.update(patch_embed=a[-1]))
     for i in range(3):
-        model.features[2 * i + 1].register_forward_hook(
-            lambda *a, i=i: found.update({f"layers.{i}": a[-1]})
-        )
+        model.features[2 * i + 1].register_forward_hook(lambda *a, i=i: found.update({f"layers.{i}": a[-1]}))
     with torch.no_grad():
         model.forward_features(golden["input"])
     for name, output in found.items():
@@ -132,17 +126,13 @@ def test_no_rewiring_is_torchvisions_forward(backprop):
     model = torchvision_model().eval()
     inputs = torch.randn(2, 3, 5, 33, 47)
     expected = model(inputs)
-    torch.testing.assert_close(
-        rewire(model, "none", backprop)(inputs), expected, rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(rewire(model, "none", backprop)(inputs), expected, rtol=1e-6, atol=1e-6)
     assert (rewire(model)(inputs) - expected).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 32, 32), (2, 3, 7, 45, 61), (1, 3, 1, 4, 4)])
 def test_gradients_with_dropout_and_stochastic_depth(shape):
-    model = torchvision_model(
-        stochastic_depth_prob=0.3, dropout=0.1, attention_dropout=0.1
-    ).double()
+    model = torchvision_model(stochastic_depth_prob=0.3, dropout=0.1, attention_dropout=0.1).double()
     inputs = torch.randn(shape, dtype=torch.float64)
     gradients = {}
     for backprop in ("plain", "checkpoint", "reversible"):
@@ -207,9 +197,7 @@ def test_variants_have_torchvisions_keys(variant):
     with torch.device("meta"):
         own = build_backbone({"model_type": "video_swin", "variant": variant}).state_dict()
         library = getattr(torchvision.models.video, f"swin3d_{variant[0]}")().state_dict()
-    library = {
-        name: tensor.shape for name, tensor in library.items() if not name.startswith("head.")
-    }
+    library = {name: tensor.shape for name, tensor in library.items() if not name.startswith("head.")}
     assert {name: tensor.shape for name, tensor in own.items()} == library
 
 

@@ -85,9 +85,7 @@ def test_memory_of_local_attention_is_linear_in_length():
 @pytest.mark.parametrize("neck", ["identity", "fpn"])
 @pytest.mark.parametrize("use_position_embedding", [False, True])
 def test_padding_does_not_change_what_is_predicted(window, neck, use_position_embedding):
-    head = small_head(
-        attention_window=window, neck=neck, use_position_embedding=use_position_embedding
-    )
+    head = small_head(attention_window=window, neck=neck, use_position_embedding=use_position_embedding)
     features = torch.randn(1, 8, 21, dtype=torch.float64)
     alone = head(features, torch.ones(1, 21, dtype=torch.bool))
     for total in (22, 24, 32):
@@ -123,9 +121,7 @@ def test_any_length_is_accepted(length, window):
     assert output.logits.shape == (1, len(output.points), 4)
     assert (output.offsets >= 0).all()
     positions = output.points[output.point_mask[0], 0]
-    expected = [
-        stride * step for stride, n in zip((1, 2, 4), steps, strict=True) for step in range(n)
-    ]
+    expected = [stride * step for stride, n in zip((1, 2, 4), steps, strict=True) for step in range(n)]
     assert positions.tolist() == expected
 
 
@@ -223,9 +219,7 @@ def test_weights_are_the_same_at_the_same_seed_and_carry_the_prior():
         assert torch.equal(value, second.state_dict()[name]), name
     prior = first.classification.predictor.bias.sigmoid()
     torch.testing.assert_close(prior, torch.full((4,), 0.01))
-    assert all(
-        (scale == 0.5).all() for scale in (first.stem[0].mlp_scale, first.pyramid[0].mlp_scale)
-    )
+    assert all((scale == 0.5).all() for scale in (first.stem[0].mlp_scale, first.pyramid[0].mlp_scale))
 
 
 def test_a_head_built_on_meta_is_complete_after_initialization():
@@ -264,6 +258,7 @@ def test_bad_shapes_are_named():
 
 
 # Parity with OpenTAD (A4) and actionformer_release (A5).
+
 
 class Reference:
     """A reference file, its weights in our head, and its settings."""
@@ -424,9 +419,7 @@ def test_intermediate_features_of_both_projects(references):
     # boundary loss, too) in single precision: that is the limit of what can be compared.
     [(torch.float32, "f32.", 1e-6, 3e-5), (torch.float64, "f64.", 5e-7, 5e-7)],
 )
-def test_losses_and_gradients_of_both_projects(
-    references, dtype, precision, loss_tolerance, gradient_tolerance
-):
+def test_losses_and_gradients_of_both_projects(references, dtype, precision, loss_tolerance, gradient_tolerance):
     for reference in references:
         features, mask, targets = reference.inputs(dtype)
         features = features.clone().requires_grad_()

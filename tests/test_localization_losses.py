@@ -83,9 +83,7 @@ def test_assignment_equals_a_plain_loop():
 
 
 def test_points_near_the_centre_only_and_of_the_right_level():
-    classes, offsets = assign_labels(
-        pyramid_points(), torch.tensor([[2.0, 8.0]]), torch.tensor([1]), 2, 1.5
-    )
+    classes, offsets = assign_labels(pyramid_points(), torch.tensor([[2.0, 8.0]]), torch.tensor([1]), 2, 1.5)
     chosen = pyramid_points()[classes[:, 1] > 0]
     # On level 0 steps 4, 5, 6 (the centre is 5); on level 1, where the farther boundary must be at
     # least 4 away, steps at 4 and 6; none on level 2.
@@ -94,9 +92,7 @@ def test_points_near_the_centre_only_and_of_the_right_level():
 
 
 def test_nothing_to_find_means_all_zero():
-    classes, offsets = assign_labels(
-        pyramid_points(), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), 3, 1.5
-    )
+    classes, offsets = assign_labels(pyramid_points(), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), 3, 1.5)
     assert classes.shape == (28, 3) and offsets.shape == (28, 2)
     assert not classes.any()
 
@@ -196,9 +192,7 @@ def test_gradients_are_those_of_finite_differences():
     loss = LocalizationLoss(label_smoothing=0.1, loss_weight=2.0).eval()
 
     def total(logits, offsets):
-        return loss(
-            LocalizationHeadOutput(logits, offsets, output.points, output.point_mask), TARGETS
-        )["loss"]
+        return loss(LocalizationHeadOutput(logits, offsets, output.points, output.point_mask), TARGETS)["loss"]
 
     assert torch.autograd.gradcheck(total, (output.logits, output.offsets))
 
@@ -208,9 +202,7 @@ def test_the_normalizer_is_a_running_mean_that_is_saved():
     output = make_output()
     count = int(
         sum(
-            (assign_labels(output.points, t["segments"], t["class_labels"], 3, 1.5)[0] > 0)
-            .any(1)
-            .sum()
+            (assign_labels(output.points, t["segments"], t["class_labels"], 3, 1.5)[0] > 0).any(1).sum()
             for t in TARGETS
         )
     )

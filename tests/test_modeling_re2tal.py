@@ -22,9 +22,7 @@ HEAD = {"hidden_size": 16, "num_levels": 3, "num_stem_layers": 1, "branch_scale"
 
 
 def small_config(**changes) -> Re2TALConfig:
-    return Re2TALConfig(
-        **{"backbone_config": BACKBONE, "head_config": HEAD, "num_labels": 3, **changes}
-    )
+    return Re2TALConfig(**{"backbone_config": BACKBONE, "head_config": HEAD, "num_labels": 3, **changes})
 
 
 def batch(num_frames: int = 17):
@@ -117,14 +115,10 @@ def test_freezing(tmp_path):
 
 
 def test_save_and_load(tmp_path):
-    model = Re2TALForTemporalActionLocalization(
-        small_config(id2label={0: "a", 1: "b", 2: "c"})
-    ).eval()
+    model = Re2TALForTemporalActionLocalization(small_config(id2label={0: "a", 1: "b", 2: "c"})).eval()
     model.criterion.normalizer.fill_(123.456)
     model.save_pretrained(tmp_path)
-    loaded, info = Re2TALForTemporalActionLocalization.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    loaded, info = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert loaded.state_dict().keys() == model.state_dict().keys()
@@ -142,9 +136,7 @@ def test_save_and_load(tmp_path):
 def test_backbone_alone_is_loaded_into_a_localizer(tmp_path):
     backbone = Re2TALModel(small_config())
     backbone.save_pretrained(tmp_path)
-    model, info = Re2TALForTemporalActionLocalization.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    model, info = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, output_loading_info=True)
     assert info["missing_keys"]
     assert all(name.startswith(("head.", "criterion.")) for name in info["missing_keys"])
     state = model.model.state_dict()
@@ -195,9 +187,7 @@ class WholeDetector:
     """The reference detector A7: frames to detections, with both weight sets of its checkpoint."""
 
     def __init__(self, folder):
-        self.tensors, self.metadata = read_golden(
-            folder / "a7_re2swin_actionformer_thumos.safetensors"
-        )
+        self.tensors, self.metadata = read_golden(folder / "a7_re2swin_actionformer_thumos.safetensors")
         path = folder / "a7_re2swin_actionformer_thumos.opentad_checkpoint.pth"
         self.checkpoint = torch.load(path, weights_only=True)
         pixels = self.tensors["frames"][:, 0].transpose(1, 2).float()  # [B, T, C, H, W]
@@ -305,9 +295,7 @@ def test_whole_detector_training_step(reference):
     output = model(reference.videos, reference.frame_mask, reference.labels())
     golden = reference.tensors
     for name, part in (("cls_loss", "classification"), ("reg_loss", "regression")):
-        torch.testing.assert_close(
-            output.loss_dict[part], golden[f"state_dict.train.{name}"], rtol=1e-4, atol=0
-        )
+        torch.testing.assert_close(output.loss_dict[part], golden[f"state_dict.train.{name}"], rtol=1e-4, atol=0)
     torch.testing.assert_close(output.loss, golden["state_dict.train.cost"], rtol=1e-4, atol=0)
     torch.testing.assert_close(
         model.criterion.normalizer,

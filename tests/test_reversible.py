@@ -33,9 +33,7 @@ class Network(nn.Module):
             )
 
         self.entries = nn.ModuleList([nn.Linear(3, width), nn.Linear(width, 2 * width)])
-        self.branches = nn.ModuleList(
-            nn.ModuleList(branch(size) for _ in range(depth)) for size in (width, 2 * width)
-        )
+        self.branches = nn.ModuleList(nn.ModuleList(branch(size) for _ in range(depth)) for size in (width, 2 * width))
         self.backprop, self.coupling = "plain", RE2TAL
         self.errors = ReconstructionErrors()
 
@@ -112,9 +110,7 @@ def test_rewired_skips_one_block_more():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "frozen", ["entries.0", "branches.0", "branches.0.1", "branches.1.0", "branches.1", "entries"]
-)
+@pytest.mark.parametrize("frozen", ["entries.0", "branches.0", "branches.0.1", "branches.1.0", "branches.1", "entries"])
 def test_frozen_parts(mode, frozen):
     network = Network().double()
     for name, parameter in network.named_parameters():
@@ -258,9 +254,7 @@ def test_second_derivative_is_refused():
 
 
 def test_distributed_with_unused_parameters(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         network = Network().double()
         network.unused = nn.Linear(2, 2)

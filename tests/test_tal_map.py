@@ -47,9 +47,7 @@ def annotated(video_id, *actions):
 def average_precisions(metric, predictions, references, thresholds, **arguments):
     """AP of each class at each threshold, and the mAP, by one call per threshold."""
     per_threshold = [
-        metric.compute(
-            predictions=predictions, references=references, tiou_thresholds=[t], **arguments
-        )
+        metric.compute(predictions=predictions, references=references, tiou_thresholds=[t], **arguments)
         for t in thresholds
     ]
     classes = per_threshold[0]["per_class"]
@@ -167,9 +165,7 @@ def test_hand_computed(tal_map, predictions, references, expected):
 def test_mean_over_thresholds_and_their_names(tal_map):
     predictions = [predicted("v", (0, 6, 3, 0.9), (0, 10, 3, 0.8))]
     references = [annotated("v", (0, 10, 3))]
-    results = tal_map.compute(
-        predictions=predictions, references=references, tiou_thresholds=np.linspace(0.3, 0.7, 5)
-    )
+    results = tal_map.compute(predictions=predictions, references=references, tiou_thresholds=np.linspace(0.3, 0.7, 5))
     assert results == {
         "map": pytest.approx(0.9),
         "map@0.3": 1.0,
@@ -235,8 +231,7 @@ def plain_average_precision(predictions, references, class_id, threshold):
         if label == class_id
     ]
     free = {
-        r["video_id"]: [s for s, n in zip(r["segments"], r["labels"], strict=True) if n == class_id]
-        for r in references
+        r["video_id"]: [s for s, n in zip(r["segments"], r["labels"], strict=True) if n == class_id] for r in references
     }
     num_references = sum(len(segments) for segments in free.values())
     precisions, hits = [], 0
@@ -271,13 +266,9 @@ def test_equals_a_plain_evaluator(tal_map, seed):
         predictions.append(predicted(f"v{video + 1}", *detections))
     thresholds = [0.25, 0.5, 0.75]
     ap, _ = average_precisions(tal_map, predictions, references, thresholds)
-    jointly = tal_map.compute(
-        predictions=predictions, references=references, tiou_thresholds=thresholds
-    )
+    jointly = tal_map.compute(predictions=predictions, references=references, tiou_thresholds=thresholds)
     for class_id in range(3):
-        expected = [
-            plain_average_precision(predictions, references, class_id, t) for t in thresholds
-        ]
+        expected = [plain_average_precision(predictions, references, class_id, t) for t in thresholds]
         assert 0 < expected[0] < 1
         assert ap[class_id] == pytest.approx(expected, abs=1e-12)
         assert jointly["per_class"][class_id] == pytest.approx(np.mean(expected), abs=1e-12)
@@ -315,10 +306,7 @@ def test_call_forms_agree(tal_map, tmp_path):
 @pytest.mark.parametrize("convert", [np.asarray, torch.tensor], ids=["numpy", "torch"])
 def test_arrays_are_accepted(tal_map, convert):
     def converted(rows):
-        return [
-            {name: value if name == "video_id" else convert(value) for name, value in row.items()}
-            for row in rows
-        ]
+        return [{name: value if name == "video_id" else convert(value) for name, value in row.items()} for row in rows]
 
     results = tal_map.compute(
         predictions=[*converted(PREDICTIONS), predicted("none")],
@@ -447,9 +435,7 @@ assert results == {"map": 0.5, "map@0.5": 1.0, "map@0.9": 0.0, "per_class": {2: 
 
 
 def test_loads_by_path_where_the_package_is_absent(tmp_path):
-    folder = shutil.copytree(
-        FOLDER, tmp_path / "tal_map", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    folder = shutil.copytree(FOLDER, tmp_path / "tal_map", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder)],
@@ -468,9 +454,7 @@ def test_documented_examples(tal_map, monkeypatch):
         ("README", (FOLDER / "README.md").read_text(encoding="utf-8")),
         ("inputs", tal_map.inputs_description),
     ):
-        examples = doctest.DocTestParser().get_doctest(
-            text.replace("```", ""), dict(names), title, title, 0
-        )
+        examples = doctest.DocTestParser().get_doctest(text.replace("```", ""), dict(names), title, title, 0)
         assert len(examples.examples) >= 4
         report = []
         outcome = doctest.DocTestRunner(verbose=False).run(examples, out=report.append)
@@ -495,9 +479,7 @@ def test_thumos_size_takes_seconds(tal_map):
             }
         )
     start = time.perf_counter()
-    results = tal_map.compute(
-        predictions=predictions, references=references, tiou_thresholds=[0.3, 0.4, 0.5, 0.6, 0.7]
-    )
+    results = tal_map.compute(predictions=predictions, references=references, tiou_thresholds=[0.3, 0.4, 0.5, 0.6, 0.7])
     assert time.perf_counter() - start < 30  # 3 s on an idle core
     assert 0 < results["map"] < 1
 
@@ -586,9 +568,7 @@ def test_micro_map_cleaned_is_opentad(tal_map, micro_map):
         data = from_activitynet(case, blocked=case.get("blocked_videos", ()))
         predictions, references, class_ids = data
         arguments = {"clean_references": True}
-        ap, mean = average_precisions(
-            tal_map, predictions, references, case["tiou_thresholds"], **arguments
-        )
+        ap, mean = average_precisions(tal_map, predictions, references, case["tiou_thresholds"], **arguments)
         assert_case(case, ap, mean, expected["ap"], class_ids)
         for t, row in zip(case["tiou_thresholds"], expected["mRecall_topk"], strict=True):
             results = tal_map.compute(
@@ -666,9 +646,7 @@ def thumos_style_rows(thumos_style):
 def test_thumos_style(tal_map, thumos_style, thumos_style_rows, clean_references):
     thresholds, top_k = thumos_style["tiou_thresholds"], thumos_style["top_k"].tolist()
     arguments = {"clean_references": clean_references, "top_k": top_k}
-    per_threshold = [
-        tal_map.compute(**thumos_style_rows, tiou_thresholds=[t], **arguments) for t in thresholds
-    ]
+    per_threshold = [tal_map.compute(**thumos_style_rows, tiou_thresholds=[t], **arguments) for t in thresholds]
     jointly = tal_map.compute(**thumos_style_rows, tiou_thresholds=thresholds, **arguments)
     ap = np.array([list(results["per_class"].values()) for results in per_threshold])
     mean = [jointly[f"map@{t:g}"] for t in thresholds]
@@ -690,26 +668,16 @@ def test_thumos_style(tal_map, thumos_style, thumos_style_rows, clean_references
 @pytest.mark.parametrize(
     ("name", "thresholds"), [("a10", np.linspace(0.5, 0.95, 10)), ("a11", np.linspace(0.5, 1, 11))]
 )
-def test_thumos_style_average_recall(
-    tal_map, thumos_style, thumos_style_rows, name, thresholds, max_proposals
-):
-    results = tal_map.compute(
-        **thumos_style_rows, tiou_thresholds=thresholds, max_proposals=max_proposals
-    )
+def test_thumos_style_average_recall(tal_map, thumos_style, thumos_style_rows, name, thresholds, max_proposals):
+    results = tal_map.compute(**thumos_style_rows, tiou_thresholds=thresholds, max_proposals=max_proposals)
     expected = {
         key.rsplit("/", 1)[1]: value
         for key, value in thumos_style.items()
         if key.startswith(f"ar/{name}/max{max_proposals}/opentad/")
     }
     np.testing.assert_allclose(list(results["ar"]), expected["proposals_per_video"], atol=1e-9)
-    np.testing.assert_allclose(
-        list(results["ar"].values()), expected["avg_recall"], atol=1e-9, rtol=0
-    )
+    np.testing.assert_allclose(list(results["ar"].values()), expected["avg_recall"], atol=1e-9, rtol=0)
     assert results["ar_auc"] == pytest.approx(float(expected["auc"]), abs=1e-9)
     for row in (0, len(thresholds) - 1):
-        one = tal_map.compute(
-            **thumos_style_rows, tiou_thresholds=[thresholds[row]], max_proposals=max_proposals
-        )
-        np.testing.assert_allclose(
-            list(one["ar"].values()), expected["recall"][row], atol=1e-9, rtol=0
-        )
+        one = tal_map.compute(**thumos_style_rows, tiou_thresholds=[thresholds[row]], max_proposals=max_proposals)
+        np.testing.assert_allclose(list(one["ar"].values()), expected["recall"][row], atol=1e-9, rtol=0)

@@ -80,9 +80,7 @@ def test_hard_nms_leaves_no_pair_that_overlaps():
         assert overlap.max() < 0.3
         rest = torch.nonzero(labels == label).squeeze(1)
         rest = rest[~torch.isin(rest, own)]
-        killers = (segment_iou(segments[rest], segments[own]) >= 0.3) & (
-            scores[rest, None] <= scores[own]
-        )
+        killers = (segment_iou(segments[rest], segments[own]) >= 0.3) & (scores[rest, None] <= scores[own])
         assert killers.any(dim=1).all()
 
 
@@ -90,9 +88,7 @@ def test_a_group_may_be_video_and_class_in_one_number():
     first = random_detections(60, num_classes=3, seed=1)
     second = random_detections(40, num_classes=3, seed=2)
     groups = torch.cat((first[2], second[2] + 1000))
-    kept, scores = soft_nms(
-        torch.cat((first[0], second[0])), torch.cat((first[1], second[1])), groups
-    )
+    kept, scores = soft_nms(torch.cat((first[0], second[0])), torch.cat((first[1], second[1])), groups)
     alone, alone_scores = soft_nms(*second)
     from_second = kept >= 60
     assert torch.equal(kept[from_second] - 60, alone)
@@ -125,9 +121,7 @@ def test_voting_per_class_equals_voting_alone():
     refined, _, found = suppress(segments, scores, labels, voting_threshold=0.6, max_detections=600)
     for label in range(3):
         own = labels == label
-        alone, _, _ = suppress(
-            segments[own], scores[own], labels[own], voting_threshold=0.6, max_detections=600
-        )
+        alone, _, _ = suppress(segments[own], scores[own], labels[own], voting_threshold=0.6, max_detections=600)
         torch.testing.assert_close(refined[found == label], alone)
 
 
@@ -268,17 +262,14 @@ def test_every_public_case_of_suppression(metric_goldens):
     for case in cases:
         name, index, params = case["name"], case["i"], case["params"]
         segments, scores, labels = (
-            torch.from_numpy(arrays[f"in/{case['input']}/{part}"])
-            for part in ("segs", "scores", "cls")
+            torch.from_numpy(arrays[f"in/{case['input']}/{part}"]) for part in ("segs", "scores", "cls")
         )
         if case["level"] != "batched_nms":
             options = {key: params[key] for key in ("sigma", "min_score") if key in params}
             if case["level"] == "softnms":
                 kept, _ = soft_nms(segments, scores, **options)
             else:
-                kept = hard_nms(
-                    segments, scores, iou_threshold=params["iou_threshold"], min_score=0
-                )
+                kept = hard_nms(segments, scores, iou_threshold=params["iou_threshold"], min_score=0)
             assert kept.tolist() == expected_rows(arrays, "ot", index)[3].tolist(), name
             compared += 1
             continue

@@ -199,7 +199,13 @@ def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
     ]  # fmt: skip
     run_script("evaluate.py", *arguments, "--video-scores", tmp_path / "scores.json")
     results = json.loads((tmp_path / "d.json").read_text())["results"]
-    assert {row["label"] for rows in results.values() for row in rows} <= {"Sway", "Pulse", "Bounce", "CircleClockwise", "CircleCounterclockwise"}
+    assert {row["label"] for rows in results.values() for row in rows} <= {
+        "Sway",
+        "Pulse",
+        "Bounce",
+        "CircleClockwise",
+        "CircleCounterclockwise",
+    }
     (tmp_path / "scores.json").write_text(json.dumps({"validation_000": {"Jump": 1.0}}))
     done = run_script("evaluate.py", *arguments, "--video-scores", tmp_path / "scores.json", check=False)
     assert done.returncode != 0
@@ -227,9 +233,7 @@ assert "re2tal_hf" not in sys.modules
 print("loaded", len(rows))
 """
     environment = {**os.environ, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "loaded" in done.stdout
 

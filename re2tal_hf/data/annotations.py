@@ -111,9 +111,7 @@ class RuleLog:
             finding, repair = RULES[rule]
             outcome = repair if repaired else "kept"
             example = self._first[rule]
-            logger.warning(
-                "%s: %s: %d %s, %s; first: %s", source, rule, count, finding, outcome, example
-            )
+            logger.warning("%s: %s: %d %s, %s; first: %s", source, rule, count, finding, outcome, example)
 
 
 @dataclass
@@ -186,9 +184,7 @@ def read_annotations(
         videos.append(_annotated_video(record, class_ids, rules, repair))
     rules.warn(source, repaired=repair)
     if not videos:
-        raise AnnotationError(
-            f"{source}: no video of the {len(records)} in subset {subset!r} has a file"
-        )
+        raise AnnotationError(f"{source}: no video of the {len(records)} in subset {subset!r} has a file")
     return AnnotationSet(videos, names, dict(rules.counts))
 
 
@@ -212,9 +208,7 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
         if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file():
             found.setdefault(path.stem, []).append(path)
     if not found:
-        raise FileNotFoundError(
-            f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})"
-        )
+        raise FileNotFoundError(f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
     return found
 
 
@@ -251,14 +245,10 @@ def repair_segments(
     return np.array(kept, dtype=np.float64).reshape(-1, 2), labels
 
 
-def _annotated_video(
-    record: _Record, class_ids: dict[str | int, int], rules: RuleLog, repair: bool
-) -> AnnotatedVideo:
+def _annotated_video(record: _Record, class_ids: dict[str | int, int], rules: RuleLog, repair: bool) -> AnnotatedVideo:
     segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
     labels = [class_ids[label] for label in record.labels]
-    video = AnnotatedVideo(
-        record.video_id, record.subset, record.path, record.duration, segments, labels
-    )
+    video = AnnotatedVideo(record.video_id, record.subset, record.path, record.duration, segments, labels)
     repaired, repaired_labels = repair_segments(video, video.duration, rules)
     return replace(video, segments=repaired, labels=repaired_labels) if repair else video
 
@@ -301,9 +291,9 @@ def _read_hub_folder(folder: Path) -> list[_Record]:
         # Given the folder, datasets would also split it by words in the names of the videos
         # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
         try:
-            rows = datasets.load_dataset(
-                "videofolder", data_dir=str(metadata.parent), data_files=["metadata.jsonl"]
-            )["train"]
+            rows = datasets.load_dataset("videofolder", data_dir=str(metadata.parent), data_files=["metadata.jsonl"])[
+                "train"
+            ]
         except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
             raise AnnotationError(f"{metadata}: cannot be read: {error}") from error
         split = "train" if metadata.parent == folder else metadata.parent.name
@@ -386,9 +376,7 @@ def _find_files(records: list[_Record], folder: Path) -> None:
             stem = Path(stem).stem
         found = files.get(stem) or files.get(f"v_{stem}") or []
         if len(found) > 1:
-            raise AnnotationError(
-                f"{folder}: several files for video {record.video_id!r}: {_some(found)}; keep one"
-            )
+            raise AnnotationError(f"{folder}: several files for video {record.video_id!r}: {_some(found)}; keep one")
         record.path = found[0] if found else None
     if all(record.path is None for record in records):
         raise AnnotationError(
@@ -407,17 +395,13 @@ def _label_names(records: list[_Record], source: Path) -> list[str]:
                     f" here and {ids[label]} elsewhere; give it one"
                 )
     if len({type(label) for label in ids}) > 1:
-        raise AnnotationError(
-            f"{source}: some labels are names and some are ids; use one kind, or give label_names"
-        )
+        raise AnnotationError(f"{source}: some labels are names and some are ids; use one kind, or give label_names")
     if any(label_id is None for label_id in ids.values()):
         return [str(label) for label in sorted(ids)]
     return [str(label) for label in sorted(ids, key=ids.__getitem__)]
 
 
-def _class_ids(
-    records: list[_Record], names: list[str], first_label_id: int, source: Path
-) -> dict[str | int, int]:
+def _class_ids(records: list[_Record], names: list[str], first_label_id: int, source: Path) -> dict[str | int, int]:
     """Map every label of the records, name or id, to its index in `names`."""
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):

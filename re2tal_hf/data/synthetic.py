@@ -127,10 +127,18 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a video shows; tracks in drawing order, the performing objects last."""
+    """Everything a video shows.
+
+    Attributes:
+        background: behind all objects.
+        passers: smaller objects that only cross.
+        performers: the objects that perform, drawn last, one at a time.
+        actions: what they perform, in order of time.
+    """
 
     background: Background
-    tracks: list[Track]
+    passers: list[Track]
+    performers: list[Track]
     actions: list[Episode]
 
 
@@ -190,9 +198,7 @@ def generate(
     return annotation_file
 
 
-def make_scene(
-    random: np.random.Generator, num_frames: int, *, frame_rate: float, size: tuple[int, int]
-) -> Scene:
+def make_scene(random: np.random.Generator, num_frames: int, *, frame_rate: float, size: tuple[int, int]) -> Scene:
     """Draws what happens in one video.
 
     Args:
@@ -204,23 +210,21 @@ def make_scene(
     times = np.arange(num_frames) / frame_rate
     duration = num_frames / frame_rate
     visits = _schedule(random, duration)
-    actors = [_perform(random, visit, times, size) for visit in visits]
     return Scene(
         background=_make_background(random, times, size),
-        tracks=_make_passers(random, times, duration, size) + actors,
+        passers=_make_passers(random, times, duration, size),
+        performers=[_perform(random, visit, times, size) for visit in visits],
         actions=[episode for visit in visits for episode in visit if episode.motion in MOTIONS],
     )
 
 
-def render(
-    random: np.random.Generator, scene: Scene, *, size: tuple[int, int]
-) -> Iterator[np.ndarray]:
+def render(random: np.random.Generator, scene: Scene, *, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Yields the frames of a scene, uint8 [H, W, 3] each; `random` gives the pixel noise."""
     num_frames = len(scene.background.pan)
     for first in range(0, num_frames, _FRAMES_AT_ONCE):
         frames = slice(first, min(first + _FRAMES_AT_ONCE, num_frames))
         image = _paint_background(random, scene.background, frames, size)
-        for track in scene.tracks:
+        for track in scene.passers + scene.performers:
             _paint(image, track, frames)
         yield from np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -236,9 +240,7 @@ def _check(
     if frame_rate < 8:
         raise ValueError(f"frame_rate is {frame_rate}: the fastest motion needs at least 8")
     if not SHORTEST_VIDEO <= durations[0] <= durations[1]:
-        raise ValueError(
-            f"durations is {durations}: must be (shortest, longest) with {SHORTEST_VIDEO} s or more"
-        )
+        raise ValueError(f"durations is {durations}: must be (shortest, longest) with {SHORTEST_VIDEO} s or more")
     if min(counts) < 0 or sum(counts) == 0:
         raise ValueError(f"numbers of videos are {counts}: none may be negative, nor all zero")
 
@@ -258,7 +260,7 @@ def _annotate(scene: Scene, subset: str, num_frames: int, frame_rate: float) -> 
 
 def _schedule(random: np.random.Generator, duration: float) -> list[list[Episode]]:
     """Splits a video into visits of one object each: idle, then one to three of (action, idle)."""
-    visits = []
+    visits: list[list[Episode]] = []
     time = random.uniform(0.0, FADE)
     while True:
         visit = []
@@ -279,9 +281,7 @@ def _schedule(random: np.random.Generator, duration: float) -> list[list[Episode
         time = idle_end
 
 
-def _perform(
-    random: np.random.Generator, visit: list[Episode], times: np.ndarray, size: tuple[int, int]
-) -> Track:
+def _perform(random: np.random.Generator, visit: list[Episode], times: np.ndarray, size: tuple[int, int]) -> Track:
     """Lets a new object live through a visit, each episode starting where the last one ended."""
     state = np.zeros((len(times), 3))
     place = _draw_place(random, size)
@@ -321,9 +321,7 @@ def _choose_target(
     return place + 0.25 * (target - place), length
 
 
-def _wobble(
-    random: np.random.Generator, motion: str, elapsed: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def _wobble(random: np.random.Generator, motion: str, elapsed: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """What an episode adds to the path before its envelope: float [n, 3]."""
     unit = _pixels_per_unit(size)
     if motion == "tremble":
@@ -356,9 +354,7 @@ def _make_passers(
     return tracks
 
 
-def _make_background(
-    random: np.random.Generator, times: np.ndarray, size: tuple[int, int]
-) -> Background:
+def _make_background(random: np.random.Generator, times: np.ndarray, size: tuple[int, int]) -> Background:
     unit = _pixels_per_unit(size)
     height, width = size
     frequency = unit * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -415,16 +411,15 @@ def _paint(image: np.ndarray, track: Track, frames: slice) -> None:
     image[visible] += cover[..., None] * (color - image[visible])
 
 
-def _write_video(
-    path: Path, frames: Iterator[np.ndarray], *, frame_rate: float, size: tuple[int, int]
-) -> None:
-    # One thread: x264 decides by the number of threads, and the bytes shall not.
+def _write_video(path: Path, frames: Iterator[np.ndarray], *, frame_rate: float, size: tuple[int, int]) -> None:
+    # The same bytes each time: one thread, and no "crf", whose macroblock tree differs from run to
+    # run in frames as small as these.
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        stream.options = {"crf": "18", "preset": "veryfast"}
+        stream.options = {"qp": "18", "preset": "veryfast"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -433,9 +428,7 @@ def _write_video(
 def _draw_look(random: np.random.Generator) -> Look:
     return Look(
         exponent=_choose(random, (1.0, 2.0, 6.0)),
-        colors=np.stack(
-            [random.uniform(*LIGHT_COLOR, size=3), random.uniform(*SHADED_COLOR, size=3)]
-        ),
+        colors=np.stack([random.uniform(*LIGHT_COLOR, size=3), random.uniform(*SHADED_COLOR, size=3)]),
         wave=(random.uniform(0.2, 0.4), random.uniform(0, 2 * np.pi), random.uniform(0, 2 * np.pi)),
     )
 

@@ -127,9 +127,7 @@ class Recipe:
 def recipe_names() -> list[str]:
     """Returns the names of the recipes in the package."""
     folder = resources.files("re2tal_hf") / "recipes"
-    return sorted(
-        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -148,9 +146,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     elif Path(name).is_file():
         text = Path(name).read_text()
     else:
-        raise ValueError(
-            f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}."
-        )
+        raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
     values = yaml.safe_load(text) or {}
     for override in overrides:
         path, separator, value = override.partition("=")

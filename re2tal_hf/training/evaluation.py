@@ -36,7 +36,7 @@ def localize_videos(
 
     Args:
         pipe ([`TemporalActionLocalizationPipeline`]): Model and processor.
-        videos (`Sequence[AnnotatedVideo]`): With their paths.
+        videos (`Sequence[AnnotatedVideo]`): Those without a file are left without detections.
         accelerator (`Accelerator`, *optional*): Of a distributed run.
         video_scores (`Mapping`, *optional*): Scores of an external video classifier: class id to score, by `video_id`.
         settings: Passed to the pipeline.
@@ -48,12 +48,9 @@ def localize_videos(
         ValueError: if `video_scores` lacks a video.
     """
     if video_scores is not None and (missing := {v.video_id for v in videos} - video_scores.keys()):
-        raise ValueError(
-            f"The video scores lack {len(missing)} videos, for example {min(missing)!r}."
-        )
-    process, count = (
-        (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    )
+        raise ValueError(f"The video scores lack {len(missing)} videos, for example {min(missing)!r}.")
+    videos = [video for video in videos if video.path is not None]
+    process, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     found: list[tuple[str, list[dict[str, Any]]]] = []
     for video in tqdm(videos[process::count], desc="localizing", disable=process > 0, leave=False):
         if video_scores is not None:
@@ -78,8 +75,7 @@ def mean_average_precision(
     ids = {name: index for index, name in enumerate(names)}
     metric = evaluate.load(str(resources.files("re2tal_hf") / "metrics" / "tal_map"))
     references = [
-        {"video_id": v.video_id, "segments": v.segments.tolist(), "labels": list(v.labels)}
-        for v in annotations.videos
+        {"video_id": v.video_id, "segments": v.segments.tolist(), "labels": list(v.labels)} for v in annotations.videos
     ]
     predictions = [
         {
@@ -91,9 +87,7 @@ def mean_average_precision(
         for video in annotations.videos
         for rows in [detections.get(video.video_id, [])]
     ]
-    result = metric.compute(
-        predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds)
-    )
+    result = metric.compute(predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds))
     result["per_class"] = {names[index]: value for index, value in result["per_class"].items()}
     return result
 
@@ -104,10 +98,7 @@ def submission(detections: Detections) -> dict[str, Any]:
         "version": "VERSION 1.3",
         "external_data": {},
         "results": {
-            video_id: [
-                {"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]}
-                for r in rows
-            ]
+            video_id: [{"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]} for r in rows]
             for video_id, rows in detections.items()
         },
     }

@@ -30,9 +30,7 @@ def load_backbone_weights(backbone: nn.Module, source: str) -> None:
     shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
     if missing or shapes:
         wrong = f"lacks {missing[:3]}" if missing else f"has other shapes for {shapes[:3]}"
-        raise ValueError(
-            f"{source} does not fit the backbone: it {wrong}; check the sizes in model.backbone_config."
-        )
+        raise ValueError(f"{source} does not fit the backbone: it {wrong}; check the sizes in model.backbone_config.")
     if unused := sorted(state.keys() - own.keys()):
         logger.info("Not used of %s: %s", source, unused)
     backbone.load_state_dict({name: state[name] for name in own})

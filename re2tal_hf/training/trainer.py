@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -79,14 +79,13 @@ class Trainer:
             gradient_accumulation_steps=arguments.gradient_accumulation,
             log_with=arguments.trackers or None,
             project_config=ProjectConfiguration(project_dir=str(self.folder)),
-            dataloader_config=DataLoaderConfiguration(
-                use_seedable_sampler=True, data_seed=recipe.seed
-            ),
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         )
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
-        self.training_set = self._annotations(recipe.data.training_subset)
-        self.validation_set = self._annotations(recipe.data.validation_subset)
+        self.training_set = self._annotations(recipe.data.training_subset, repair=True)
+        # The metric's rules keep the benchmark's ground truth as it is.
+        self.validation_set = self._annotations(recipe.data.validation_subset, repair=False)
         self._build_model()
         self._build_data()
         self._prepare()
@@ -96,15 +95,13 @@ class Trainer:
         if self.resume and not checkpoint.is_dir():
             raise ValueError(f"There is nothing to resume from: {checkpoint} does not exist.")
         if not self.resume and (self.folder / "recipe.yaml").exists():
-            raise ValueError(
-                f"{self.folder} already holds a run: resume it with --resume, or choose another folder."
-            )
+            raise ValueError(f"{self.folder} already holds a run: resume it with --resume, or choose another folder.")
 
-    def _annotations(self, subset: str) -> AnnotationSet:
+    def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
         data = self.recipe.data
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
-        found = read_annotations(data.annotations, subset=subset, video_folder=data.videos)
+        found = read_annotations(data.annotations, subset=subset, video_folder=data.videos, repair=repair)
         return found.class_agnostic() if data.class_agnostic else found
 
     def _build_model(self) -> None:
@@ -121,23 +118,23 @@ class Trainer:
 
     def _build_data(self) -> None:
         data = self.recipe.data
-        windows = TrainingWindows(
+        self.windows = TrainingWindows(
             self.training_set.videos,
             self.processor,
             augmentation=Augmentation(**self.recipe.augmentation),
             windows_per_video=data.windows_per_video,
             seconds_per_window=data.seconds_per_window,
             truncation_threshold=data.truncation_threshold,
-            crop_ratio=tuple(data.crop_ratio) if data.crop_ratio else None,
+            crop_ratio=(data.crop_ratio[0], data.crop_ratio[1]) if data.crop_ratio else None,
             max_unreadable=data.max_unreadable,
             cache=data.cache,
             seed=self.recipe.seed,
         )
-        self.loader = DataLoader(
-            windows,
+        self.loader: Any = DataLoader(
+            self.windows,
             batch_size=self.recipe.training.batch_size,
             shuffle=True,
-            drop_last=len(windows) > self.recipe.training.batch_size,
+            drop_last=len(self.windows) > self.recipe.training.batch_size,
             collate_fn=collate,
             num_workers=data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -146,9 +143,7 @@ class Trainer:
     def _prepare(self) -> None:
         arguments = self.recipe.training
         optimizer = build_optimizer(self.plain_model, arguments)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(
-            self.plain_model, optimizer, self.loader
-        )
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(self.plain_model, optimizer, self.loader)
         updates = math.ceil(len(self.loader) / arguments.gradient_accumulation)
         # Accelerate's own wrapper would step once for each process.
         self.schedule = build_schedule(optimizer, arguments, updates)
@@ -165,9 +160,7 @@ class Trainer:
         """Trains to the end of the recipe and returns the last metrics."""
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "recipe.yaml").write_text(
-                yaml.safe_dump(self.recipe.to_dict(), sort_keys=False)
-            )
+            (self.folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
         if self.resume:
             self.accelerator.load_state(str(self.folder / "checkpoint"))
         if self.recipe.training.trackers:
@@ -190,15 +183,13 @@ class Trainer:
         arguments = self.recipe.evaluation
         if epochs == self.recipe.training.epochs:
             return True
-        return (
-            arguments.epochs > 0
-            and epochs >= arguments.start_epoch
-            and epochs % arguments.epochs == 0
-        )
+        return arguments.epochs > 0 and epochs >= arguments.start_epoch and epochs % arguments.epochs == 0
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
+        # Accelerate hands the epoch to the sampler, and not in all cases to the data set.
         self.loader.set_epoch(epoch)
+        self.windows.set_epoch(epoch)
         sums: dict[str, float] = defaultdict(float)
         bar = tqdm(
             self.loader,
@@ -231,9 +222,7 @@ class Trainer:
                 )
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients and arguments.max_gradient_norm:
-                self.accelerator.clip_grad_norm_(
-                    self.model.parameters(), arguments.max_gradient_norm
-                )
+                self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_gradient_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         if self.accelerator.sync_gradients:
@@ -242,12 +231,14 @@ class Trainer:
                 self.schedule.step()
                 if self.average is not None:
                     self.average.update_parameters(self.plain_model)
-        return {"loss": output.loss.item(), **{n: v.item() for n, v in output.loss_dict.items()}}
+        return {"loss": float(output.loss), **{n: float(v) for n, v in output.loss_dict.items()}}
 
     @property
     def evaluated_model(self) -> Re2TALForTemporalActionLocalization:
         """The averaged model where there is one, else the model itself."""
-        return self.average.module if self.average is not None else self.plain_model
+        if self.average is None:
+            return self.plain_model
+        return cast(Re2TALForTemporalActionLocalization, self.average.module)
 
     def _evaluate(self) -> dict[str, Any]:
         model = self.evaluated_model.eval()
@@ -264,9 +255,7 @@ class Trainer:
             )
         metrics: dict[str, Any] = {}
         if self.accelerator.is_main_process:
-            metrics = mean_average_precision(
-                detections, self.validation_set, arguments.tiou_thresholds
-            )
+            metrics = mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
             metrics["epoch"] = self.progress.epoch
             self._save_model("last", pipe, metrics, submission(detections))
             if metrics["map"] > self.progress.best:
@@ -303,9 +292,7 @@ class Trainer:
         shown = ("epoch", "loss", "map", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
-        self.accelerator.log(
-            {n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"]
-        )
+        self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
 
 
 def replace_folder(folder: Path, complete: Path) -> None:

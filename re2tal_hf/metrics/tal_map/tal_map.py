@@ -222,9 +222,7 @@ def average_precision(
     """
     matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
     for prediction_rows, reference_rows in _groups(predictions, references):
-        overlaps = temporal_iou(
-            predictions.times[prediction_rows], references.times[reference_rows]
-        )
+        overlaps = temporal_iou(predictions.times[prediction_rows], references.times[reference_rows])
         matched[:, prediction_rows] = _match(overlaps, thresholds)
 
     class_ids, num_references = np.unique(references.labels, return_counts=True)
@@ -256,9 +254,7 @@ def top_k_recall(
     class_ids, num_references = np.unique(references.labels, return_counts=True)
     found = np.zeros((len(thresholds), len(top_k), len(class_ids)))
     for prediction_rows, reference_rows in _groups(predictions, references):
-        overlaps = temporal_iou(
-            predictions.times[prediction_rows], references.times[reference_rows]
-        )
+        overlaps = temporal_iou(predictions.times[prediction_rows], references.times[reference_rows])
         column = np.searchsorted(class_ids, references.labels[reference_rows[0]])
         for position, k in enumerate(top_k):
             best = overlaps[: k * len(reference_rows)].max(axis=0, initial=0.0)
@@ -310,9 +306,7 @@ def average_recall(
 
 def _groups(predictions: Segments, references: Segments) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The rows of predictions and of references for each video and class with ground truth."""
-    class_ids, classes = np.unique(
-        np.concatenate([predictions.labels, references.labels]), return_inverse=True
-    )
+    class_ids, classes = np.unique(np.concatenate([predictions.labels, references.labels]), return_inverse=True)
     keys = np.concatenate([predictions.videos, references.videos]) * len(class_ids) + classes
     prediction_keys, reference_keys = np.split(keys, [len(predictions.labels)])
     prediction_order = np.argsort(prediction_keys, kind="stable")
@@ -409,9 +403,7 @@ def _real_rows(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str
     seen: set[str] = set()
     for row in real_rows:
         if row["video_id"] in seen:
-            raise ValueError(
-                f"{name} hold video {row['video_id']!r} twice; merge its segments into one entry"
-            )
+            raise ValueError(f"{name} hold video {row['video_id']!r} twice; merge its segments into one entry")
         seen.add(row["video_id"])
     return real_rows
 
@@ -424,9 +416,7 @@ def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[d
             raise ValueError(f"{name}[{position}] must be a dict, got {type(row).__name__}")
         video_id = row.get("video_id")
         if not isinstance(video_id, str) or not video_id:
-            raise ValueError(
-                f"{name}[{position}]: video_id must be a non-empty str, got {video_id!r}"
-            )
+            raise ValueError(f"{name}[{position}]: video_id must be a non-empty str, got {video_id!r}")
         where = f"{name} of video {video_id!r}"
         missing = [field for field in _FEATURES[name] if field not in row]
         if missing:
@@ -437,11 +427,7 @@ def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[d
 
 def _checked_fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, list]:
     """Segments, labels and, of predictions, scores as plain lists of the declared types."""
-    arrays = {
-        field: _checked_array(row[field], field, where)
-        for field in _FEATURES[name]
-        if field != "video_id"
-    }
+    arrays = {field: _checked_array(row[field], field, where) for field in _FEATURES[name] if field != "video_id"}
     segments = arrays["segments"]
     for field, array in arrays.items():
         if len(array) != len(segments):
@@ -474,9 +460,7 @@ def _checked_thresholds(tiou_thresholds: Sequence[float]) -> np.ndarray:
     thresholds = np.asarray(tiou_thresholds, dtype=np.float64)
     valid = thresholds.ndim == 1 and ((thresholds > 0) & (thresholds <= 1)).all()
     if not valid or len(np.unique(thresholds)) != len(thresholds) or len(thresholds) == 0:
-        raise ValueError(
-            f"tiou_thresholds must be a list of different numbers in (0, 1], got {tiou_thresholds}"
-        )
+        raise ValueError(f"tiou_thresholds must be a list of different numbers in (0, 1], got {tiou_thresholds}")
     return thresholds
 
 

@@ -1,0 +1,390 @@
+"""Training windows: pieces of annotated videos, drawn anew in every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..video_processing_re2tal import Re2TALVideoProcessor, Window
+from ..video_reader import Resize, VideoReader, VideoReadError
+from .annotations import AnnotatedVideo, RuleLog, repair_segments
+from .augmentation import Augmentation
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "torchcodec", "pyav"]
+
+
+class UnreadableVideosError(RuntimeError):
+    """More videos are unreadable than `max_unreadable` allows."""
+
+
+class TrainingWindows(Dataset[dict[str, Any]]):
+    """Windows of annotated videos, with the segments in them in frames of the window.
+
+    With `processor.sampling == "resized"` a window is the whole video. With "sliding" it is a
+    random crop of `processor.num_frames` frames at `processor.frame_rate`, drawn as ActionFormer
+    does (arXiv 2202.07925, `truncate_feats` of its implementation): crops are drawn until one keeps
+    an action, and an action is kept, clipped to the crop, where at least `truncation_threshold` of
+    its length lies inside. A video that fits into one window gives a crop of a share of
+    `crop_ratio` of itself. Windows shorter than `processor.num_frames` are padded and masked.
+
+    An item is `pixel_values_videos` float `[T, C, H, W]`, `frame_mask` bool `[T]` and `labels`, a
+    dict of `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`. It depends on the
+    seed, the epoch and the index only, not on the number of workers.
+
+    Every file is opened once at the start, for its true duration. A file that cannot be opened then
+    is left out; one that fails later, in any worker, is replaced by a window of another video. Each
+    is reported in one warning and counted.
+
+    Args:
+        videos: With their `path`, as `read_annotations` gives them.
+        processor: Says how windows are sampled and frames are prepared.
+        augmentation: Of the frames; default none.
+        windows_per_video: Windows drawn from each video in an epoch, or from each stretch of
+            `seconds_per_window` of it where that is given.
+        seconds_per_window: Makes long videos give more windows than short ones.
+        truncation_threshold: Share of an action that must lie in the window, in (0, 1].
+        crop_ratio: Range of the share kept of a video that fits into one window; `None`: all of it.
+        max_attempts: Crops drawn at most in search of an action; the first one if none has any.
+        seed: Of all draws.
+        max_unreadable: Largest share of unreadable videos with which training goes on.
+        cache: Folder for decoded frames (see `FrameCache`), for when training waits for decoding.
+        backend: Of the `VideoReader`.
+
+    Attributes:
+        videos: The readable videos with measured durations and segments clipped to them.
+        counts: How often each rule of `annotations.RULES` was met once the durations were measured.
+
+    Raises:
+        ValueError: Settings out of range, no videos, or a video without a path.
+        UnreadableVideosError: Too many videos cannot be read; also while items are read.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[AnnotatedVideo],
+        processor: Re2TALVideoProcessor,
+        *,
+        augmentation: Augmentation | None = None,
+        windows_per_video: int = 1,
+        seconds_per_window: float | None = None,
+        truncation_threshold: float = 0.75,
+        crop_ratio: tuple[float, float] | None = (0.9, 1.0),
+        max_attempts: int = 200,
+        seed: int = 0,
+        max_unreadable: float = 0.05,
+        cache: str | Path | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        self.processor = processor
+        self.augmentation = augmentation
+        self.windows_per_video = windows_per_video
+        self.seconds_per_window = seconds_per_window
+        self.truncation_threshold = truncation_threshold
+        self.crop_ratio = crop_ratio
+        self.max_attempts = max_attempts
+        self.seed = seed
+        self.max_unreadable = max_unreadable
+        self.backend: Backend = backend
+        self._cache = None if cache is None else FrameCache(cache)
+        self._check_settings(videos)
+        # Shared with the workers, so that they see the epoch and each other's unreadable videos.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._num_given = len(videos)
+        self.videos, self.counts = self._open_all(videos)
+        self._failed = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
+        self._check_share_of_unreadable()
+        self._video_of_window = np.repeat(
+            np.arange(len(self.videos)), [self._num_windows(video) for video in self.videos]
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the items those of `epoch`; call before iterating over a loader."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def num_unreadable(self) -> int:
+        """Videos found unreadable so far, at the start and by any worker."""
+        return self._num_given - len(self.videos) + int(self._failed.sum())
+
+    def __len__(self) -> int:
+        return len(self._video_of_window)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = int(self._video_of_window[index])
+        seeds = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self)))
+        generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        while True:
+            try:
+                return self._draw(self.videos[number], generator)
+            except VideoReadError as error:
+                self._report_unreadable(number, error)
+            number = int(torch.randint(len(self.videos), (), generator=generator))
+
+    def draw_window(self, video: AnnotatedVideo, generator: torch.Generator) -> tuple[Window, dict[str, Tensor]]:
+        """Draw a window of a video and find the actions in it, without decoding anything.
+
+        Args:
+            video: One of `videos`.
+            generator: Source of the draw.
+
+        Returns:
+            The window, and its labels: `segments` float32 `[N, 2]` in frames, clipped to the
+            window, and `class_labels` long `[N]`.
+        """
+        whole = self._whole(video)
+        start, num_frames = 0, whole.num_frames
+        segments = torch.from_numpy(video.segments) * whole.frame_rate
+        kept = torch.ones(len(segments), dtype=torch.bool)
+        if self.processor.sampling == "sliding":
+            start, num_frames, kept = self._draw_crop(whole.num_frames, segments, generator)
+        window = replace(whole, start=start / whole.frame_rate, num_frames=num_frames)
+        labels = {
+            "segments": (segments[kept] - start).clamp(0, num_frames).float(),
+            "class_labels": torch.tensor(video.labels, dtype=torch.long)[kept],
+        }
+        return window, labels
+
+    def _draw_crop(self, total: int, segments: Tensor, generator: torch.Generator) -> tuple[int, int, Tensor]:
+        """First frame and length of a crop of `total` frames, and which actions it keeps."""
+        length = min(total, self.processor.num_frames)
+        if length == total and self.crop_ratio is not None:
+            low, high = (max(1, round(ratio * total)) for ratio in self.crop_ratio)
+            length = int(torch.randint(low, high + 1, (), generator=generator))
+        starts = torch.randint(total - length + 1, (self.max_attempts, 1), generator=generator)
+        inside = segments[:, 1].minimum(starts + length) - segments[:, 0].maximum(starts)
+        kept = inside >= self.truncation_threshold * (segments[:, 1] - segments[:, 0])
+        first_with_action = int(kept.any(dim=1).int().argmax())
+        return int(starts[first_with_action]), length, kept[first_with_action]
+
+    def _draw(self, video: AnnotatedVideo, generator: torch.Generator) -> dict[str, Any]:
+        window, labels = self.draw_window(video, generator)
+        reader = _TrainingReader(self, video, labels["class_labels"].tolist(), generator)
+        # The processor asks its reader for frames at times, and for no more than that.
+        inputs = self.processor.read_window(cast(VideoReader, reader), window)
+        return {**inputs, "labels": labels}
+
+    def _decode(self, video: AnnotatedVideo, times: Sequence[float], resize: Resize) -> Tensor:
+        """Frames uint8 `[T, C, H, W]` at times of the sampling rate, cached if so set."""
+        assert video.path is not None
+        if self._cache is None:
+            with VideoReader(video.path, backend=self.backend) as reader:
+                return reader.frames_at(times, resize=resize)
+        whole = self._whole(video)
+        all_times = np.arange(whole.num_frames) / whole.frame_rate
+        preparation = " ".join(
+            str(getattr(self.processor, name))
+            for name in ("do_resize", "size", "resample", "do_center_crop", "crop_size")
+        )
+        cached = self._cache.frames(
+            video.path, all_times, resize, f"{preparation} {self._crops_at_random}", self.backend
+        )
+        return torch.from_numpy(cached[np.rint(np.multiply(times, whole.frame_rate)).astype(int)])
+
+    def _resize_without_crop(self, frames: Tensor) -> Tensor:
+        if not self.processor.do_resize:
+            return frames
+        return self.processor.resize(frames, self.processor.size, resample=self.processor.resample)
+
+    @property
+    def _crops_at_random(self) -> bool:
+        return self.augmentation is not None and self.augmentation.crop_scale is not None
+
+    @property
+    def _frame_size(self) -> tuple[int, int] | None:
+        """(height, width) of the frames of an item; `None` where they follow those of the video."""
+        if self.processor.do_center_crop:
+            return self.processor.crop_size.height, self.processor.crop_size.width
+        return self.processor.decode_size
+
+    def _whole(self, video: AnnotatedVideo) -> Window:
+        """All frames of a video at the sampling rate, as one window."""
+        assert video.duration is not None
+        last = self.processor.windows(video.video_id, video.duration)[-1]
+        num_frames = round(last.start * last.frame_rate) + last.num_frames
+        return replace(last, start=0.0, num_frames=num_frames)
+
+    def _num_windows(self, video: AnnotatedVideo) -> int:
+        if self.seconds_per_window is None:
+            return self.windows_per_video
+        assert video.duration is not None
+        return self.windows_per_video * math.ceil(video.duration / self.seconds_per_window)
+
+    def _open_all(self, videos: Sequence[AnnotatedVideo]) -> tuple[list[AnnotatedVideo], dict[str, int]]:
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            durations = list(pool.map(_duration, [video.path for video in videos]))
+        rules = RuleLog()
+        readable = []
+        for video, duration in zip(videos, durations, strict=True):
+            if isinstance(duration, VideoReadError):
+                logger.warning("unreadable video: %s", duration)
+                continue
+            measured = replace(video, duration=duration)
+            tolerance = 1 / self._whole(measured).frame_rate
+            segments, labels = repair_segments(measured, duration, rules, tolerance=tolerance)
+            readable.append(replace(measured, segments=segments, labels=labels))
+        rules.warn("training videos")
+        return readable, dict(rules.counts)
+
+    def _report_unreadable(self, number: int, error: VideoReadError) -> None:
+        if not self._failed[number]:
+            self._failed[number] = True
+            logger.warning("unreadable video: %s", error)
+        self._check_share_of_unreadable()
+
+    def _check_share_of_unreadable(self) -> None:
+        count, total = self.num_unreadable, self._num_given
+        if count > self.max_unreadable * total or count == total:
+            raise UnreadableVideosError(
+                f"{count} of {total} videos cannot be read, more than the share of"
+                f" {self.max_unreadable:g} that max_unreadable allows; each is named in a warning"
+                " above. Repair or remove them, or raise max_unreadable."
+            )
+
+    def _check_settings(self, videos: Sequence[AnnotatedVideo]) -> None:
+        if not videos:
+            raise ValueError("there are no videos to draw windows from")
+        without_path = [video.video_id for video in videos if video.path is None]
+        if without_path:
+            raise ValueError(
+                f"{len(without_path)} videos have no file (first: {without_path[0]!r});"
+                " give read_annotations the video_folder"
+            )
+        low, high = (1, 1) if self.crop_ratio is None else self.crop_ratio
+        fitting = {
+            "windows_per_video": self.windows_per_video >= 1,
+            "seconds_per_window": self.seconds_per_window is None or self.seconds_per_window > 0,
+            "truncation_threshold": 0 < self.truncation_threshold <= 1,
+            "crop_ratio": 0 < low <= high <= 1,
+            "max_attempts": self.max_attempts >= 1,
+            "seed": self.seed >= 0,
+            "max_unreadable": 0 <= self.max_unreadable <= 1,
+        }
+        for name, fits in fitting.items():
+            if not fits:
+                raise ValueError(f"{name} is out of range: {getattr(self, name)}")
+
+
+class FrameCache:
+    """Decoded frames of whole videos on disk, so that every epoch but the first only reads them.
+
+    One `.npy` file a video, uint8 `[N, C, H, W]`, at the sampling rate and after resizing:
+    3 * H * W bytes a frame, so 34 MB for a minute at 15 frames per second and 112x112, and 160 GB
+    for 20 hours at 224x224. Files are named by all that decides their content (path, size and time
+    of change of the video, times, resizing), so a changed video or setting is decoded anew; what it
+    replaces stays until someone deletes the folder, which is safe between runs.
+
+    Args:
+        folder: Made where it does not exist. Several processes may use it at once.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def frames(self, path: Path, times: np.ndarray, resize: Resize, preparation: str, backend: Backend) -> np.ndarray:
+        """Frames of a video, decoded at the first call and only memory-mapped at later ones.
+
+        Args:
+            path: The video.
+            times: Seconds of the frames, `[N]`.
+            resize: As `VideoReader.frames_at` takes it.
+            preparation: Names what `resize` does; with another name frames are decoded anew.
+            backend: Of the `VideoReader`.
+
+        Returns:
+            uint8 `[N, C, H, W]`, read-only.
+
+        Raises:
+            VideoReadError: The file is gone or a frame does not decode; nothing is stored then.
+        """
+        if not path.is_file():
+            raise VideoReadError(f"{path}: there is no such file; check the path.")
+        status = path.stat()
+        key = [str(path.resolve()), status.st_size, status.st_mtime_ns, times.tolist(), preparation]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+        entry = self.folder / f"{path.stem}.{digest}.npy"
+        if not entry.exists():
+            # Written under another name first: a run that is cut off leaves no half entry behind.
+            partial = self.folder / f"{digest}.{uuid.uuid4().hex}.partial"
+            try:
+                with VideoReader(path, backend=backend) as reader, partial.open("wb") as file:
+                    _write_frames(file, reader, times, resize)
+                partial.replace(entry)
+            finally:
+                partial.unlink(missing_ok=True)
+        return np.load(entry, mmap_mode="r")
+
+
+def _write_frames(file: BinaryIO, reader: VideoReader, times: np.ndarray, resize: Resize) -> None:
+    """Write frames as an array in numpy's format, a few at a time."""
+    for first in range(0, len(times), 64):
+        frames = reader.frames_at(times[first : first + 64].tolist(), resize=resize)
+        if first == 0:
+            shape = (len(times), *frames.shape[1:])
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(frames.contiguous().numpy().data)
+
+
+class _TrainingReader:
+    """Stands in for the `VideoReader` of one item: its frames are augmented."""
+
+    def __init__(
+        self,
+        windows: TrainingWindows,
+        video: AnnotatedVideo,
+        class_ids: list[int],
+        generator: torch.Generator,
+    ) -> None:
+        self._windows = windows
+        self._video = video
+        self._class_ids = class_ids
+        self._generator = generator
+
+    def frames_at(self, times: Sequence[float], *, resize: Resize) -> Tensor:
+        """As `VideoReader.frames_at`."""
+        windows = self._windows
+        if windows._crops_at_random:
+            resize = windows._resize_without_crop
+        frames = windows._decode(self._video, times, resize)
+        if windows.augmentation is None:
+            return frames
+        return windows.augmentation(frames, windows._frame_size, labels=self._class_ids, generator=self._generator)
+
+
+def _duration(path: Path | None) -> float | VideoReadError:
+    """Seconds of a video, or why it cannot be read."""
+    assert path is not None
+    try:
+        with VideoReader(path, backend="pyav") as reader:
+            return reader.duration
+    except VideoReadError as error:
+        return error
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put items of `TrainingWindows` into a batch.
+
+    Args:
+        items: `labels` and tensors of one shape for each name.
+
+    Returns:
+        The tensors stacked, `[B, ...]`, and `labels` as a list of dicts.
+    """
+    tensors = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "labels"}
+    return {**tensors, "labels": [item["labels"] for item in items]}

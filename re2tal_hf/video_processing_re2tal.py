@@ -1,0 +1,395 @@
+"""Video files to tensors for the model, and the model's detections back to seconds of the video.
+
+The only place where seconds become frames of a window and frames become seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    PILImageResampling,
+)
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoInput
+
+from .temporal_segments import assign_video_classes, suppress
+from .video_reader import VideoReader
+
+ClassScores = Mapping[int, float] | Tensor
+
+# Not settings, but part of a saved processor.
+SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a video that goes through the model at once.
+
+    Frame `k` of the window is the frame on screen at `start + k / frame_rate` seconds.
+
+    Attributes:
+        video_id: of the video.
+        start: second of the video at which the window begins.
+        frame_rate: frames per second inside the window.
+        num_frames: frames of the video in it, without padding.
+        duration: seconds of the whole video.
+    """
+
+    video_id: str
+    start: float
+    frame_rate: float
+    num_frames: int
+    duration: float
+
+
+class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
+    """Settings on top of those of every video processor; see `Re2TALVideoProcessor`."""
+
+    sampling: Literal["sliding", "resized"]
+    frame_rate: float
+    window_overlap: float
+    score_threshold: float
+    max_candidates: int
+    nms_method: Literal["soft", "hard", "none"]
+    nms_sigma: float
+    nms_iou_threshold: float
+    nms_min_score: float
+    nms_per_class: bool
+    voting_threshold: float | None
+    max_detections: int
+    num_video_classes: int
+
+
+class Re2TALVideoProcessor(BaseVideoProcessor):
+    """Prepares videos for Re2TAL models and turns what they find into seconds.
+
+    Clips that are in memory go through `processor(clips)`. Files are read by window: `windows`
+    plans them, `read_window` decodes one.
+
+    Args:
+        size: of the frames, `{"height", "width"}` (the whole picture is squeezed into it) or
+            `{"shortest_edge"}` together with `do_center_crop` and `crop_size`.
+        sampling: "sliding" for windows at a fixed frame rate, "resized" for one window of frames
+            spread evenly over the whole video.
+        frame_rate: frames per second of a sliding window.
+        num_frames: frames of a window.
+        window_overlap: share of a sliding window that the next one repeats, in [0, 1).
+        score_threshold: candidates that score less are dropped before the suppression.
+        max_candidates: best candidates of each window that take part in the suppression.
+        nms_method: "soft" (gaussian), "hard" or "none".
+        nms_sigma: of soft-NMS.
+        nms_iou_threshold: of hard NMS.
+        nms_min_score: detections whose score has sunk below are dropped.
+        nms_per_class: whether only segments of the same class suppress each other.
+        voting_threshold: tIoU from which candidates refine the segments kept; None for no voting.
+        max_detections: segments kept for each video.
+        num_video_classes: classes that an external video classifier gives to each segment.
+        kwargs: of `BaseVideoProcessor`: `do_resize`, `resample`, `image_mean`, `image_std`, ...
+
+    Raises:
+        TypeError: if a setting is unknown.
+        ValueError: if a setting is out of range.
+    """
+
+    valid_kwargs = Re2TALVideoProcessorKwargs
+    model_input_names = ["pixel_values_videos", "frame_mask"]
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size: Any = {"height": 224, "width": 224}
+    crop_size: Any = {"height": 224, "width": 224}
+    do_convert_rgb = True
+    do_resize = True
+    do_center_crop = False
+    do_rescale = True
+    do_normalize = True
+    do_sample_frames = False
+
+    sampling: Literal["sliding", "resized"] = "sliding"
+    frame_rate = 15.0
+    num_frames = 256
+    window_overlap = 0.5
+    score_threshold = 0.001
+    max_candidates = 2000
+    nms_method: Literal["soft", "hard", "none"] = "soft"
+    nms_sigma = 0.5
+    nms_iou_threshold = 0.5
+    nms_min_score = 0.001
+    nms_per_class = True
+    voting_threshold: float | None = None
+    max_detections = 200
+    num_video_classes = 2
+
+    def __init__(self, **kwargs: Unpack[Re2TALVideoProcessorKwargs]) -> None:
+        if unknown := kwargs.keys() - self.valid_kwargs.__annotations__.keys() - SERVICE_KEYS:
+            raise TypeError(f"Re2TALVideoProcessor has no settings named {sorted(unknown)}.")
+        super().__init__(**kwargs)
+        self._validate_settings()
+
+    @property
+    def decode_size(self) -> tuple[int, int] | None:
+        """Height and width for a `VideoReader`, where a fixed size is all the resizing there is."""
+        if self.do_center_crop or not (self.do_resize and self.size.height and self.size.width):
+            return None
+        return self.size.height, self.size.width
+
+    def windows(self, video_id: str, duration: float, *, overlap: float | None = None) -> list[Window]:
+        """Plans the windows that cover a video.
+
+        The last sliding window ends with the video, so that it may overlap more than the others. A
+        video shorter than a window makes one window, to be padded.
+
+        Args:
+            video_id: carried along.
+            duration: of the video in seconds.
+            overlap: in place of `window_overlap`.
+
+        Returns:
+            Windows by rising start.
+
+        Raises:
+            ValueError: if `duration` is not positive or `overlap` is not in [0, 1).
+        """
+        if not (math.isfinite(duration) and duration > 0):
+            raise ValueError(f"{video_id}: duration is {duration}; it must be seconds above 0.")
+        overlap = self.window_overlap if overlap is None else overlap
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap is {overlap}; it must be in [0, 1).")
+        if self.sampling == "resized":
+            rate = self.num_frames / duration
+            return [Window(video_id, 0.0, rate, self.num_frames, duration)]
+        # The margin is for durations that are a whole number of frames but for rounding.
+        frames = max(1, math.ceil(duration * self.frame_rate - 1e-6))
+        step = max(1, round(self.num_frames * (1 - overlap)))
+        last = max(0, frames - self.num_frames)
+        length = min(frames, self.num_frames)
+        return [
+            Window(video_id, first / self.frame_rate, self.frame_rate, length, duration)
+            for first in [*range(0, last, step), last]
+        ]
+
+    def read_window(self, reader: VideoReader, window: Window) -> dict[str, Tensor]:
+        """Decodes one window and prepares it for the model.
+
+        Args:
+            reader: of the video.
+            window: from `windows`.
+
+        Returns:
+            `pixel_values_videos` float `[num_frames, C, H, W]`, normalised, and `frame_mask` bool
+            `[num_frames]`, True where a frame is real; padding is zeros at the end.
+
+        Raises:
+            VideoReadError: if a frame does not decode.
+        """
+        times = [window.start + frame / window.frame_rate for frame in range(window.num_frames)]
+        frames = reader.frames_at(times, resize=self._resize_and_crop)
+        frames = self.rescale_and_normalize(
+            frames,
+            self.do_rescale,
+            self.rescale_factor,
+            self.do_normalize,
+            self.image_mean,
+            self.image_std,
+        )
+        pixel_values, frame_mask = _pad([frames], self.num_frames)
+        return {"pixel_values_videos": pixel_values[0], "frame_mask": frame_mask[0]}
+
+    def post_process_temporal_action_localization(
+        self,
+        outputs: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+        windows: Sequence[Window],
+        *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        video_scores: Mapping[str, ClassScores] | ClassScores | None = None,
+    ) -> list[dict[str, Any]]:
+        """Merges what the model found in windows into the detections of each video.
+
+        The candidates of all windows of a video, in seconds and not rounded, go through one
+        suppression.
+
+        Args:
+            outputs: an output of the model, or a list of them: `logits` `[B, P, K]`,
+                `pred_segments` `[B, P, 2]` in frames of the window, `point_mask` `[B, P]`.
+            windows: one for each row of all the outputs, in their order.
+            threshold: lowest score returned.
+            max_detections: in place of the setting of that name.
+            video_scores: of an external video classifier, for a model without classes (K = 1): by
+                video id, a score for each class id or a tensor `[num_classes]`; for windows of one
+                video also without the video id. Each segment is returned once for each of the
+                `num_video_classes` best classes, its score multiplied by theirs.
+
+        Returns:
+            For each video, in the order in which they first appear, its `video_id` and, best
+            first, `segments` float64 `[N, 2]` (start and end in seconds), `labels` long `[N]` and
+            `scores` float64 `[N]`.
+
+        Raises:
+            ValueError: if outputs and windows do not match, or `video_scores` lacks a video or is
+                given for a model with classes.
+        """
+        batches = [outputs] if isinstance(outputs, Mapping) else outputs
+        rows = [
+            row
+            for batch in batches
+            for row in zip(batch["logits"], batch["pred_segments"], batch["point_mask"], strict=True)
+        ]
+        if len(rows) != len(windows):
+            raise ValueError(f"The outputs are of {len(rows)} windows, not of {len(windows)}.")
+        candidates: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for row, window in zip(rows, windows, strict=True):
+            candidates.setdefault(window.video_id, []).append(self._candidates(*row, window))
+        class_scores: dict[str, Tensor] = {}
+        if video_scores is not None:
+            if any(logits.shape[-1] != 1 for logits, _, _ in rows):
+                raise ValueError("video_scores are for a model without classes of its own.")
+            class_scores = _class_scores(video_scores, list(candidates))
+        detections = []
+        for video_id, parts in candidates.items():
+            found = self._suppress(parts, max_detections, class_scores.get(video_id))
+            kept = slice(None) if threshold is None else found[1] >= threshold
+            segments, scores, labels = (tensor[kept] for tensor in found)
+            detections.append({"video_id": video_id, "segments": segments, "labels": labels, "scores": scores})
+        return detections
+
+    def preprocess(self, videos: VideoInput, **kwargs: Any) -> BatchFeature:
+        """Prepares clips in memory; shorter ones are padded with zeros to the longest.
+
+        Args:
+            videos: a clip or a list of clips: `[T, C, H, W]` tensors, `[T, H, W, C]` arrays or
+                lists of PIL images, with values from 0 to 255.
+            kwargs: settings to use in place of the processor's own, and `return_tensors`.
+
+        Returns:
+            `pixel_values_videos` float `[B, T, C, H, W]` and `frame_mask` bool `[B, T]`, True where
+            a frame is real.
+
+        Raises:
+            TypeError: if a video is a path and not a clip.
+        """
+        tensor_type = kwargs.pop("return_tensors", None)
+        batch = super().preprocess(videos, **kwargs)
+        clips = batch["pixel_values_videos"]
+        longest = max(len(clip) for clip in clips)
+        batch["pixel_values_videos"], batch["frame_mask"] = _pad(clips, longest)
+        return batch.convert_to_tensors(tensor_type)
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        """Refuses files, which the base class would decode whole."""
+        raise TypeError(
+            f"{video_url_or_urls!r} is not a clip in memory. Read files with VideoReader, "
+            "windows() and read_window(), or with the pipeline."
+        )
+
+    def _resize_and_crop(self, frames: Tensor) -> Tensor:
+        if self.do_resize:
+            frames = self.resize(frames, self.size, resample=self.resample)
+        return self.center_crop(frames, self.crop_size) if self.do_center_crop else frames
+
+    def _candidates(
+        self, logits: Tensor, segments: Tensor, point_mask: Tensor, window: Window
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments [N, 2] in seconds (float64), scores [N] and labels [N] of one window."""
+        point_mask = point_mask.cpu()
+        scores = logits.cpu()[point_mask].float().sigmoid()
+        frames = segments.cpu()[point_mask].double()
+        seconds = (window.start + frames / window.frame_rate).clamp(0, window.duration)
+        seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
+        labels = torch.arange(scores.shape[1]).repeat(len(scores))
+        scores = scores.flatten()
+        fit = (scores >= self.score_threshold) & (seconds[:, 1] > seconds[:, 0])
+        best = scores[fit].argsort(descending=True, stable=True)[: self.max_candidates]
+        return seconds[fit][best], scores[fit][best].double(), labels[fit][best]
+
+    def _suppress(
+        self,
+        windows: list[tuple[Tensor, Tensor, Tensor]],
+        max_detections: int | None,
+        class_scores: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The detections of one video from the candidates of its windows."""
+        segments, scores, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
+        segments, scores, labels = suppress(
+            segments,
+            scores,
+            labels,
+            method=self.nms_method,
+            sigma=self.nms_sigma,
+            iou_threshold=self.nms_iou_threshold,
+            min_score=self.nms_min_score,
+            max_detections=self.max_detections if max_detections is None else max_detections,
+            per_class=self.nms_per_class,
+            voting_threshold=self.voting_threshold,
+        )
+        if class_scores is None:
+            return segments, scores, labels
+        top_k = min(self.num_video_classes, int((class_scores > 0).sum()))
+        return assign_video_classes(segments, scores, class_scores, top_k=top_k)
+
+    def _validate_settings(self) -> None:
+        for name, choices in (
+            ("sampling", ("sliding", "resized")),
+            ("nms_method", ("soft", "hard", "none")),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        positive, share = (0, math.inf), (0, 1)
+        for name, (low, high) in {
+            "frame_rate": positive,
+            "nms_sigma": positive,
+            "nms_iou_threshold": share,
+            "voting_threshold": share,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and not low < value <= high:
+                raise ValueError(f"{name} is {value}; it must be above {low} and at most {high}.")
+        for name in ("window_overlap", "score_threshold", "nms_min_score"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be in [0, 1).")
+        for name in ("num_frames", "max_candidates", "max_detections", "num_video_classes"):
+            if (value := getattr(self, name)) < 1 or value != int(value):
+                raise ValueError(f"{name} is {value}; it must be a whole number above 0.")
+
+
+def _pad(videos: Sequence[Tensor], num_frames: int) -> tuple[Tensor, Tensor]:
+    """Videos [T, C, H, W] as one batch [B, num_frames, C, H, W], and the mask of real frames."""
+    shapes = {tuple(video.shape[1:]) for video in videos}
+    if len(shapes) > 1:
+        raise ValueError(f"Frames of the sizes {sorted(shapes)} make no batch; resize them.")
+    batch = videos[0].new_zeros(len(videos), num_frames, *videos[0].shape[1:])
+    frame_mask = torch.zeros(len(videos), num_frames, dtype=torch.bool, device=batch.device)
+    for row, video in enumerate(videos):
+        batch[row, : len(video)] = video
+        frame_mask[row, : len(video)] = True
+    return batch, frame_mask
+
+
+def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, Tensor]:
+    """Scores [num_classes] by video; classes without a score have 0."""
+    if isinstance(video_scores, Tensor) or not isinstance(next(iter(video_scores), None), str):
+        if len(video_ids) > 1:
+            raise ValueError(f"video_scores are needed for each of {len(video_ids)} videos, by id.")
+        video_scores = {video_ids[0]: video_scores}
+    if missing := [name for name in video_ids if not len(video_scores.get(name, ()))]:
+        raise ValueError(f"video_scores lack {len(missing)} videos, such as {missing[0]!r}.")
+    dense = {}
+    for video_id in video_ids:
+        scores = video_scores[video_id]
+        if not isinstance(scores, Tensor):
+            classes = torch.tensor(list(scores))
+            values = torch.tensor(list(scores.values()), dtype=torch.float64)
+            scores = values.new_zeros(int(classes.max()) + 1).index_put((classes,), values)
+        dense[video_id] = scores.double().cpu()
+    return dense

@@ -1,0 +1,496 @@
+"""Frames of a video file at given times, decoded as they are asked for and never the whole file.
+
+PyAV reads the timestamps of all packets once (nothing is decoded for that), so the file itself
+answers every question about time, not its header. torchcodec then decodes where it loads and PyAV
+where it does not; both give the same pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+from av.stream import Disposition
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+logger = logging.getLogger(__name__)
+
+# Decoded bytes held before they are resized: bounds the memory whatever the frame size.
+BATCH_BYTES = 16 * 2**20
+# The frames of the last call are kept for the overlap with the next one, up to this size.
+KEPT_BYTES = 256 * 2**20
+# Containers round timestamps to their tick (1 ms in Matroska), by up to half of it. Where a tick is
+# a whole frame (AVI) nothing is rounded: hence the limit.
+MAX_TIME_TOLERANCE = 5e-4
+# What FFmpeg opens as a "video" and is none.
+STILL_FORMATS = {"image2", "tty"}
+
+Resize = Callable[[Tensor], Tensor]
+
+
+class VideoReadError(ValueError):
+    """A file that is not a readable video; the message names the file and what to do."""
+
+
+class VideoReader:
+    """The frames of one video by time.
+
+    Time 0 is the first frame of the video stream. Rotation metadata is applied. A window that
+    overlaps the one read before it decodes only what is new; any other goes back to the keyframe
+    before it. (Where frames are not stamped with the time at which they are shown, in AVI with
+    B-frames, MPEG program streams and raw streams, going back means to the start of the file.)
+
+    Damaged frames raise an error. How much damage is noticed is up to the codec and its decoder:
+    PyAV also reports frames which the decoder has patched up, torchcodec has no way to.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        backend: "torchcodec" or "pyav"; "auto" is torchcodec, and PyAV where that cannot be loaded
+            or cannot read the file.
+        size: (height, width) of the frames returned (bilinear, antialiased); None for their own.
+        num_threads: threads of the decoder.
+
+    Attributes:
+        name: what error messages call the video: its path, or a description of the bytes.
+        backend: the backend in use.
+        duration: seconds from the start of the first frame to the end of the last.
+        frame_rate: mean number of frames per second.
+        height: of a frame before resizing, rotation applied.
+        width: of a frame before resizing, rotation applied.
+
+    Raises:
+        VideoReadError: if the file is missing, empty or not a video, or if its first frame does not
+            decode.
+        ImportError: if torchcodec is asked for and does not load.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        *,
+        backend: Literal["auto", "torchcodec", "pyav"] = "auto",
+        size: tuple[int, int] | None = None,
+        num_threads: int = 1,
+    ) -> None:
+        if backend not in ("auto", "torchcodec", "pyav"):
+            raise ValueError(f"backend is {backend!r}; choose 'auto', 'torchcodec' or 'pyav'.")
+        self._size = None if size is None else tuple(size)
+        self._source = source
+        self._num_threads = num_threads
+        self._kept: dict[int, Tensor] = {}
+        self._kept_resize: Resize | None = None
+        decoder = _PyAVDecoder(source, num_threads)
+        self._decoder: _PyAVDecoder | _TorchcodecDecoder = decoder
+        self._timeline = decoder.timeline
+        self.name = decoder.name
+        self.backend = "pyav"
+        self.duration = decoder.timeline.duration
+        self.frame_rate = len(decoder.timeline.seconds) / self.duration
+        self.height, self.width = decoder.height, decoder.width
+        self._may_fall_back = backend == "auto"
+        if backend != "pyav":
+            self._start_torchcodec(decoder)
+
+    def frames_at(self, times: Sequence[float], *, resize: Resize | None = None) -> Tensor:
+        """Decodes the frames on screen at the given times.
+
+        Args:
+            times: seconds from the start of the video. Before the start the first frame is on
+                screen, after the end the last.
+            resize: in place of resizing to `size`: maps uint8 `[N, C, H, W]` to the frames wanted.
+                Called with a few frames at a time, so that large ones are never held together.
+
+        Returns:
+            uint8 `[T, C, H, W]`, RGB, in the order of `times`.
+
+        Raises:
+            ValueError: if there are no times, or one is not finite.
+            VideoReadError: if a frame does not decode; names its time.
+        """
+        if not len(times) or not np.isfinite(times).all():
+            raise ValueError(f"{self.name}: times must be one or more finite numbers of seconds.")
+        resize = resize or self._resize_to_size
+        indices = self._timeline.frames_at(times)
+        wanted = np.unique(indices).tolist()
+        kept = self._kept if resize == self._kept_resize else {}
+        frames = {index: kept[index] for index in wanted if index in kept}
+        for batch in self._batches([index for index in wanted if index not in frames]):
+            frames.update(zip(batch, resize(self._decode(batch)), strict=True))
+        needed = sum(frame.nbytes for frame in frames.values())
+        self._kept, self._kept_resize = (frames if needed <= KEPT_BYTES else {}), resize
+        return torch.stack([frames[index] for index in indices.tolist()])
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._kept = {}
+        self._decoder.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start_torchcodec(self, decoder: _PyAVDecoder) -> None:
+        try:
+            self._decoder = _TorchcodecDecoder(self._source, decoder, self._num_threads)
+        except (ImportError, VideoReadError) as error:
+            if not self._may_fall_back:
+                decoder.close()
+                raise
+            logger.info("%s: read with PyAV (%s)", self.name, error)
+        else:
+            decoder.close()
+            self.backend = "torchcodec"
+
+    def _decode(self, indices: list[int]) -> Tensor:
+        try:
+            return self._decoder.read(indices)
+        except VideoReadError as error:
+            if not (self._may_fall_back and self.backend == "torchcodec"):
+                raise
+            logger.info("read with PyAV from here on: %s", error)
+        self._decoder.close()
+        self._decoder = _PyAVDecoder(self._source, self._num_threads)
+        self.backend = "pyav"
+        return self._decoder.read(indices)
+
+    def _batches(self, indices: list[int]) -> Iterator[list[int]]:
+        length = max(1, BATCH_BYTES // (3 * self.height * self.width))
+        for first in range(0, len(indices), length):
+            yield indices[first : first + length]
+
+    def _resize_to_size(self, frames: Tensor) -> Tensor:
+        if self._size is None or frames.shape[-2:] == self._size:
+            return frames
+        return transforms.resize(frames, list(self._size), antialias=True)
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """When the frames of a stream are shown, from the timestamps of its packets.
+
+    Attributes:
+        timestamps: int64 `[N]` in ticks, ascending.
+        time_base: seconds of a tick.
+        last_duration: ticks for which the last frame is shown.
+        keyframes: int64 `[K]` timestamps of the frames at which decoding can start, ascending.
+        by_order: whether decoded frames are told by their order, since their timestamps are missing
+            or do not say when they are shown.
+    """
+
+    timestamps: np.ndarray
+    time_base: Fraction
+    last_duration: int
+    keyframes: np.ndarray
+    by_order: bool
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Start of every frame, float64 `[N]`, the first at 0."""
+        return (self.timestamps - self.timestamps[0]) * float(self.time_base)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the start of the first frame to the end of the last."""
+        return float(self.seconds[-1] + self.last_duration * float(self.time_base))
+
+    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+        """Indices of the frames on screen at the given seconds."""
+        tolerance = min(float(self.time_base) / 2, MAX_TIME_TOLERANCE) + 1e-9
+        after = np.searchsorted(self.seconds, np.asarray(times) + tolerance, side="right")
+        return np.maximum(after - 1, 0)
+
+    def keyframes_before(self, index: int) -> np.ndarray:
+        """The `keyframes` from which a frame can be reached, the nearest first."""
+        after = np.searchsorted(self.keyframes, self.timestamps[index], side="right")
+        return self.keyframes[:after][::-1]
+
+    @classmethod
+    def of(cls, container: Any, stream: Any, name: str) -> _Timeline:
+        """Reads the packets of a stream to the end of the file; nothing is decoded."""
+        # Packets without data repeat the frame before (AVI) or mark the end of the file.
+        packets = [
+            (packet.pts, packet.duration, packet.is_keyframe, packet.is_discard)
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+        if len(packets) < 0.9 * stream.frames:
+            announced = "%s: holds %d of the %d frames that its header announces; it may be cut off."
+            logger.warning(announced, name, len(packets), stream.frames)
+        keyframes = sorted(pts for pts, _, is_keyframe, _ in packets if is_keyframe and pts is not None)
+        # What is to be discarded lies before the start of a trimmed video.
+        shown = {pts: ticks for pts, ticks, _, discard in packets if pts is not None and not discard}
+        frame_ticks = _frame_ticks(stream)
+        # AVI has no time of display and MPEG program streams have it for some frames only: FFmpeg
+        # guesses, wrongly once frames are reordered or after a seek.
+        container_name = container.format.name
+        reordered = bool(stream.codec_context.has_b_frames)
+        by_order = not shown or container_name == "mpeg" or (container_name == "avi" and reordered)
+        if not shown:
+            shown = {order * frame_ticks: frame_ticks for order in range(len(packets))}
+        elif keyframes and not by_order:
+            # What precedes the first keyframe of a broadcast cut in the middle is lost.
+            shown = {pts: ticks for pts, ticks in shown.items() if pts >= keyframes[0]}
+        if not shown:
+            raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
+        return cls(
+            timestamps=np.array(sorted(shown), dtype=np.int64),
+            time_base=stream.time_base,
+            last_duration=shown[max(shown)] or frame_ticks,
+            keyframes=np.array(keyframes, dtype=np.int64),
+            by_order=by_order,
+        )
+
+
+def _frame_ticks(stream: Any) -> int:
+    """Ticks of a frame by the nominal frame rate, 25 Hz where the file names none."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+class _PyAVDecoder:
+    """Decodes frames by index with PyAV; goes on from where it stands where that is nearer."""
+
+    def __init__(self, source: str | Path | bytes, num_threads: int) -> None:
+        self.name = _describe(source)
+        self._source = source
+        self._num_threads = num_threads
+        self._graph: Any = None
+        self._graph_input: tuple[int, int, str] | None = None
+        self.timeline = self._read_timeline()
+        self._restart()
+        first = self._frame_at(0)
+        self._frame_size = (first.width, first.height)
+        self._quarter_turns = round(first.rotation / 90) % 4
+        turned = bool(self._quarter_turns % 2)
+        self.height, self.width = self._frame_size if turned else self._frame_size[::-1]
+
+    def read(self, indices: list[int]) -> Tensor:
+        """Frames uint8 `[N, C, H, W]` (channels last in memory); fastest if indices ascend."""
+        width, height = self._frame_size
+        frames = torch.empty((len(indices), height, width, 3), dtype=torch.uint8)
+        for row, index in enumerate(indices):
+            frames[row] = torch.from_numpy(self._to_rgb(self._frame_at(index)))
+        if self._quarter_turns:
+            frames = torch.rot90(frames, self._quarter_turns, dims=(1, 2)).contiguous()
+        return frames.permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+
+    def _read_timeline(self) -> _Timeline:
+        self._container, stream = _open(self._source, self.name)
+        try:
+            return _Timeline.of(self._container, stream, self.name)
+        except av.error.FFmpegError as error:
+            raise VideoReadError(
+                f"{self.name}: the file is damaged ({error.strerror}); replace it or leave it out."
+            ) from error
+        finally:
+            self._container.close()
+
+    def _restart(self) -> None:
+        self.close()
+        self._container, self._stream = _open(self._source, self.name)
+        self._stream.codec_context.thread_count = self._num_threads
+        self._stream.codec_context.thread_type = "AUTO"
+        self._decoded = self._frames_from_here()
+        self._frame: Any = None
+        self._position = -1
+
+    def _frames_from_here(self) -> Iterator[Any]:
+        by_order = self.timeline.by_order
+        for frame in self._container.decode(self._stream):
+            if by_order or frame.pts is not None:
+                yield frame
+
+    def _frame_at(self, index: int) -> Any:
+        try:
+            if self.timeline.by_order:
+                return self._frame_by_order(index)
+            return self._frame_by_timestamp(index)
+        except av.error.FFmpegError as error:
+            raise self._undecodable(index, str(error.strerror)) from error
+
+    def _frame_by_order(self, index: int) -> Any:
+        if index < self._position:
+            self._restart()
+        while self._position < index:
+            frame = next(self._decoded, None)
+            # XviD packs two frames into a packet and ends with packets that hold none.
+            if frame is None and index - self._position <= self._stream.codec_context.reorder_depth:
+                break
+            self._keep(frame, index)
+        return self._frame
+
+    def _frame_by_timestamp(self, index: int) -> Any:
+        timestamps, keyframes = self.timeline.timestamps, self.timeline.keyframes_before(index)
+        reached = timestamps[0] if self._frame is None else self._frame.pts
+        if reached > timestamps[index] or (len(keyframes) and keyframes[0] > reached):
+            self._seek(index, keyframes)
+        while self._frame is None or self._frame.pts < timestamps[index]:
+            self._keep(next(self._decoded, None), index)
+        if self._frame.pts > timestamps[index]:
+            raise self._undecodable(index, "the decoder leaves it out")
+        return self._frame
+
+    def _seek(self, index: int, keyframes: np.ndarray) -> None:
+        """Goes to a frame from which `index` is reached without going back."""
+        # The first frame out may lie behind `index`: where pictures are refreshed bit by bit, or
+        # where the container's own index is wrong. Then from one keyframe earlier.
+        for timestamp in keyframes.tolist():
+            try:
+                self._container.seek(timestamp, stream=self._stream)
+            except av.error.FFmpegError:
+                break  # not every stream can seek; every one can be read from its start
+            self._decoded = self._frames_from_here()
+            frame = next(self._decoded, None)
+            if frame is not None and frame.pts <= self.timeline.timestamps[index]:
+                self._keep(frame, index)
+                return
+        self._restart()
+
+    def _keep(self, frame: Any, index: int) -> None:
+        if frame is None:
+            raise self._undecodable(index, "the stream ends before it")
+        if frame.is_corrupt:
+            raise self._undecodable(index, "its data are damaged")
+        self._frame = frame
+        self._position += 1
+
+    def _undecodable(self, index: int, reason: str) -> VideoReadError:
+        # Whatever the decoder still holds may be built on damaged frames.
+        self._restart()
+        return VideoReadError(
+            f"{self.name}: the frame at {self.timeline.seconds[index]:.3f} s, or one that it is "
+            f"built on, does not decode ({reason}); encode the file anew or leave it out."
+        )
+
+    def _to_rgb(self, frame: Any) -> np.ndarray:
+        # The filter minds the place of the chroma samples, as torchcodec does; frame.reformat()
+        # does not, and differs by up to 132 of 255 on 10-bit video.
+        frame_input = (frame.width, frame.height, frame.format.name)
+        if frame_input != self._graph_input:
+            self._graph, self._graph_input = self._conversion(*frame_input), frame_input
+        self._graph.push(frame)
+        return self._graph.pull().to_ndarray()
+
+    def _conversion(self, width: int, height: int, pixel_format: str) -> Any:
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(self._stream, width=width, height=height, format=av.VideoFormat(pixel_format)),
+            graph.add("scale", "{}:{}".format(*self._frame_size)),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        for node, following in zip(nodes, nodes[1:], strict=False):
+            node.link_to(following)
+        graph.configure()
+        return graph
+
+
+class _TorchcodecDecoder:
+    """Decodes frames by index with torchcodec, and checks that they are the ones asked for."""
+
+    def __init__(self, source: str | Path | bytes, reference: _PyAVDecoder, num_threads: int) -> None:
+        decoder_class = _torchcodec_class()
+        if isinstance(decoder_class, Exception):
+            raise ImportError(
+                "torchcodec does not load; install it together with FFmpeg's shared libraries, or "
+                "choose backend='pyav'."
+            ) from decoder_class
+        self.name = reference.name
+        self._timeline = reference.timeline
+        self._frame_shape = (3, reference.height, reference.width)
+        if self._timeline.by_order:
+            raise VideoReadError(
+                f"{self.name}: the file does not store when frames are shown, which torchcodec "
+                "needs; choose backend='pyav' or 'auto'."
+            )
+        try:
+            self._decoder = decoder_class(
+                source if isinstance(source, bytes) else str(Path(source).absolute()),
+                num_ffmpeg_threads=num_threads,
+                device="cpu",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise VideoReadError(f"{self.name}: torchcodec cannot open it: {error}") from error
+        if not hasattr(self._decoder.metadata, "rotation"):
+            raise ImportError("torchcodec before 0.11 does not rotate videos; install a newer one.")
+
+    def read(self, indices: list[int]) -> Tensor:
+        """Frames uint8 `[N, C, H, W]` (channels last in memory), indices ascending."""
+        timeline = self._timeline
+        try:
+            batch = self._decoder.get_frames_at(indices)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise self._undecodable(indices, str(error)) from error
+        tick = float(timeline.time_base)
+        shift = batch.pts_seconds.numpy() - timeline.timestamps[indices] * tick
+        if np.abs(shift).max() > tick / 2 or batch.data.shape[1:] != self._frame_shape:
+            raise self._undecodable(indices, "torchcodec gives other frames than asked for")
+        return batch.data
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._decoder = None
+
+    def _undecodable(self, indices: list[int], reason: str) -> VideoReadError:
+        first, last = self._timeline.seconds[[indices[0], indices[-1]]]
+        return VideoReadError(
+            f"{self.name}: a frame between {first:.3f} s and {last:.3f} s does not decode "
+            f"({reason}); encode the file anew or leave it out."
+        )
+
+
+@functools.cache
+def _torchcodec_class() -> Any:
+    """The decoder of torchcodec, or why there is none: it needs FFmpeg libraries of the system."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:
+        return error
+    return VideoDecoder
+
+
+def _describe(source: str | Path | bytes) -> str:
+    return f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def _open(source: str | Path | bytes, name: str) -> tuple[Any, Any]:
+    """Container and video stream of a file."""
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise VideoReadError(f"{name}: there is no such file; check the path.")
+    if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
+        raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute())
+    try:
+        container = av.open(file, metadata_errors="ignore")
+    except av.error.FFmpegError as error:
+        raise VideoReadError(
+            f"{name}: not a video that FFmpeg can open ({error.strerror}); replace it or leave it out."
+        ) from error
+    stream = container.streams.best("video")
+    reason = None
+    if container.format.name in STILL_FORMATS or container.format.name.endswith("_pipe"):
+        reason = f"a picture or a text ({container.format.name}), not a video"
+    elif stream is None or stream.disposition & Disposition.attached_pic:
+        reason = "no video in it, only sound or other streams"
+    elif stream.codec_context is None:
+        reason = "its video codec is unknown to the installed PyAV"
+    if reason:
+        container.close()
+        raise VideoReadError(f"{name}: {reason}; replace it or leave it out.")
+    return container, stream

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The main job on data that it makes itself: generate videos, train end to end, evaluate, localize a held-out video.
+# Results lie in quickstart_run/. Arguments override the recipe, for example training.epochs=5.
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+run=quickstart_run
+rm -rf "$run"
+mkdir "$run"
+python scripts/make_demo_data.py "$run/data"
+accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+    scripts/train.py --recipe quickstart --output "$run/training" \
+    data.annotations="$run/data/annotations.json" data.videos="$run/data/videos" \
+    data.cache="$run/cache" "$@"
+python scripts/predict.py --model "$run/training/last" --output "$run/predictions" \
+    "$run"/data/videos/testing_*.mp4
+echo "The timeline picture: $(ls "$run"/predictions/*.png)"
+python scripts/evaluate.py --model "$run/training/last" --annotations "$run/data/annotations.json" \
+    --videos "$run/data/videos" --detections "$run/detections.json"

@@ -1,0 +1,491 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import AutoVideoProcessor
+from video_factory import frame_numbers, numbered_frames, write_video
+
+from re2tal_hf.temporal_segments import suppress
+from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor, Window
+from re2tal_hf.video_reader import VideoReader
+
+SIZE = {"height": 24, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "sixty.mp4"
+    return write_video(path, numbered_frames(60), 20)
+
+
+# Windows
+
+
+@pytest.mark.parametrize(
+    ("frames", "num_frames", "overlap", "starts"),
+    [
+        (100, 40, 0.5, [0, 20, 40, 60]),
+        (90, 40, 0.5, [0, 20, 40, 50]),  # the last one ends with the video
+        (80, 40, 0.0, [0, 40]),
+        (81, 40, 0.0, [0, 40, 41]),
+        (40, 40, 0.5, [0]),
+        (41, 40, 0.9, [0, 1]),
+        (7, 40, 0.5, [0]),
+        (50, 40, 0.99, list(range(11))),
+    ],
+)
+def test_sliding_windows(frames, num_frames, overlap, starts):
+    processor = Re2TALVideoProcessor(frame_rate=10, num_frames=num_frames, window_overlap=overlap)
+    windows = processor.windows("v", frames / 10)
+    assert [window.start for window in windows] == [start / 10 for start in starts]
+    length = min(frames, num_frames)
+    assert set(windows) == {Window("v", s / 10, 10, length, frames / 10) for s in starts}
+    assert processor.windows("v", frames / 10, overlap=overlap) == windows
+
+
+def test_sliding_windows_cover_any_video():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        duration, rate, overlap = rng.uniform(0.01, 100), rng.uniform(1, 60), rng.uniform(0, 0.95)
+        num_frames = int(rng.integers(1, 300))
+        processor = Re2TALVideoProcessor(frame_rate=rate, num_frames=num_frames, window_overlap=overlap)
+        windows = processor.windows("v", duration)
+        starts = [round(window.start * rate) for window in windows]
+        assert starts[0] == 0 and len(set(starts)) == len(starts)
+        steps = np.diff(starts)
+        assert (steps > 0).all() and (steps <= max(1, round(num_frames * (1 - overlap)))).all()
+        end = windows[-1].start + windows[-1].num_frames / rate
+        assert duration - 1e-6 <= end < duration + 1 / rate + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("duration", "frame_rate", "frames"),
+    [
+        (0.1 + 0.2, 10, 3),
+        (0.7, 30, 21),
+        (10 / 3, 30, 100),
+        (10.01, 30000 / 1001, 300),
+        (3.01, 1, 4),
+    ],
+)
+def test_rounding_of_the_duration_makes_no_frame(duration, frame_rate, frames):
+    processor = Re2TALVideoProcessor(frame_rate=frame_rate, num_frames=1000)
+    assert processor.windows("v", duration)[0].num_frames == frames
+
+
+def test_resized_window():
+    processor = Re2TALVideoProcessor(sampling="resized", num_frames=96)
+    assert processor.windows("v", 48.0) == [Window("v", 0.0, 2.0, 96, 48.0)]
+
+
+@pytest.mark.parametrize("duration", [0, -1.0, float("nan"), float("inf")])
+def test_windows_need_a_duration(duration):
+    with pytest.raises(ValueError, match="v: duration is"):
+        Re2TALVideoProcessor().windows("v", duration)
+
+
+def test_windows_need_a_valid_overlap():
+    with pytest.raises(ValueError, match="overlap is 1"):
+        Re2TALVideoProcessor().windows("v", 10.0, overlap=1)
+
+
+# From frames to tensors
+
+
+def test_read_window(video):
+    processor = Re2TALVideoProcessor(size=SIZE, frame_rate=20, num_frames=32)
+    with VideoReader(video) as reader:
+        windows = processor.windows("v", reader.duration)
+        assert [window.start for window in windows] == [0.0, 0.8, 1.4]
+        for window in windows:
+            read = processor.read_window(reader, window)
+            frames = reader.frames_at([window.start + k / 20 for k in range(32)])
+            first = round(window.start * 20)
+            assert frame_numbers(frames) == list(range(first, first + 32))
+            expected = processor(frames, return_tensors="pt")
+            assert torch.equal(read["pixel_values_videos"], expected["pixel_values_videos"][0])
+            assert read["frame_mask"].all()
+
+
+def test_read_window_pads_with_zeros(video):
+    processor = Re2TALVideoProcessor(size=SIZE, frame_rate=20, num_frames=100)
+    with VideoReader(video) as reader:
+        [window] = processor.windows("v", reader.duration)
+        read = processor.read_window(reader, window)
+    assert read["pixel_values_videos"].shape == (100, 3, 24, 32)
+    assert read["pixel_values_videos"].dtype == torch.float32
+    assert read["frame_mask"].tolist() == [True] * 60 + [False] * 40
+    assert not read["pixel_values_videos"][60:].any()
+    assert read["pixel_values_videos"][:60].flatten(1).any(dim=1).all()
+
+
+def test_read_resized_window(video):
+    processor = Re2TALVideoProcessor(
+        sampling="resized", num_frames=12, do_resize=False, do_rescale=False, do_normalize=False
+    )
+    with VideoReader(video) as reader:
+        read = processor.read_window(reader, processor.windows("v", reader.duration)[0])
+    assert frame_numbers(read["pixel_values_videos"]) == list(range(0, 60, 5))
+    assert read["frame_mask"].all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "decode_size"),
+    [
+        ({"size": SIZE}, (24, 32), (24, 32)),
+        ({"size": 20}, (20, 20), (20, 20)),
+        ({"size": {"shortest_edge": 24}}, (24, 32), None),
+        (
+            {"size": {"shortest_edge": 24}, "do_center_crop": True, "crop_size": 16, "resample": 3},
+            (16, 16),
+            None,
+        ),
+        ({"do_resize": False}, (48, 64), None),
+    ],
+)
+def test_frame_sizes(video, settings, shape, decode_size):
+    processor = Re2TALVideoProcessor(frame_rate=20, num_frames=4, **settings)
+    assert processor.decode_size == decode_size
+    with VideoReader(video) as reader:
+        read = processor.read_window(reader, processor.windows("v", reader.duration)[3])
+        frames = reader.frames_at([0.3, 0.35, 0.4, 0.45])
+    assert read["pixel_values_videos"].shape == (4, 3, *shape)
+    expected = processor(frames, return_tensors="pt")["pixel_values_videos"][0]
+    assert torch.equal(read["pixel_values_videos"], expected)
+
+
+def test_normalization():
+    processor = Re2TALVideoProcessor(size=SIZE)
+    clip = torch.full((2, 3, 24, 32), 128, dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = ((128 / 255 - mean) / std)[:, None, None].expand(2, 3, 24, 32)
+    pixel_values = processor(clip, return_tensors="pt")["pixel_values_videos"]
+    torch.testing.assert_close(pixel_values[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_clips_in_memory():
+    processor = Re2TALVideoProcessor(size=SIZE)
+    array = numbered_frames(5)
+    tensor = torch.from_numpy(array).permute(0, 3, 1, 2)
+    expected = processor(tensor, return_tensors="pt")
+    assert expected["pixel_values_videos"].shape == (1, 5, 3, 24, 32)
+    assert expected["frame_mask"].shape == (1, 5) and expected["frame_mask"].all()
+    for clip in (array, [tensor], [Image.fromarray(frame) for frame in array], list(tensor)):
+        result = processor(clip, return_tensors="pt")
+        assert torch.equal(result["pixel_values_videos"], expected["pixel_values_videos"])
+    assert processor(array, return_tensors="np")["frame_mask"].dtype == np.bool_
+
+
+def test_clips_of_different_lengths():
+    processor = Re2TALVideoProcessor(size=SIZE)
+    clips = [numbered_frames(5), numbered_frames(3, 30, 30)]
+    batch = processor(clips, return_tensors="pt")
+    assert batch["pixel_values_videos"].shape == (2, 5, 3, 24, 32)
+    assert batch["frame_mask"].tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    assert not batch["pixel_values_videos"][1, 3:].any()
+    alone = processor(clips[1], return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(batch["pixel_values_videos"][1, :3], alone[0])
+    with pytest.raises(ValueError, match="make no batch"):
+        processor(clips, do_resize=False)
+
+
+def test_files_are_not_decoded_whole(video):
+    with pytest.raises(TypeError, match="sixty.mp4.*read_window"):
+        Re2TALVideoProcessor()(str(video))
+
+
+# From the model's output to seconds
+
+
+def output(logits, segments, mask=None):
+    """A model's output for a batch of windows, one class unless logits say otherwise."""
+    logits = torch.as_tensor(logits, dtype=torch.float32)
+    logits = logits[..., None] if logits.dim() == 2 else logits
+    segments = torch.as_tensor(segments, dtype=torch.float32)
+    mask = torch.ones(segments.shape[:2]) if mask is None else torch.tensor(mask)
+    return {"logits": logits, "pred_segments": segments, "point_mask": mask.bool()}
+
+
+def post_process(outputs, windows, *, settings=None, **overrides):
+    processor = Re2TALVideoProcessor(**(settings or {}))
+    return processor.post_process_temporal_action_localization(outputs, windows, **overrides)
+
+
+NO_NMS = {"nms_method": "none"}
+
+
+def test_seconds_of_a_window():
+    windows = [Window("v", 4.0, 20.0, 64, 6.0)]
+    outputs = output([[2.0, 1.0, 0.0]], [[[0, 10], [-100, 5], [30, 400]]])
+    [found] = post_process(outputs, windows, settings=NO_NMS)
+    assert found["video_id"] == "v"
+    expected = torch.tensor([[4.0, 4.5], [0.0, 4.25], [5.5, 6.0]], dtype=torch.float64)
+    assert torch.equal(found["segments"], expected)
+    assert torch.allclose(found["scores"], torch.tensor([2.0, 1.0, 0.0]).sigmoid().double())
+    assert found["labels"].tolist() == [0, 0, 0] and found["labels"].dtype == torch.long
+
+
+def test_frames_of_a_read_window_are_its_seconds(video):
+    """Both directions agree: the frame at which a segment starts is the one on screen then."""
+    processor = Re2TALVideoProcessor(frame_rate=10, num_frames=8, do_resize=False, **NO_NMS)
+    with VideoReader(video) as reader:
+        for window in processor.windows("v", reader.duration):
+            [found] = processor.post_process_temporal_action_localization(output([[0.0]], [[[3, 7]]]), [window])
+            frames = reader.frames_at([window.start + 3 / 10])
+            assert torch.equal(reader.frames_at(found["segments"][0, :1].tolist()), frames)
+
+
+def test_windows_of_a_video_are_merged_before_suppression():
+    windows = [Window("a", 0.0, 10.0, 40, 8.0), Window("a", 2.0, 10.0, 40, 8.0)]
+    # The same second to third second, seen by both windows.
+    outputs = output([[2.0], [1.0]], [[[20, 30]], [[0, 10]]])
+    [found] = post_process(outputs, windows, settings={"nms_sigma": 0.5})
+    assert torch.equal(found["segments"][0], torch.tensor([2.0, 3.0], dtype=torch.float64))
+    expected = torch.tensor([2.0, 1.0]).sigmoid().double()
+    expected[1] *= np.exp(-1 / 0.5)
+    assert torch.allclose(found["scores"], expected, atol=1e-6)
+    [found] = post_process(outputs, windows, settings={"nms_method": "hard"})
+    assert len(found["scores"]) == 1
+
+
+def test_segments_are_not_rounded_before_suppression():
+    """Segments of a few milliseconds: rounded to 0.01 s they would suppress each other."""
+    windows = [Window("a", 1000.0, 1000.0, 16, 2000.0)]
+    outputs = output([[2.0, 1.0]], [[[0, 2], [2.5, 4.5]]])
+    [found] = post_process(outputs, windows)
+    expected = torch.tensor([[1000, 1000.002], [1000.0025, 1000.0045]], dtype=torch.float64)
+    assert torch.allclose(found["segments"], expected, rtol=0, atol=1e-9)
+    assert torch.allclose(found["scores"], torch.tensor([2.0, 1.0]).sigmoid().double())
+
+
+def test_videos_stay_apart_and_outputs_may_come_in_batches():
+    generator = torch.Generator().manual_seed(0)
+    windows = [Window(name, 2.0 * k, 10.0, 40, 20.0) for k, name in enumerate("abacb")]
+    starts = torch.rand(5, 30, 1, generator=generator) * 30
+    segments = torch.cat([starts, starts + 10 * torch.rand(5, 30, 1, generator=generator)], dim=-1)
+    logits = torch.randn(5, 30, 4, generator=generator)
+    mask = torch.rand(5, 30, generator=generator) > 0.3
+    whole = post_process(output(logits, segments, mask.tolist()), windows)
+    assert [found["video_id"] for found in whole] == ["a", "b", "c"]
+    pieces = [output(logits[part], segments[part], mask[part].tolist()) for part in (slice(0, 2), slice(2, 5))]
+    for one, two in zip(whole, post_process(pieces, windows), strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in ("segments", "scores", "labels"))
+    rows = [0, 2]
+    seconds = torch.cat([(windows[r].start + segments[r].double() / 10)[mask[r]] for r in rows])
+    scores = torch.cat([logits[r][mask[r]] for r in rows]).sigmoid().double()
+    expected = suppress(
+        seconds.clamp(0, 20).repeat_interleave(4, 0),
+        scores.flatten(),
+        torch.arange(4).repeat(len(scores)),
+    )
+    assert torch.allclose(whole[0]["scores"], expected[1], rtol=1e-6)
+    assert torch.allclose(whole[0]["segments"], expected[0], rtol=1e-12)
+    assert torch.equal(whole[0]["labels"], expected[2])
+    assert (whole[0]["scores"].diff() <= 0).all()
+
+
+def test_what_is_dropped():
+    windows = [Window("v", 0.0, 10.0, 40, 4.0)]
+    logits = [[3.0, 2.0, 1.0, 0.0, -9.0, 4.0, 5.0]]
+    segments = [[[0, 5], [6, 9], [10, 14], [15, 20], [21, 25], [30, 30], [50, 60]]]
+    outputs = output(logits, segments, [[1, 0, 1, 1, 1, 1, 1]])
+    # The second is padding, the fifth scores 0.0001, the last two have no length in the video.
+    [found] = post_process(outputs, windows, settings=NO_NMS)
+    assert found["segments"][:, 0].tolist() == [0, 1.0, 1.5]
+    [found] = post_process(outputs, windows, settings={**NO_NMS, "max_candidates": 2})
+    assert found["segments"][:, 0].tolist() == [0, 1.0]
+    [found] = post_process(outputs, windows, settings=NO_NMS, threshold=0.6)
+    assert found["segments"][:, 0].tolist() == [0, 1.0]
+    [found] = post_process(outputs, windows, max_detections=1)
+    assert found["segments"][:, 0].tolist() == [0]
+    settings = {**NO_NMS, "score_threshold": 0.0, "nms_min_score": 0.0}
+    assert len(post_process(outputs, windows, settings=settings)[0]["scores"]) == 4
+
+
+def test_a_video_without_detections():
+    [found] = post_process(output([[-20.0]], [[[0, 5]]]), [Window("v", 0.0, 10.0, 40, 4.0)])
+    assert found["segments"].shape == (0, 2) and found["segments"].dtype == torch.float64
+    assert found["labels"].shape == found["scores"].shape == (0,)
+    assert post_process([], []) == []
+
+
+def test_half_precision_outputs():
+    outputs = output([[2.0, -8.0]], [[[0, 5], [7, 9]]])
+    outputs = {key: value.half() if key != "point_mask" else value for key, value in outputs.items()}
+    [found] = post_process(outputs, [Window("v", 0.0, 10.0, 40, 4.0)], settings={"score_threshold": 0})
+    assert torch.allclose(found["scores"][0], torch.tensor(2.0).sigmoid().double())
+
+
+def test_scores_of_a_video_classifier():
+    windows = [Window("a", 0.0, 10.0, 40, 9.0), Window("b", 0.0, 10.0, 40, 9.0)]
+    outputs = output([[2.0], [1.0]], [[[0, 10]], [[20, 30]]])
+    scores = torch.tensor([2.0, 1.0]).sigmoid().double()
+    by_video = {"a": {7: 0.5, 3: 0.25, 4: 0.1}, "b": torch.tensor([0.0, 0.9, 0.2])}
+    a, b = post_process(outputs, windows, video_scores=by_video)
+    assert a["labels"].tolist() == [7, 3] and b["labels"].tolist() == [1, 2]
+    assert torch.allclose(a["scores"], scores[0] * torch.tensor([0.5, 0.25]).double())
+    assert torch.allclose(b["scores"], scores[1] * torch.tensor([0.9, 0.2]).double())
+    assert torch.equal(a["segments"], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64))
+    # One video: without its id. A class that no one scored is not made up.
+    one = output([[2.0]], [[[0, 10]]])
+    [found] = post_process(one, windows[:1], video_scores={7: 0.5})
+    assert found["labels"].tolist() == [7]
+    [found] = post_process(one, windows[:1], video_scores={7: 0.5, 3: 0.4}, threshold=0.4)
+    assert found["labels"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("classes", "scores", "message"),
+    [
+        (1, {"a": {0: 1.0}}, "lack 1 videos, such as 'b'"),
+        (1, {"a": {0: 1.0}, "b": {}}, "lack 1 videos, such as 'b'"),
+        (1, {0: 1.0}, "for each of 2 videos"),
+        (2, {"a": {0: 1.0}, "b": {0: 1.0}}, "without classes of its own"),
+    ],
+)
+def test_scores_of_a_video_classifier_that_do_not_fit(classes, scores, message):
+    windows = [Window("a", 0.0, 10.0, 40, 9.0), Window("b", 0.0, 10.0, 40, 9.0)]
+    with pytest.raises(ValueError, match=message):
+        post_process(output(torch.zeros(2, 1, classes), [[[0, 1]]] * 2), windows, video_scores=scores)
+
+
+def test_outputs_and_windows_must_match():
+    with pytest.raises(ValueError, match="outputs are of 2 windows, not of 1"):
+        post_process(output([[0.0], [0.0]], [[[0, 1]]] * 2), [Window("a", 0.0, 10.0, 40, 9.0)])
+
+
+def test_detections_of_opentad(model_goldens):
+    """A4: candidates of three windows, two of one video, and what OpenTAD makes of them.
+
+    OpenTAD rounds times to 0.01 s before it suppresses, which moves its scores, and keeps segments
+    of no length.
+    """
+    with safe_open(model_goldens / "a4_actionformer_opentad_full.safetensors", "pt") as golden:
+        metadata = golden.metadata()
+        windows, outputs = [], []
+        for row, meta in enumerate(json.loads(metadata["metas_sliding"])):
+            segments = golden.get_tensor(f"f32.eval.pred.0.{row}")
+            logits = golden.get_tensor(f"f32.eval.pred.1.{row}").double().logit()
+            start = (meta.get("window_start_frame", 0) + meta["offset_frames"]) / meta["fps"]
+            rate = meta["fps"] / meta["snippet_stride"]
+            windows.append(Window(meta["video_name"], start, rate, len(segments), meta["duration"]))
+            outputs.append(output(logits[None], segments[None]))
+        expected = {
+            key: {k: golden.get_tensor(f"det.sliding.{key}.{k}") for k in ("segments", "labels", "scores")}
+            for key in ("vid_a", "vid_c")
+        }
+    settings = {"nms_sigma": 0.7, "max_detections": 2000}
+    for found in post_process(outputs, windows, settings=settings):
+        reference = expected[found["video_id"]]
+        empty = int((reference["segments"].diff(dim=1) <= 0).sum())
+        assert len(reference["scores"]) - empty <= len(found["scores"]) <= len(reference["scores"])
+        distance = (found["segments"][:, None] - reference["segments"]).abs().amax(dim=2)
+        distance[found["labels"][:, None] != reference["labels"]] = torch.inf
+        assert distance.amin(dim=1).max() <= 0.005 + 1e-6
+        scores = torch.where(
+            distance <= 0.005 + 1e-6,
+            (found["scores"][:, None] - reference["scores"]).abs(),
+            torch.inf,
+        ).amin(dim=1)
+        assert scores.quantile(0.9) <= 0.01
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window_overlap": 1.0}, "window_overlap is 1.0"),
+        ({"window_overlap": -0.1}, "window_overlap is -0.1"),
+        ({"frame_rate": 0}, "frame_rate is 0"),
+        ({"frame_rate": float("nan")}, "frame_rate is nan"),
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"num_frames": 1.5}, "num_frames is 1.5"),
+        ({"sampling": "random"}, "sampling is 'random'; choose one of sliding, resized"),
+        ({"nms_method": "softer"}, "nms_method is 'softer'; choose one of soft, hard, none"),
+        ({"nms_sigma": 0}, "nms_sigma is 0"),
+        ({"nms_iou_threshold": 1.2}, "nms_iou_threshold is 1.2"),
+        ({"voting_threshold": 0}, "voting_threshold is 0"),
+        ({"score_threshold": 1}, "score_threshold is 1"),
+        ({"nms_min_score": -1}, "nms_min_score is -1"),
+        ({"max_detections": 0}, "max_detections is 0"),
+        ({"max_candidates": 0}, "max_candidates is 0"),
+        ({"num_video_classes": 0}, "num_video_classes is 0"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Re2TALVideoProcessor(**settings)
+
+
+def test_unknown_settings():
+    with pytest.raises(TypeError, match=r"no settings named \['window_overlp'\]"):
+        Re2TALVideoProcessor(window_overlp=0.5)
+
+
+SETTINGS = {
+    "size": SIZE,
+    "sampling": "resized",
+    "frame_rate": 30.0,
+    "num_frames": 64,
+    "window_overlap": 0.25,
+    "image_mean": (0.5, 0.5, 0.5),
+    "nms_method": "hard",
+    "nms_per_class": False,
+    "voting_threshold": 0.7,
+    "do_center_crop": True,
+    "crop_size": {"height": 16, "width": 16},
+}
+
+
+def test_saved_and_loaded(tmp_path):
+    processor = Re2TALVideoProcessor(**SETTINGS)
+    processor.save_pretrained(tmp_path)
+    loaded = Re2TALVideoProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.voting_threshold == 0.7 and loaded.windows("v", 64.0)[0].frame_rate == 1.0
+    changed = Re2TALVideoProcessor.from_pretrained(tmp_path, sampling="sliding", window_overlap=0.5)
+    assert changed.windows("v", 10.0) != processor.windows("v", 10.0)
+    with pytest.raises(ValueError, match="window_overlap"):
+        Re2TALVideoProcessor.from_pretrained(tmp_path, window_overlap=2.0)
+
+
+REMOTE = """
+import sys
+sys.modules["re2tal_hf"] = None  # as where the package was never installed
+from transformers import AutoVideoProcessor
+processor = AutoVideoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+reader_class = sys.modules[type(processor).__module__].VideoReader
+with reader_class(sys.argv[2]) as reader:
+    window = processor.windows("v", reader.duration)[0]
+    print(processor.read_window(reader, window)["pixel_values_videos"].sum().item())
+processor.save_pretrained(sys.argv[3])
+"""
+
+
+def test_loaded_without_the_package(tmp_path, video, monkeypatch):
+    monkeypatch.setattr(Re2TALVideoProcessor, "_auto_class", None)
+    Re2TALVideoProcessor.register_for_auto_class()
+    processor = Re2TALVideoProcessor(size=SIZE, num_frames=8)
+    processor.save_pretrained(tmp_path / "model")
+    with VideoReader(video) as reader:
+        window = processor.windows("v", reader.duration)[0]
+        expected = processor.read_window(reader, window)["pixel_values_videos"].sum().item()
+    for source, target in (("model", "again"), ("again", "once_more")):
+        result = subprocess.run(
+            [sys.executable, "-c", REMOTE, tmp_path / source, video, tmp_path / target],
+            cwd=tmp_path,
+            env={"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert float(result.stdout.split()[-1]) == pytest.approx(expected, rel=1e-6)
+    loaded = AutoVideoProcessor.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert loaded.num_frames == 8

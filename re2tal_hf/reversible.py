@@ -200,7 +200,8 @@ class _RandomState(NamedTuple):
 
     def unchanged(self, device: torch.device) -> bool:
         now = _RandomState.read(device)
-        return torch.equal(self.cpu, now.cpu) and (self.device is None or torch.equal(self.device, now.device))
+        pairs = zip(self, now, strict=True)
+        return all(torch.equal(a, b) for a, b in pairs if a is not None and b is not None)
 
 
 @contextlib.contextmanager

@@ -165,19 +165,14 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    defaults = vars(cls())
     arguments = {}
     for key, value in values.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(fields)}."
+        if key not in defaults:
+            near = difflib.get_close_matches(key, defaults, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(defaults)}."
             raise ValueError(f"Recipe {where}: there is no field {key!r}{hint}")
-        default = dataclasses.MISSING
-        if fields[key].default_factory is not dataclasses.MISSING:
-            default = fields[key].default_factory()
-        elif fields[key].default is not dataclasses.MISSING:
-            default = fields[key].default
-        arguments[key] = _converted(value, default, f"{where}: {key}")
+        arguments[key] = _converted(value, defaults[key], f"{where}: {key}")
     return cls(**arguments)
 
 

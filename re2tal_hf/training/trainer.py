@@ -203,9 +203,9 @@ class Trainer:
                 sums[name] += value
             bar.set_postfix(loss=f"{losses['loss']:.3f}", memory=f"{peak_memory():.0f} MiB")
         steps = len(self.loader)
-        return {
-            **{name: value / steps for name, value in sums.items()},
-            "learning_rate": self.schedule.get_last_lr()[0],
+        means = {name: value / steps for name, value in sums.items()}
+        return means | {
+            "learning_rate": float(self.schedule.get_last_lr()[0]),
             "seconds_per_step": (time.perf_counter() - start) / steps,
             "peak_memory_mib": peak_memory(),
             "reconstruction_error": self.plain_model.model.reconstruction_error(),

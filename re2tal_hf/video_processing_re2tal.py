@@ -203,8 +203,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             self.image_mean,
             self.image_std,
         )
-        pixel_values, frame_mask = _pad([frames], self.num_frames)
-        return {"pixel_values_videos": pixel_values[0], "frame_mask": frame_mask[0]}
+        frames, frame_mask = _pad(frames, self.num_frames)
+        return {"pixel_values_videos": frames, "frame_mask": frame_mask}
 
     def post_process_temporal_action_localization(
         self,
@@ -278,12 +278,16 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
         Raises:
             TypeError: if a video is a path and not a clip.
+            ValueError: if the frames of two clips differ in size after resizing and cropping.
         """
         tensor_type = kwargs.pop("return_tensors", None)
         batch = super().preprocess(videos, **kwargs)
         clips = batch["pixel_values_videos"]
-        longest = max(len(clip) for clip in clips)
-        batch["pixel_values_videos"], batch["frame_mask"] = _pad(clips, longest)
+        if len(sizes := {tuple(clip.shape[1:]) for clip in clips}) > 1:
+            raise ValueError(f"Frames of the sizes {sorted(sizes)} make no batch; resize them.")
+        padded = [_pad(clip, max(map(len, clips))) for clip in clips]
+        batch["pixel_values_videos"] = torch.stack([clip for clip, _ in padded])
+        batch["frame_mask"] = torch.stack([frame_mask for _, frame_mask in padded])
         return batch.convert_to_tensors(tensor_type)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
@@ -345,7 +349,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
-        positive, share = (0, math.inf), (0, 1)
+        positive, share = (0, 1000), (0, 1)
         for name, (low, high) in {
             "frame_rate": positive,
             "nms_sigma": positive,
@@ -363,17 +367,12 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 raise ValueError(f"{name} is {value}; it must be a whole number above 0.")
 
 
-def _pad(videos: Sequence[Tensor], num_frames: int) -> tuple[Tensor, Tensor]:
-    """Videos [T, C, H, W] as one batch [B, num_frames, C, H, W], and the mask of real frames."""
-    shapes = {tuple(video.shape[1:]) for video in videos}
-    if len(shapes) > 1:
-        raise ValueError(f"Frames of the sizes {sorted(shapes)} make no batch; resize them.")
-    batch = videos[0].new_zeros(len(videos), num_frames, *videos[0].shape[1:])
-    frame_mask = torch.zeros(len(videos), num_frames, dtype=torch.bool, device=batch.device)
-    for row, video in enumerate(videos):
-        batch[row, : len(video)] = video
-        frame_mask[row, : len(video)] = True
-    return batch, frame_mask
+def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """Appends frames of zeros to a video [T, C, H, W]; the mask [num_frames] is False there."""
+    missing = num_frames - len(video)
+    if missing:
+        video = torch.cat([video, video.new_zeros(missing, *video.shape[1:])])
+    return video, torch.arange(num_frames, device=video.device) < num_frames - missing
 
 
 def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, Tensor]:

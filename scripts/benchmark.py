@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from re2tal_hf.training.arguments import Recipe, load_recipe
-from re2tal_hf.training.memory import peak_memory, saved_for_backward
+from re2tal_hf.training.memory import peak_memory, reset_peak_memory, saved_for_backward
 
 MODES = ("plain", "checkpoint", "reversible")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,7 +87,7 @@ def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict) -> 
 def _peak(build: Callable[..., Step], parameters: tuple, threads: int, queue) -> None:
     torch.set_num_threads(threads)
     step = build(*parameters)
-    before = 0.0 if step.videos.device.type == "cuda" else peak_memory()
+    before = 0.0 if step.videos.device.type == "cuda" else reset_peak_memory()
     step.run()
     queue.put(peak_memory() - before)
 

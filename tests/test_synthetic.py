@@ -100,17 +100,13 @@ def test_motion_is_that_of_the_class():
         for label, state, _ in actions(scene):
             seen.add(label)
             x, y = (state[:, :2] - state[:, :2].mean(axis=0)).T
-            turned = np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])
-            circling = turned / np.sum(x**2 + y**2)
-            spread_x, spread_y = x.std(), y.std()
-            if label == "CircleClockwise":
-                assert circling > 0.1
-            elif label == "CircleCounterclockwise":
-                assert circling < -0.1
-            elif label == "Sway":
-                assert spread_x > 1.5 * spread_y and abs(circling) < 0.1
+            turned = abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / np.sum(x**2 + y**2)
+            ratio = x.std() / y.std()
+            assert (turned > 0.1) == (label == "Circle")
+            if label in ("Circle", "Slant"):
+                assert 0.5 < ratio < 2
             else:
-                assert spread_y > 1.5 * spread_x and abs(circling) < 0.1
+                assert ratio > 1.5 if label == "Sway" else ratio < 1 / 1.5
     assert seen == set(MOTIONS)
 
 
@@ -123,8 +119,8 @@ def test_objects_never_jump():
             assert np.abs(np.diff(track.opacity))[both].max(initial=0) < 0.4
             steps = np.diff(track.state[:, :2], axis=0)[both]
             longest_step = max(longest_step, np.hypot(*steps.T).max(initial=0))
-    # The longest dash crosses half the frame's diagonal in 0.4 s.
-    assert 3.0 < longest_step < 1.5 * (0.5 * np.hypot(*SIZE)) / 0.4 / FRAME_RATE
+    # The longest dash crosses half the frame's diagonal in 0.3 s.
+    assert 3.0 < longest_step < 1.5 * (0.5 * np.hypot(*SIZE)) / 0.3 / FRAME_RATE
 
 
 def test_single_frame_does_not_tell_the_class():
@@ -159,7 +155,7 @@ def test_single_frame_does_not_tell_the_class():
 
 
 def test_something_moves_outside_the_actions():
-    """The performing object moves between its actions too, at times as fast as in one."""
+    """The performing object moves between its actions too, and its fastest dash is as fast."""
     speeds_inside, speeds_outside = [], []
     for scene in scenes(20):
         times = np.arange(1, 480) / FRAME_RATE
@@ -171,7 +167,7 @@ def test_something_moves_outside_the_actions():
             speeds_outside.append(speed[whole & ~acting])
     inside, outside = np.concatenate(speeds_inside), np.concatenate(speeds_outside)
     assert np.mean(outside > 5.0) > 0.3
-    assert np.percentile(outside, 99) > 0.8 * np.median(inside)
+    assert np.max(outside) > np.median(inside)
 
 
 @pytest.mark.parametrize(

@@ -405,6 +405,7 @@ def test_detections_of_opentad(model_goldens):
         ({"window_overlap": -0.1}, "window_overlap is -0.1"),
         ({"frame_rate": 0}, "frame_rate is 0"),
         ({"frame_rate": float("nan")}, "frame_rate is nan"),
+        ({"frame_rate": float("inf")}, "frame_rate is inf"),
         ({"num_frames": 0}, "num_frames is 0"),
         ({"num_frames": 1.5}, "num_frames is 1.5"),
         ({"sampling": "random"}, "sampling is 'random'; choose one of sliding, resized"),

@@ -4,16 +4,15 @@ In every video one object at a time fades in, wanders, performs and fades out, o
 textured background and among smaller objects that cross. An action is an oscillation of the
 object's centre about its path:
 
-    x(t) = path_x(t) + e(t) * A * a_x * cos p(t)
-    y(t) = path_y(t) + e(t) * A * a_y * sin p(t)
+    x(t) = path_x(t) + e(t) * A * a_x * cos(p(t))
+    y(t) = path_y(t) + e(t) * A * a_y * d * cos(p(t) - lag)
 
-with (a_x, a_y) from `MOTIONS`, p(t) a phase of constant speed and random start, and e(t) an
-envelope that rises from 0 at the start of the action and is back at 0 at its end. Shape, colours,
-place, size, amplitude, speed and the direction of the first movement are drawn independently of
-the class, and between the actions the object drifts, dashes, waits, trembles or changes its size:
-no single frame, and no measure of how much moves, tells the classes apart.
-
-Mirroring a video turns `CircleClockwise` into `CircleCounterclockwise`: train without flips.
+with (a_x, a_y, lag) from `MOTIONS`, p(t) a phase of constant speed and random start, d = 1 or -1 at
+random, and e(t) an envelope that rises from 0 at the start of the action and is back at
+0 at its end. Shape, colours, place, size, amplitude, speed and the direction of the first movement
+are drawn independently of the class, and between the actions the object drifts, dashes, waits,
+trembles or changes its size: no single frame, and no measure of how much moves, tells the classes
+apart.
 """
 
 import json
@@ -25,39 +24,39 @@ from pathlib import Path
 import av
 import numpy as np
 
-# Class name -> (a_x, a_y). The y axis points down, so x = cos p, y = sin p runs clockwise.
-MOTIONS: dict[str, tuple[int, int]] = {
-    "CircleClockwise": (1, 1),
-    "CircleCounterclockwise": (1, -1),
-    "Sway": (1, 0),
-    "Bounce": (0, 1),
+# Class name -> (a_x, a_y, lag).
+MOTIONS: dict[str, tuple[float, float, float]] = {
+    "Circle": (1, 1, np.pi / 2),
+    "Slant": (1, 1, 0),
+    "Sway": (1, 0, 0),
+    "Bounce": (0, 1, 0),
 }
 IDLE_MOTIONS = ("drift", "dash", "pause", "tremble", "resize")
 
 # Lengths in seconds.
 ACTION_LENGTH = (2.0, 6.0)
 IDLE_LENGTH = (1.0, 3.0)
-PERIOD = (1.0, 1.5)
-DASH_LENGTH = (0.4, 0.8)
-PASSER_INTERVAL = 4.0
-RAMP = 0.3
+PERIOD = (1.0, 1.4)
+DASH_LENGTH = (0.3, 0.6)
+PASSER_INTERVAL = 8.0
+RAMP = 0.2
 FADE = 0.5
 SHORTEST_VIDEO = FADE + 2 * IDLE_LENGTH[1] + ACTION_LENGTH[1]
 
 # Lengths in pixels, and speeds in pixels per second, of a frame whose shorter side has 64.
 REFERENCE_SIDE = 64
-AMPLITUDE = (9.0, 12.0)
+AMPLITUDE = (10.0, 13.0)
 RADIUS = (8.0, 11.0)
-TREMBLE = 0.8
+TREMBLE = 0.6
 PASSER_RADIUS = (3.0, 5.0)
 PASSER_SPEED = (8.0, 30.0)
 BACKGROUND_SPEED = 3.0
 
 # Brightness, 0 to 255. Objects are lighter than what is behind them, in any hue.
 LIGHT_COLOR = (170, 255)
-SHADED_COLOR = (90, 200)
-BACKGROUND_COLOR = (40, 90)
-BACKGROUND_CONTRAST = (3.0, 8.0)
+SHADED_COLOR = (130, 220)
+BACKGROUND_COLOR = (30, 70)
+BACKGROUND_CONTRAST = (2.0, 5.0)
 NOISE = 1.0
 FLICKER = 0.04
 
@@ -330,8 +329,10 @@ def _wobble(random: np.random.Generator, motion: str, elapsed: np.ndarray, size:
         return np.zeros((len(elapsed), 3))
     phase = random.uniform(0, 2 * np.pi) + 2 * np.pi * elapsed / random.uniform(*PERIOD)
     amplitude = unit * random.uniform(*AMPLITUDE)
-    oscillation = np.stack([np.cos(phase), np.sin(phase), np.zeros_like(phase)], axis=1)
-    return amplitude * oscillation * (*MOTIONS[motion], 0)
+    share_x, share_y, lag = MOTIONS[motion]
+    x = share_x * np.cos(phase)
+    y = share_y * random.choice((-1, 1)) * np.cos(phase - lag)
+    return amplitude * np.stack([x, y, np.zeros_like(phase)], axis=1)
 
 
 def _make_passers(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers.image_utils import SizeDict
 
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
 from ..video_reader import Resize, VideoReader, VideoReadError
@@ -190,15 +191,25 @@ class TrainingWindows(Dataset[dict[str, Any]]):
             str(getattr(self.processor, name))
             for name in ("do_resize", "size", "resample", "do_center_crop", "crop_size")
         )
-        cached = self._cache.frames(
-            video.path, all_times, resize, f"{preparation} {self._crops_at_random}", self.backend
-        )
+        if self._crops_at_random:
+            assert self.augmentation is not None
+            preparation = f"{preparation} before a random crop of {self.augmentation.crop_scale}"
+        cached = self._cache.frames(video.path, all_times, resize, preparation, self.backend)
         return torch.from_numpy(cached[np.rint(np.multiply(times, whole.frame_rate)).astype(int)])
 
-    def _resize_without_crop(self, frames: Tensor) -> Tensor:
-        if not self.processor.do_resize:
+    def _resize_before_crop(self, frames: Tensor) -> Tensor:
+        """Resizes for a random crop: so large that the smallest crop keeps its detail, where the video has it."""
+        processor, augmentation = self.processor, self.augmentation
+        assert augmentation is not None and augmentation.crop_scale is not None
+        if not processor.do_resize:
             return frames
-        return self.processor.resize(frames, self.processor.size, resample=self.processor.resample)
+        size = processor.decode_size
+        if size is None:
+            return processor.resize(frames, processor.size, resample=processor.resample)
+        available = min(frames.shape[-2] / size[0], frames.shape[-1] / size[1])
+        factor = max(1.0, min(available, augmentation.crop_scale[0] ** -0.5))
+        larger = SizeDict(height=round(size[0] * factor), width=round(size[1] * factor))
+        return processor.resize(frames, larger, resample=processor.resample)
 
     @property
     def _crops_at_random(self) -> bool:
@@ -360,7 +371,7 @@ class _TrainingReader:
         """As `VideoReader.frames_at`."""
         windows = self._windows
         if windows._crops_at_random:
-            resize = windows._resize_without_crop
+            resize = windows._resize_before_crop
         frames = windows._decode(self._video, times, resize)
         if windows.augmentation is None:
             return frames

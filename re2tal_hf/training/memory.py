@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,4 +51,19 @@ def peak_memory() -> float:
     """Returns the peak so far in MiB: allocated on the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    status = Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss begins with the peak of the process that started this one; VmHWM does not.
+        [peak] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(peak) / 2**10
+    units = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
+
+
+def reset_peak_memory() -> float:
+    """Lets the peak begin anew, on Linux and on the GPU, and returns what is in use in MiB."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()

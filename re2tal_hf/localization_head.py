@@ -87,6 +87,15 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask.unsqueeze(-1), 0)
 
 
+def standardize(x: Tensor, mask: Tensor) -> Tensor:
+    """Gives every channel of `[B, T, C]` mean 0 and variance 1 over the real steps; padding is zero."""
+    count = mask.sum(dim=1).clamp_min(1)[:, None, None]
+    mean = zero_padding(x, mask).sum(dim=1, keepdim=True) / count
+    centred = zero_padding(x - mean, mask)
+    variance = centred.square().sum(dim=1, keepdim=True) / count
+    return centred * (variance + 1e-5).rsqrt()
+
+
 def convolve(convolution: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
     """Convolves `[B, T, C]` over time; the output is zero at the padding left after its stride."""
     out = convolution(x.transpose(1, 2)).transpose(1, 2)
@@ -373,6 +382,9 @@ class ActionFormerHead(nn.Module):
         input_size: channels of the features.
         num_labels: classes; 1 for class-agnostic localization.
         hidden_size: channels inside the head.
+        standardize_input: whether every feature channel gets mean 0 and variance 1 over the window
+            before the first convolution. Not in the paper; for backbones trained from scratch, whose
+            pooled features differ little from step to step and much from channel to channel.
         num_embedding_layers: convolutions before the transformer.
         num_stem_layers: transformer blocks at full resolution.
         num_levels: pyramid levels; the strides are 1, 2, ..., `2 ** (num_levels - 1)`.
@@ -403,6 +415,7 @@ class ActionFormerHead(nn.Module):
         num_labels: int,
         *,
         hidden_size: int = 512,
+        standardize_input: bool = False,
         num_embedding_layers: int = 2,
         num_stem_layers: int = 2,
         num_levels: int = 6,
@@ -438,6 +451,7 @@ class ActionFormerHead(nn.Module):
                 f"attention_window={attention_window} is too narrow; give at least 2, or None for full attention."
             )
         self.input_size = input_size
+        self.standardize_input = standardize_input
         self.num_levels = num_levels
         self.max_length = max_length
         self.use_position_embedding = use_position_embedding
@@ -562,7 +576,9 @@ class ActionFormerHead(nn.Module):
             )
         mask = mask.bool()
         x = features.transpose(1, 2)
-        if self.padding == "isolated":
+        if self.standardize_input:
+            x = standardize(x, mask)
+        elif self.padding == "isolated":
             x = zero_padding(x, mask)
         missing = self._padded_length(length) - length
         return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)

@@ -10,6 +10,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from re2tal_hf import rewire
 from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.training.memory import saved_for_backward
 
 SMALL = {
     "model_type": "video_swin",
@@ -209,3 +210,21 @@ def test_a_bad_reconstruction_is_reported():
     model.reconstruction_errors.by_stage[0] = torch.tensor(float("nan"))
     with pytest.warns(UserWarning, match="reconstructed its activations"):
         model(inputs)
+
+
+def test_bytes_kept_for_backward():
+    """Input and two streams a stage: the floor of the method, whatever the depth."""
+    kept = {}
+    for depths in ([2, 2, 2, 2], [2, 2, 6, 2]):
+        for backprop in ("plain", "checkpoint", "reversible"):
+            model = torchvision_model(depths=depths, embed_dim=24, num_heads=[1, 2, 4, 8])
+            rewire(model, "re2tal", backprop)
+            with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
+                model.temporal_features(torch.randn(1, 3, 8, 64, 64))
+            kept[depths[2], backprop] = saved.total()
+    pixels, tokens = 3 * 8 * 64 * 64, 4 * 16 * 16
+    streams = 2 * sum(tokens // 4**i * 24 * 2**i for i in range(4))
+    merged_for_the_norm = 2 * tokens // 64 * 192 + 2 * tokens // 64
+    assert kept[2, "reversible"] == kept[6, "reversible"] <= 4 * (pixels + streams + merged_for_the_norm)
+    assert kept[6, "plain"] >= 14 * kept[6, "reversible"]
+    assert kept[6, "checkpoint"] > 1.5 * kept[6, "reversible"]

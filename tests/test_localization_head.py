@@ -84,8 +84,14 @@ def test_memory_of_local_attention_is_linear_in_length():
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("neck", ["identity", "fpn"])
 @pytest.mark.parametrize("use_position_embedding", [False, True])
-def test_padding_does_not_change_what_is_predicted(window, neck, use_position_embedding):
-    head = small_head(attention_window=window, neck=neck, use_position_embedding=use_position_embedding)
+@pytest.mark.parametrize("standardize_input", [False, True])
+def test_padding_does_not_change_what_is_predicted(window, neck, use_position_embedding, standardize_input):
+    head = small_head(
+        attention_window=window,
+        neck=neck,
+        use_position_embedding=use_position_embedding,
+        standardize_input=standardize_input,
+    )
     features = torch.randn(1, 8, 21, dtype=torch.float64)
     alone = head(features, torch.ones(1, 21, dtype=torch.bool))
     for total in (22, 24, 32):
@@ -96,6 +102,16 @@ def test_padding_does_not_change_what_is_predicted(window, neck, use_position_em
         assert padded.point_mask[0].sum() == alone.point_mask[0].sum()
         for found, expected in zip(valid_points(padded, 0), valid_points(alone, 0), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_standardized_input_forgets_scale_and_offset_of_the_channels():
+    head = small_head(standardize_input=True)
+    features, mask = torch.randn(2, 8, 21, dtype=torch.float64), prefix_mask([21, 13], 21)
+    scale, offset = torch.rand(2, 8, 1).double() * 9 + 1, torch.randn(2, 8, 1).double() * 50
+    expected, found = head(features, mask), head(features * scale + offset, mask)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
+    plain = small_head(standardize_input=False)
+    assert (plain(features * scale + offset, mask).logits - plain(features, mask).logits).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("padding", ["opentad", "actionformer"])

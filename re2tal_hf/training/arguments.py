@@ -18,7 +18,7 @@ class DataArguments:
     """Where the videos and annotations are, and how training windows are drawn.
 
     Args:
-        annotations (`str`): Annotation file (JSON), or a folder or dataset id with `metadata.jsonl`.
+        annotations (`str`): Annotation file (JSON), or a folder of videos with `metadata.jsonl`.
         videos (`str`, *optional*): Folder of the video files; not needed where the annotations name them.
         training_subset, validation_subset (`str`): Names of the subsets in the annotations, in any case.
         class_agnostic (`bool`): All actions are one class (with an external video classifier at test time).

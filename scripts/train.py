@@ -24,8 +24,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    Trainer(recipe, arguments.output, resume=arguments.resume).run()
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        trainer = Trainer(recipe, arguments.output, resume=arguments.resume)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    trainer.run()
 
 
 if __name__ == "__main__":

@@ -186,6 +186,14 @@ def test_evaluate_and_predict_scripts(finished, data, tmp_path):
     assert not list((tmp_path / "out").glob("no.*"))
 
 
+def test_benchmark_script():
+    done = run_script("benchmark.py", "--frames", 4, "--size", 32, "--rounds", 1)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    saved = [float(row[1]) for row in rows if row[0] == "reversible"]
+    assert len(saved) == 2
+    assert saved[0] == saved[1] < min(float(row[1]) for row in rows if row[0] == "plain") / 10
+
+
 def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
     Trainer(
         load_recipe("quickstart", [*TINY, *places, "data.class_agnostic=true", "training.epochs=1"]), tmp_path / "a"

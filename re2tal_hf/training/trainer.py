@@ -102,6 +102,10 @@ class Trainer:
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
         found = read_annotations(data.annotations, subset=subset, video_folder=data.videos, repair=repair)
+        if all(video.path is None for video in found.videos):
+            raise ValueError(
+                f"The annotations {data.annotations} name no video files: set data.videos to the folder that holds them."
+            )
         return found.class_agnostic() if data.class_agnostic else found
 
     def _build_model(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.swin_transformer import PatchMerging
+from torchvision.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from .reversible import Stage
@@ -17,6 +20,90 @@ VARIANTS = {
     "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
     "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
 }
+
+
+# What torchvision adds to the logits of pairs that the cyclic shift has brought together.
+SHIFT_PENALTY = -100.0
+
+
+class AttentionBranch(nn.Module):
+    """Norm, window attention and stochastic depth: the first residual branch of a block.
+
+    Without gradients, in inference and in the forward pass of a reversible stage, torchvision's attention
+    is computed by a fused kernel, which does not write the attention matrix to memory.
+    """
+
+    def __init__(self, block: SwinTransformerBlock):
+        super().__init__()
+        self.norm = block.norm1
+        self.attention = block.attn
+        self.stochastic_depth = block.stochastic_depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, H, W, C]` -> the same shape."""
+        x = self.norm(x)
+        # Half precision would round in other places than the recomputation does.
+        exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
+        random = self.attention.training and (self.attention.attention_dropout or self.attention.dropout)
+        if torch.is_grad_enabled() or random or not exact:
+            x = self.attention(x)
+        else:
+            x = fused_window_attention(self.attention, x)
+        return self.stochastic_depth(x)
+
+
+def fused_window_attention(attention: ShiftedWindowAttention3d, x: Tensor) -> Tensor:
+    """Shifted window attention (arXiv 2106.13230, section 3.2) of `[B, T, H, W, C]`, without dropout."""
+    batch, *size, channels = x.shape
+    window = [min(w, s) for w, s in zip(attention.window_size, size, strict=True)]
+    fits = [s <= w for w, s in zip(attention.window_size, size, strict=True)]
+    shift = [0 if fit else s for fit, s in zip(fits, attention.shift_size, strict=True)]
+    missing = [-s % w for w, s in zip(window, size, strict=True)]
+    x = F.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
+    padded = x.shape[1:4]
+    if any(shift):
+        x = x.roll([-s for s in shift], dims=(1, 2, 3))
+    x = into_windows(x, window)  # [B, windows, tokens, C]
+    windows, tokens, heads = x.shape[1], x.shape[2], attention.num_heads
+
+    qkv = attention.qkv(x).view(batch, windows, tokens, 3, heads, channels // heads)
+    query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # [B, windows * heads, tokens, C / heads]
+    bias = attention.get_relative_position_bias(window).expand(windows, -1, -1, -1)
+    if any(shift):
+        regions = into_windows(shifted_regions(padded, window, shift, x.device), window)[0, :, :, 0]
+        apart = regions[:, :, None] != regions[:, None, :]
+        bias = bias + (apart * SHIFT_PENALTY).unsqueeze(1).to(bias)
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.flatten(0, 1).unsqueeze(0))
+    x = x.unflatten(1, (windows, heads)).transpose(2, 3).flatten(3)
+    x = out_of_windows(attention.proj(x), window, padded)
+    if any(shift):
+        x = x.roll(shift, dims=(1, 2, 3))
+    return x[:, : size[0], : size[1], : size[2]].contiguous()
+
+
+def into_windows(x: Tensor, window: Sequence[int]) -> Tensor:
+    """`[B, T, H, W, C]` -> `[B, windows, tokens of a window, C]`; sizes are multiples of the window's."""
+    (t, h, w), (_, *size, _) = window, x.shape
+    counts = [s // n for s, n in zip(size, window, strict=True)]
+    x = x.view(x.shape[0], counts[0], t, counts[1], h, counts[2], w, x.shape[-1])
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(x.shape[0], math.prod(counts), t * h * w, -1)
+
+
+def out_of_windows(x: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The inverse of `into_windows`."""
+    counts = [s // n for s, n in zip(size, window, strict=True)]
+    x = x.view(x.shape[0], *counts, *window, x.shape[-1])
+    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *size, -1)
+
+
+def shifted_regions(size: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers, `[1, T, H, W, 1]`, of the regions that were neighbours before a cyclic shift."""
+    regions = torch.zeros(1, *size, 1, dtype=torch.int64, device=device)
+    for dim, (length, width, moved) in enumerate(zip(size, window, shift, strict=True)):
+        place = torch.arange(length, device=device)
+        region = (place >= length - width).long() + (place >= length - moved).long()
+        regions = 3 * regions + region.view([-1 if i == dim + 1 else 1 for i in range(5)])
+    return regions
 
 
 @register
@@ -79,7 +166,7 @@ class VideoSwin(Architecture):
                 continue
             branches = []
             for block in layer:
-                branches.append(nn.Sequential(block.norm1, block.attn, block.stochastic_depth))
+                branches.append(AttentionBranch(block))
                 branches.append(nn.Sequential(block.norm2, block.mlp, block.stochastic_depth))
             stages.append(Stage(entry, branches))
         return stages

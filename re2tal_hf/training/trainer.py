@@ -104,7 +104,7 @@ class Trainer:
         found = read_annotations(data.annotations, subset=subset, video_folder=data.videos, repair=repair)
         if all(video.path is None for video in found.videos):
             raise ValueError(
-                f"The annotations {data.annotations} name no video files: set data.videos to the folder that holds them."
+                f"The annotations {data.annotations} name no video files: set data.videos to their folder."
             )
         return found.class_agnostic() if data.class_agnostic else found
 

@@ -164,7 +164,7 @@ class VideoSwin(Architecture):
             if isinstance(layer, PatchMerging):
                 entry = layer
                 continue
-            branches = []
+            branches: list[nn.Module] = []
             for block in layer:
                 branches.append(AttentionBranch(block))
                 branches.append(nn.Sequential(block.norm2, block.mlp, block.stochastic_depth))

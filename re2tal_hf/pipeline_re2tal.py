@@ -34,6 +34,10 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+
     def __call__(self, videos: Any, **kwargs: Any) -> list[Any]:
         """Localizes actions in one video or in several.
 

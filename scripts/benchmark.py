@@ -162,11 +162,11 @@ def main() -> None:
     if arguments.recipe:
         recipe = load_recipe(arguments.recipe)
         changes = {
-            "rewired, reversible": {"backprop": "reversible"},
-            "rewired, checkpoint": {"backprop": "checkpoint"},
-            "rewired, plain": {"backprop": "plain"},
             "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
-            "frozen backbone": {"freeze_backbone": True},
+            "rewired, plain": {"backprop": "plain"},
+            "rewired, checkpoint": {"backprop": "checkpoint"},
+            "rewired, reversible": {"backprop": "reversible"},
+            "rewired, frozen backbone": {"freeze_backbone": True},
         }
         builds[f"recipe {arguments.recipe}"] = {
             name: (recipe_step, (arguments, recipe, change)) for name, change in changes.items()

@@ -389,6 +389,8 @@ class _PyAVDecoder:
 
     def _conversion(self, width: int, height: int, pixel_format: str) -> Any:
         graph = av.filter.Graph()
+        # Threads of its own would be waited for in vain where a forked process frees the graph.
+        graph.threads = 1
         nodes = [
             graph.add_buffer(self._stream, width=width, height=height, format=av.VideoFormat(pixel_format)),
             graph.add("scale", "{}:{}".format(*self._frame_size)),

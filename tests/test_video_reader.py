@@ -1,6 +1,8 @@
 import dataclasses
 import io
 import logging
+import os
+import subprocess
 import sys
 
 import av
@@ -408,3 +410,22 @@ def test_logging_names_the_fallback(make, caplog):
         reader = VideoReader(make("raw.h264"))
     assert reader.backend == "pyav"
     assert "raw.h264: read with PyAV" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_can_let_go_of_a_reader(tmp_path):
+    """As data loader workers do with readers of the process that started them."""
+    path = write_video(tmp_path / "video.mp4", numbered_frames(10), 10.0)
+    code = f"""
+import gc, os
+from re2tal_hf.video_reader import VideoReader
+reader = VideoReader({str(path)!r}, backend="pyav")
+reader.frames_at([0.0, 0.5])
+child = os.fork()
+if child == 0:
+    del reader
+    gc.collect()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -137,7 +137,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         _check_videos(pixel_values_videos, frame_mask)
         if frame_mask is None:
             frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
-        features = self.backbone.temporal_features(self.backbone.architecture.library_input(pixel_values_videos))
+        features = self.backbone.temporal_features(self.backbone.architecture.to_library_input(pixel_values_videos))
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),

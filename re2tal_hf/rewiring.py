@@ -60,7 +60,7 @@ class Architecture(ABC):
     def feature_stride(self, model: Any) -> int:
         """Returns the number of input frames for each temporal feature."""
 
-    def library_input(self, videos: Tensor) -> Tensor:
+    def to_library_input(self, videos: Tensor) -> Tensor:
         """From `[B, T, C, H, W]` to what the library's forward takes; `[B, C, T, H, W]` unless overridden."""
         return videos.transpose(1, 2)
 

@@ -7,11 +7,10 @@ from golden_weights import gradient_norms, head_name, read_golden, relative_diff
 from re2tal_hf.localization_head import (
     ActionFormerHead,
     decode_segments,
-    full_attention,
-    local_attention,
     sinusoidal_positions,
 )
 from re2tal_hf.localization_losses import LocalizationLoss
+from re2tal_hf.temporal_layers import full_attention, local_attention
 from re2tal_hf.temporal_segments import suppress
 
 SMALL = {"hidden_size": 16, "num_levels": 3, "max_length": 32, "branch_scale": 0.5}

@@ -3,7 +3,7 @@
 # Results lie in quickstart_run/. Arguments override the recipe, for example training.epochs=5.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # More threads gain little on so small a model, and the number of threads decides the last digits.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 run=quickstart_run
 rm -rf "$run"
 mkdir "$run"

@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-REWIRINGS = ("re2tal", "none")
-BACKPROPS = ("reversible", "checkpoint", "plain")
+from .rewiring import check_rewiring
 
 
 class Re2TALConfig(PreTrainedConfig):
@@ -56,14 +55,9 @@ class Re2TALConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
         self.head_config = {"model_type": "actionformer", **self.head_config}
-        if self.rewiring not in REWIRINGS:
-            raise ValueError(f"rewiring is {self.rewiring!r}; choose one of {REWIRINGS}.")
         if self.backprop is None:
             self.backprop = "checkpoint" if self.rewiring == "none" else "reversible"
-        if self.backprop not in BACKPROPS:
-            raise ValueError(f"backprop is {self.backprop!r}; choose one of {BACKPROPS}.")
-        if self.rewiring == "none" and self.backprop == "reversible":
-            raise ValueError("rewiring='none' cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
+        check_rewiring(self.rewiring, self.backprop)
         if self.frozen_stages < 0:
             raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
         super().__post_init__(**kwargs)

@@ -130,12 +130,7 @@ def rewire(model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "rev
     else:
         original = type(model)
     architecture = _architecture_of(original)
-    if rewiring not in COUPLINGS:
-        raise ValueError(f"rewiring is {rewiring!r}; choose one of {sorted(COUPLINGS)}.")
-    if backprop not in get_args(Backprop):
-        raise ValueError(f"backprop is {backprop!r}; choose one of {list(get_args(Backprop))}.")
-    if backprop == "reversible" and COUPLINGS[rewiring].b == 0:
-        raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
+    check_rewiring(rewiring, backprop)
     model.__class__ = _rewired_class(original)
     assert isinstance(model, RewiredModel)
     model.architecture = architecture
@@ -143,6 +138,16 @@ def rewire(model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "rev
     model.backprop = backprop
     model.reconstruction_errors = ReconstructionErrors()
     return model
+
+
+def check_rewiring(rewiring: str, backprop: str) -> None:
+    """Raises a `ValueError` if the rewiring or the backprop mode is unknown, or the two do not go together."""
+    if rewiring not in COUPLINGS:
+        raise ValueError(f"rewiring is {rewiring!r}; choose one of {sorted(COUPLINGS)}.")
+    if backprop not in get_args(Backprop):
+        raise ValueError(f"backprop is {backprop!r}; choose one of {list(get_args(Backprop))}.")
+    if backprop == "reversible" and COUPLINGS[rewiring].b == 0:
+        raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
 
 
 def _architecture_of(model_class: type[nn.Module]) -> Architecture:

@@ -79,11 +79,18 @@ def test_a_run_leaves_model_metrics_and_log(finished):
         assert {"map", "map@0.3", "map@0.7", "per_class", "epoch"} <= metrics.keys()
         detections = json.loads((finished / name / "detections.json").read_text())
         assert set(detections["results"]) == {"validation_000", "validation_001"}
+        assert (finished / name / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    run = json.loads((finished / "run.json").read_text())
+    assert run["training"]["videos"] == 3 and 60 <= run["training"]["seconds"] <= 66
+    assert run["validation"]["segments"] > 0
+    assert 0 < run["backbone_parameters"] < run["num_parameters"]
+    assert run["training_seconds"] > 0 and run["device"]
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert 0 < lines[0]["reconstruction_error"] < 1e-4
     assert lines[1]["loss"] > 0
-    assert load_recipe(str(finished / "recipe.yaml")).training.epochs == 2
+    again = load_recipe(str(finished / "recipe.yaml"))
+    assert (again.training.epochs, again.name) == (2, "quickstart")
     assert list(finished.glob("tracking/**/*tfevents*")) or list(finished.glob("**/*tfevents*"))
     assert not list(finished.glob("*.partial"))
 
@@ -155,6 +162,8 @@ def test_two_processes(places, tmp_path):
         "train.py", "--recipe", "quickstart", "--output", tmp_path / "run", *TINY, *places,
         "training.epochs=1", "training.batch_size=1", launcher=launcher,
     )  # fmt: skip
+    assert json.loads((tmp_path / "run/run.json").read_text())["num_processes"] == 2
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1
     metrics = json.loads((tmp_path / "run/last/metrics.json").read_text())
     assert 0 <= metrics["map"] <= 1
     detections = json.loads((tmp_path / "run/last/detections.json").read_text())

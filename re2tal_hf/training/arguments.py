@@ -109,6 +109,7 @@ class Recipe:
         augmentation (`dict`): Arguments of [`Augmentation`].
         data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`])
         seed (`int`): Of weights, windows, augmentation and stochastic layers.
+        name (`str`): Of the recipe; by default that of its file.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Recipe:
     training: OptimizationArguments = field(default_factory=OptimizationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
     seed: int = 0
+    name: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries, as in the YAML file."""
@@ -147,7 +149,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         text = Path(name).read_text()
     else:
         raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
-    values = yaml.safe_load(text) or {}
+    values = {"name": Path(name).stem, **(yaml.safe_load(text) or {})}
     for override in overrides:
         path, separator, value = override.partition("=")
         if not separator:

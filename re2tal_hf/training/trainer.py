@@ -27,10 +27,11 @@ from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe
-from .evaluation import localize_videos, mean_average_precision, submission
+from .evaluation import Detections, localize_videos, mean_average_precision, submission
 from .memory import peak_memory
 from .optimization import build_optimizer, build_schedule
 from .pretrained import load_backbone_weights
+from .run_record import describe_run, draw_example
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Progress:
         self.epoch = 0
         self.updates = 0
         self.best = -1.0
+        self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the values, for `Accelerator.register_for_checkpointing`."""
@@ -55,9 +57,9 @@ class Progress:
 class Trainer:
     """Trains, evaluates and saves one model, on one device or many.
 
-    The run folder holds `recipe.yaml`, `log.jsonl` (one line an epoch), `best/` and `last/` (model and
-    processor as `save_pretrained` writes them, with `metrics.json` and `detections.json`), `checkpoint/` to
-    resume from, and the trackers' files.
+    The run folder holds `recipe.yaml`, `run.json` (machine, versions, data, time), `log.jsonl` (one line an
+    epoch), `best/` and `last/` (model and processor as `save_pretrained` writes them, with `metrics.json`,
+    `detections.json` and `timeline.png`), `checkpoint/` to resume from, and the trackers' files.
 
     Args:
         recipe ([`Recipe`]): What to train and how.
@@ -75,6 +77,8 @@ class Trainer:
         self._check_folder()
         arguments = recipe.training
         self.accelerator = Accelerator(
+            # Unless told, it makes processes without an accelerator runs of their own.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=arguments.mixed_precision,
             gradient_accumulation_steps=arguments.gradient_accumulation,
             log_with=arguments.trackers or None,
@@ -172,8 +176,10 @@ class Trainer:
         metrics: dict[str, Any] = {}
         epochs = self.recipe.training.epochs
         for epoch in range(self.progress.epoch, epochs):
+            start = time.perf_counter()
             record = {"epoch": epoch + 1, **self._train_epoch(epoch)}
             self.progress.epoch = epoch + 1
+            self.progress.seconds += time.perf_counter() - start
             if self._evaluates_after(epoch + 1):
                 metrics = self._evaluate()
                 record |= {name: v for name, v in metrics.items() if isinstance(v, float)}
@@ -235,7 +241,18 @@ class Trainer:
                 self.schedule.step()
                 if self.average is not None:
                     self.average.update_parameters(self.plain_model)
-        return {"loss": float(output.loss), **{n: float(v) for n, v in output.loss_dict.items()}}
+        return {"loss": output.loss.item(), **{name: value.item() for name, value in output.loss_dict.items()}}
+
+    def _write_run_record(self) -> None:
+        record = describe_run(
+            self.plain_model,
+            self.windows.videos,
+            self.validation_set.videos,
+            self.accelerator.device,
+            self.accelerator.num_processes,
+            self.progress.seconds,
+        )
+        (self.folder / "run.json").write_text(json.dumps(record, indent=2))
 
     @property
     def evaluated_model(self) -> Re2TALForTemporalActionLocalization:
@@ -261,10 +278,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             metrics = mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
             metrics["epoch"] = self.progress.epoch
-            self._save_model("last", pipe, metrics, submission(detections))
+            self._save_model("last", pipe, metrics, detections)
             if metrics["map"] > self.progress.best:
                 self.progress.best = metrics["map"]
-                self._save_model("best", pipe, metrics, submission(detections))
+                self._save_model("best", pipe, metrics, detections)
         self.accelerator.wait_for_everyone()
         return metrics
 
@@ -273,12 +290,14 @@ class Trainer:
         name: str,
         pipe: TemporalActionLocalizationPipeline,
         metrics: dict[str, Any],
-        detections: dict[str, Any],
+        detections: Detections,
     ) -> None:
         partial = self.folder / f"{name}.partial"
         pipe.save_pretrained(partial)
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        (partial / "detections.json").write_text(json.dumps(detections))
+        (partial / "detections.json").write_text(json.dumps(submission(detections)))
+        if example := draw_example(self.validation_set, detections):
+            example.savefig(partial / "timeline.png")
         replace_folder(self.folder / name, partial)
 
     def _save_checkpoint(self) -> None:
@@ -293,6 +312,7 @@ class Trainer:
             return
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+        self._write_run_record()
         shown = ("epoch", "loss", "map", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))

@@ -1,0 +1,84 @@
+"""What a run was: the machine, the versions and the data, kept beside its results for the model card."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from ..data.annotations import AnnotatedVideo, AnnotationSet
+from ..modeling_re2tal import Re2TALForTemporalActionLocalization
+from ..timeline import draw_timeline
+from ..video_reader import VideoReader
+
+TIMELINE_THRESHOLD = 0.3
+
+
+def describe_run(
+    model: Re2TALForTemporalActionLocalization,
+    training_videos: Sequence[AnnotatedVideo],
+    validation_videos: Sequence[AnnotatedVideo],
+    device: torch.device,
+    num_processes: int,
+    training_seconds: float,
+) -> dict[str, Any]:
+    """Returns what `run.json` holds; durations of videos count as far as they are known."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("re2tal_hf", "torch", "torchvision", "transformers", "accelerate")},
+        },
+        "device": describe_device(device),
+        "num_processes": num_processes,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "backbone_parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "training": _describe_videos(training_videos),
+        "validation": _describe_videos(validation_videos),
+        "training_seconds": round(training_seconds, 1),
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns the name of a GPU, or the processor with its cores and the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu_info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (cpu_info.read_text().splitlines() if cpu_info.exists() else [])
+        if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"CPU, {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def draw_example(annotations: AnnotationSet, detections: dict[str, list[dict[str, Any]]]) -> Figure | None:
+    """Draws detected and true actions of the video with most of them; None if no video has a detection entry."""
+    found = [video for video in annotations.videos if video.video_id in detections and video.path is not None]
+    if not found:
+        return None
+    video = max(found, key=lambda video: len(video.labels))
+    with VideoReader(str(video.path)) as reader:
+        duration = reader.duration
+    truth = [
+        {"label": annotations.label_names[label], "start": start, "end": end}
+        for label, (start, end) in zip(video.labels, video.segments.tolist(), strict=True)
+        if start < end
+    ]
+    rows = [row for row in detections[video.video_id] if row["score"] >= TIMELINE_THRESHOLD]
+    title = f"{video.video_id}: detections with a score of at least {TIMELINE_THRESHOLD}"
+    return draw_timeline(rows, duration=duration, ground_truth=truth, title=title)
+
+
+def _describe_videos(videos: Sequence[AnnotatedVideo]) -> dict[str, Any]:
+    return {
+        "videos": len(videos),
+        "segments": sum(len(video.labels) for video in videos),
+        "seconds": round(sum(video.duration or 0.0 for video in videos), 1),
+    }

@@ -157,7 +157,7 @@ class VideoSwin(Architecture):
         model.head = nn.Identity()
         return model
 
-    def stages(self, model: SwinTransformer3d) -> list[Stage]:  # noqa: D102
+    def stages(self, model: SwinTransformer3d, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
         stages = []
         entry: nn.Module = nn.Sequential(model.patch_embed, model.pos_drop)
         for layer in model.features:
@@ -171,8 +171,8 @@ class VideoSwin(Architecture):
             stages.append(Stage(entry, branches))
         return stages
 
-    def norm(self, model: SwinTransformer3d, output: Tensor) -> Tensor:  # noqa: D102
-        return model.norm(output)
+    def norm(self, model: SwinTransformer3d, *outputs: Tensor) -> Tensor:  # noqa: D102
+        return model.norm(*outputs)
 
     def classify(self, model: SwinTransformer3d, features: Tensor) -> Tensor:  # noqa: D102
         return model.head(torch.flatten(model.avgpool(features.permute(0, 4, 1, 2, 3)), 1))

@@ -4,27 +4,30 @@ A stage is an entry module followed by residual branches ``F_0 ... F_{n-1}`` of 
 pair of streams ``(x, y)``, coupled by two numbers ``a`` and ``b`` (Dr2Net, arXiv 2401.04105, eq. 5)::
 
     start      x_0 = entry(input)                  y_0 = b x_0
-    forward    x_{i+1} = F_i(x_i) + a x_i + y_i    y_{i+1} = b x_i
-    inverse    x_i = y_{i+1} / b                   y_i = x_{i+1} - F_i(x_i) - a x_i
+    forward    x_{i+1} = h(F_i(x_i) + a x_i) + y_i    y_{i+1} = b x_i
+    inverse    x_i = y_{i+1} / b                      y_i = x_{i+1} - h(F_i(x_i) + a x_i)
     merge      (x_n + y_n) / (1 + b)
 
-``(a, b) = (0, 1)`` is Re2TAL's rewiring (arXiv 2211.14053): each residual connection skips one more block.
-``(a, b) = (1, 0)`` is the ordinary residual stack, which has no inverse.
+``h`` is what the original network applies to the sum of a residual connection: the last ReLU of a ResNet's
+block, the identity in a transformer. ``(a, b) = (0, 1)`` is Re2TAL's rewiring (arXiv 2211.14053): each residual
+connection skips one more block. ``(a, b) = (1, 0)`` is the ordinary residual stack, which has no inverse.
 
-Gradients, with ``g`` the gradient of a quantity::
+Gradients, with ``g`` the gradient of a quantity and ``J_i`` the Jacobian of ``h(F_i(x) + a x)`` at ``x_i``::
 
-    g x_i = J_{F_i}(x_i)^T g x_{i+1} + a g x_{i+1} + b g y_{i+1}      g y_i = g x_{i+1}
+    g x_i = J_i^T g x_{i+1} + b g y_{i+1}      g y_i = g x_{i+1}
 
 Between forward and backward a stage keeps its inputs (the streams of the stages before it, which those keep
-anyway) and its two output streams. This file knows nothing of video.
+anyway) and its two output streams; one without branches keeps its single output. This file knows nothing of
+video.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,19 +58,32 @@ class Streams(NamedTuple):
         return (self.x + self.y) / (1 + coupling.b)
 
 
+State: TypeAlias = tuple[Tensor, ...]
+"""The model's input or the output of a stage without branches (one tensor), or two streams."""
+
+INPUT = -1
+"""Position of the model's input among the sources of a stage."""
+
+
 @dataclass
 class Stage:
     """One run of residual branches of equal shape.
 
     Args:
-        entry (`nn.Module`): From the merged output of the stage before (the model's input for the first
-            stage) to the state that the branches work on: a stem, a patch merging, an ordinary block.
+        entry (`nn.Module`): From the merged outputs of its sources to the state that the branches work on: a
+            stem, a patch merging, an ordinary block, a fusion of two pathways.
         branches (`Sequence[nn.Module]`): The functions `F_i`, one for each residual addition, tensor in and
-            tensor of the same shape out.
+            tensor of the same shape out; may be empty.
+        sources (`Sequence[int]`, *optional*): Positions of the stages whose merged outputs the entry takes, in
+            the order of its arguments; `INPUT` for the model's input. By default the stage before.
+        activation (`Callable`, *optional*): The function `h`, elementwise and without parameters; by default
+            the identity.
     """
 
     entry: nn.Module
     branches: Sequence[nn.Module]
+    sources: Sequence[int] | None = None
+    activation: Callable[[Tensor], Tensor] | None = None
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -95,49 +111,66 @@ class ReconstructionErrors:
 def run_stages(
     stages: Sequence[Stage],
     inputs: Tensor,
-    coupling: Coupling,
-    backprop: Backprop,
+    coupling: Coupling | Sequence[Coupling],
+    backprop: Backprop | Sequence[Backprop],
     errors: ReconstructionErrors | None = None,
-) -> Tensor:
-    """Runs a chain of stages and returns the merged output of the last.
+) -> list[Tensor]:
+    """Runs stages, in order, and returns the merged outputs of those that are no other's source.
 
     Args:
-        stages (`Sequence[Stage]`): In order; each one's entry takes the merged output of the one before.
-        inputs (`Tensor`): What the first entry takes.
-        coupling (`Coupling`): Coefficients of the recurrence, the same for all stages.
-        backprop (`str`): How the backward pass gets its activations: `"reversible"` recomputes them from the
-            output streams, `"checkpoint"` recomputes each branch from its stored input, `"plain"` stores all.
-            Outputs and gradients are the same.
+        stages (`Sequence[Stage]`): In an order in which every stage comes after its sources.
+        inputs (`Tensor`): The model's input.
+        coupling (`Coupling` or one for each stage): Coefficients of the recurrence.
+        backprop (`str` or one for each stage): How the backward pass gets its activations: `"reversible"`
+            recomputes them from the output streams, `"checkpoint"` recomputes each module from its stored input,
+            `"plain"` stores all. Outputs and gradients are the same.
         errors (`ReconstructionErrors`, *optional*): Receives the errors of the inversions.
 
     Raises:
         ValueError: if `backprop` is unknown, or `"reversible"` with a coupling that has no inverse (`b = 0`).
     """
-    if backprop not in ("reversible", "checkpoint", "plain"):
+    couplings = [coupling] * len(stages) if isinstance(coupling, Coupling) else list(coupling)
+    modes = [backprop] * len(stages) if isinstance(backprop, str) else list(backprop)
+    states: list[State] = []
+    ends = set(range(len(stages)))
+    for index, (stage, own, mode) in enumerate(zip(stages, couplings, modes, strict=True)):
+        _check_mode(own, mode)
+        positions = (index - 1,) if stage.sources is None else stage.sources
+        ends -= set(positions)
+        sources = [(inputs,) if position == INPUT else states[position] for position in positions]
+        merges = [None if position == INPUT else couplings[position] for position in positions]
+        record = _StageRecord(stage, own, merges, index, errors)
+        states.append(_run_stage(record, sources, mode))
+    return [_merged(states[index], couplings[index]) for index in sorted(ends)]
+
+
+def _check_mode(coupling: Coupling, backprop: str) -> None:
+    if backprop not in get_args(Backprop):
         raise ValueError(f"backprop is {backprop!r}; choose 'reversible', 'checkpoint' or 'plain'.")
     if backprop == "reversible" and coupling.b == 0:
         raise ValueError(
             "backprop='reversible' needs a rewired network: with b = 0 the recurrence has no inverse. "
             "Use backprop='checkpoint' or 'plain', or a rewiring other than 'none'."
         )
-    state: tuple[Tensor, ...] = (inputs,)
-    for index, stage in enumerate(stages):
-        parameters = [parameter for module in stage.modules for parameter in module.parameters()]
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*state, *parameters)):
-            with torch.no_grad():
-                state = _forward(stage, state, coupling)
-        elif backprop == "reversible":
-            record = _StageRecord(stage, coupling, index, errors)
-            state = _ReversibleStage.apply(record, len(state), *state, *parameters)
-        elif backprop == "checkpoint":
-            state = _forward(stage, state, coupling, call=_checkpointed)
-        else:
-            state = _forward(stage, state, coupling)
-    return _merged(state, coupling)
 
 
-def _merged(state: Sequence[Tensor], coupling: Coupling) -> Tensor:
-    return state[0] if len(state) == 1 else Streams(*state).merge(coupling)
+def _run_stage(record: _StageRecord, sources: Sequence[State], backprop: Backprop) -> State:
+    tensors = [tensor for state in sources for tensor in state]
+    parameters = [parameter for module in record.stage.modules for parameter in module.parameters()]
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*tensors, *parameters)):
+        with torch.no_grad():
+            return _forward(record, sources, _called)
+    if backprop == "reversible":
+        lengths = [len(state) for state in sources]
+        return _ReversibleStage.apply(record, lengths, *tensors, *parameters)
+    return _forward(record, sources, _checkpointed if backprop == "checkpoint" else _called)
+
+
+def _merged(state: State, coupling: Coupling | None) -> Tensor:
+    if len(state) == 1:
+        return state[0]
+    assert coupling is not None
+    return Streams(*state).merge(coupling)
 
 
 def _start(entry_output: Tensor, coupling: Coupling) -> Streams:
@@ -148,10 +181,15 @@ def _start(entry_output: Tensor, coupling: Coupling) -> Streams:
     return Streams(x, _scaled(x, coupling.b))
 
 
-def _advance(branch_output: Tensor, streams: Streams, coupling: Coupling) -> Streams:
-    x = branch_output + streams.y if coupling.b else branch_output.to(streams.x.dtype)
-    if coupling.a:
-        x = x + _scaled(streams.x, coupling.a)
+def _increment(record: _StageRecord, branch_output: Tensor, x: Tensor) -> Tensor:
+    """`h(F_i(x) + a x)`, in the precision of the streams."""
+    a, activation = record.coupling.a, record.stage.activation
+    increment = branch_output if a == 0 else branch_output + _scaled(x, a)
+    return (increment if activation is None else activation(increment)).to(x.dtype)
+
+
+def _advance(increment: Tensor, streams: Streams, coupling: Coupling) -> Streams:
+    x = increment + streams.y if coupling.b else increment
     return Streams(x, _scaled(streams.x, coupling.b))
 
 
@@ -161,23 +199,31 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
     return torch.zeros_like(x) if factor == 0 else x * factor
 
 
-def _called(stage: Stage, position: int, x: Tensor) -> Tensor:
-    return stage.modules[position](x)
+def _called(record: _StageRecord, position: int, *inputs: Tensor) -> Tensor:
+    return record.stage.modules[position](*inputs)
 
 
-def _checkpointed(stage: Stage, position: int, x: Tensor) -> Tensor:
-    return checkpoint(stage.modules[position], x, use_reentrant=False)
+def _checkpointed(record: _StageRecord, position: int, *inputs: Tensor) -> Tensor:
+    return checkpoint(record.stage.modules[position], *inputs, use_reentrant=False)
 
 
-def _forward(
-    stage: Stage,
-    state: Sequence[Tensor],
-    coupling: Coupling,
-    call: Callable[[Stage, int, Tensor], Tensor] = _called,
-) -> Streams:
-    streams = _start(call(stage, 0, _merged(state, coupling)), coupling)
-    for position in range(1, len(stage.modules)):
-        streams = _advance(call(stage, position, streams.x), streams, coupling)
+def _noting_random_states(record: _StageRecord, position: int, *inputs: Tensor) -> Tensor:
+    device = inputs[0].device
+    before = _RandomState.read(device)
+    output = record.stage.modules[position](*inputs)
+    if not before.unchanged(device):
+        record.random_states[position] = before
+    return output
+
+
+def _forward(record: _StageRecord, sources: Sequence[State], call: Callable[..., Tensor]) -> State:
+    entered = call(record, 0, *record.merge(sources))
+    streams = _start(entered, record.coupling)
+    if not record.stage.branches:
+        return (streams.x,)
+    for position in range(1, len(record.stage.modules)):
+        increment = _increment(record, call(record, position, streams.x), streams.x)
+        streams = _advance(increment, streams, record.coupling)
     return streams
 
 
@@ -232,54 +278,61 @@ class _Autocast(NamedTuple):
 
 
 class _StageRecord:
-    """What the backward pass of one stage needs beside its tensors."""
+    """What the passes over one stage need beside its tensors."""
 
-    def __init__(self, stage: Stage, coupling: Coupling, index: int, errors: ReconstructionErrors | None):
+    def __init__(
+        self,
+        stage: Stage,
+        coupling: Coupling,
+        source_couplings: Sequence[Coupling | None],
+        index: int,
+        errors: ReconstructionErrors | None,
+    ):
         self.stage = stage
         self.coupling = coupling
+        self.source_couplings = source_couplings
         self.index = index
         self.errors = errors
         # By position in the stage; only modules that drew random numbers have an entry.
         self.random_states: dict[int, _RandomState] = {}
 
-    def call(self, stage: Stage, position: int, x: Tensor) -> Tensor:
-        """Runs a module of the stage, noting the random state if it draws from it."""
-        before = _RandomState.read(x.device)
-        output = stage.modules[position](x)
-        if not before.unchanged(x.device):
-            self.random_states[position] = before
-        return output
+    def merge(self, sources: Sequence[State]) -> list[Tensor]:
+        """Returns what the entry takes."""
+        return [_merged(state, coupling) for state, coupling in zip(sources, self.source_couplings, strict=True)]
 
-    def recall(self, position: int, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    def recall(self, position: int, parameters: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """Runs a module again as it ran in the forward pass, on the given parameter tensors."""
         if position in self.random_states:
-            self.random_states[position].write(x.device)
+            self.random_states[position].write(inputs[0].device)
         module = self.stage.modules[position]
         names = [name for name, _ in module.named_parameters()]
-        return functional_call(module, dict(zip(names, parameters, strict=True)), (x,))
+        return functional_call(module, dict(zip(names, parameters, strict=True)), inputs)
 
 
 class _ReversibleStage(torch.autograd.Function):
-    """One stage as a node of the graph: inputs, then parameters, in; two streams out."""
+    """One stage as a node of the graph: the tensors of its sources, then its parameters, in; its state out."""
 
     @staticmethod
-    def forward(ctx: Any, record: _StageRecord, num_inputs: int, *tensors: Tensor) -> Streams:
+    def forward(ctx: Any, record: _StageRecord, lengths: Sequence[int], *tensors: Tensor) -> State:
+        num_inputs = sum(lengths)
         inputs = tensors[:num_inputs]
         ctx.record = record
-        ctx.num_inputs = num_inputs
+        ctx.lengths = lengths
         ctx.autocast = _Autocast.read(inputs[0].device)
-        output = _forward(record.stage, inputs, record.coupling, call=record.call)
-        ctx.save_for_backward(*output, *tensors)
+        output = _forward(record, _split(inputs, lengths), _noting_random_states)
+        # Of a stage without branches nothing is inverted, so its output is not needed.
+        ctx.save_for_backward(*(output if record.stage.branches else ()), *tensors)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output_grads: Tensor) -> tuple[Tensor | None, ...]:
         record = ctx.record
-        x, y, *tensors = ctx.saved_tensors
-        inputs, parameters = tensors[: ctx.num_inputs], tensors[ctx.num_inputs :]
+        num_outputs, num_inputs = (2 if record.stage.branches else 0), sum(ctx.lengths)
+        output, tensors = ctx.saved_tensors[:num_outputs], ctx.saved_tensors[num_outputs:]
+        inputs, parameters = tensors[:num_inputs], tensors[num_inputs:]
         needed = ctx.needs_input_grad[2:]
-        input_needed, parameter_needed = needed[: ctx.num_inputs], needed[ctx.num_inputs :]
+        input_needed, parameter_needed = needed[:num_inputs], needed[num_inputs:]
         slices = _parameter_slices(record.stage)
         grads: list[Tensor | None] = [None] * len(parameters)
         # Position of the first module, the entry being 0, before which no gradient is asked for.
@@ -287,27 +340,30 @@ class _ReversibleStage(torch.autograd.Function):
         if not any(input_needed):
             first = next(i for i, where in enumerate(slices) if any(parameter_needed[where]))
 
-        with _preserved_random_state(x.device), ctx.autocast.restored():
-            streams, grad = Streams(x, y), Streams(grad_x, grad_y)
-            del x, y, grad_x, grad_y
-            for position in range(len(slices) - 1, max(first, 1) - 1, -1):
-                where = slices[position]
-                streams, grad, grads[where] = _branch_backward(
-                    record, position, streams, grad, parameters[where], parameter_needed[where]
-                )
+        with _preserved_random_state(inputs[0].device), ctx.autocast.restored():
+            start_grad = output_grads[0]
+            if output:
+                streams, grad = Streams(*output), Streams(*output_grads)
+                del output, output_grads
+                for position in range(len(slices) - 1, max(first, 1) - 1, -1):
+                    where = slices[position]
+                    streams, grad, grads[where] = _branch_backward(
+                        record, position, streams, grad, parameters[where], parameter_needed[where]
+                    )
+                start_grad = grad.x + _scaled(grad.y, record.coupling.b)
             if first > 0:
-                return (None, None, *[None] * ctx.num_inputs, *grads)
-            _note_error(record, streams)
-            start_grad = grad.x + _scaled(grad.y, record.coupling.b)
-            input_grads, grads[slices[0]] = _entry_backward(
-                record,
-                inputs,
-                input_needed,
-                start_grad,
-                parameters[slices[0]],
-                parameter_needed[slices[0]],
-            )
-        return (None, None, *input_grads, *grads)
+                return (None, None, *[None] * num_inputs, *grads)
+            if record.stage.branches:
+                _note_error(record, streams)
+            leaves = _leaves([*inputs, *parameters[slices[0]]], [*input_needed, *parameter_needed[slices[0]]])
+            entry_grads = _entry_backward(record, leaves, ctx.lengths, start_grad)
+            grads[slices[0]] = entry_grads[num_inputs:]
+        return (None, None, *entry_grads[:num_inputs], *grads)
+
+
+def _split(tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[State]:
+    ends = list(itertools.accumulate(lengths))
+    return [tuple(tensors[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
 
 
 def _parameter_slices(stage: Stage) -> list[slice]:
@@ -341,39 +397,28 @@ def _branch_backward(
     parameter_needed: Sequence[bool],
 ) -> tuple[Streams, Streams, list[Tensor | None]]:
     """Undoes the branch at `position`: state and gradient before it, and the gradients of its parameters."""
-    a, b = record.coupling
+    b = record.coupling.b
     x = streams.y if b == 1 else streams.y / b
     x = x.detach().requires_grad_()
     leaves = _leaves(parameters, parameter_needed)
     with torch.enable_grad():
-        output = record.recall(position, leaves, x)
-    grad_x, *parameter_grads = _gradients(output, [x, *leaves], grad.x)
-    x = x.detach()
-    y = streams.x - output.detach()
-    if a:
-        y = y - _scaled(x, a)
-    grad_y = grad.x
-    grad_x = _scaled(grad.y, b) if grad_x is None else grad_x + _scaled(grad.y, b)
-    if a:
-        grad_x = grad_x + _scaled(grad.x, a)
-    return Streams(x, y), Streams(grad_x, grad_y), parameter_grads
+        increment = _increment(record, record.recall(position, leaves, x), x)
+    grad_x, *parameter_grads = _gradients(increment, [x, *leaves], grad.x)
+    y = streams.x - increment.detach()
+    grad_through_y = _scaled(grad.y, b)
+    grad_x = grad_through_y if grad_x is None else grad_x + grad_through_y
+    return Streams(x.detach(), y), Streams(grad_x, grad.x), parameter_grads
 
 
 def _entry_backward(
-    record: _StageRecord,
-    inputs: Sequence[Tensor],
-    input_needed: Sequence[bool],
-    grad: Tensor,
-    parameters: Sequence[Tensor],
-    parameter_needed: Sequence[bool],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Gradients of a stage's inputs and of its entry's parameters."""
-    leaves = _leaves([*inputs, *parameters], [*input_needed, *parameter_needed])
-    inputs, parameters = leaves[: len(inputs)], leaves[len(inputs) :]
+    record: _StageRecord, leaves: Sequence[Tensor], lengths: Sequence[int], grad: Tensor
+) -> list[Tensor | None]:
+    """Gradients of `leaves`: the tensors of a stage's sources, then the parameters of its entry."""
+    num_inputs = sum(lengths)
     with torch.enable_grad():
-        output = record.recall(0, parameters, _merged(inputs, record.coupling))
-    grads = _gradients(output, leaves, grad)
-    return grads[: len(inputs)], grads[len(inputs) :]
+        entered = record.merge(_split(leaves[:num_inputs], lengths))
+        output = record.recall(0, leaves[num_inputs:], *entered)
+    return _gradients(output, leaves, grad)
 
 
 def _note_error(record: _StageRecord, start: Streams) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
@@ -37,12 +37,16 @@ class Architecture(ABC):
         """Returns a randomly initialised model without its classifier, from the keys of `backbone_config`."""
 
     @abstractmethod
-    def stages(self, model: Any) -> list[Stage]:
-        """Returns the stages, in order, over the model's own modules."""
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
+        """Returns the stages over the model's own modules, every stage after its sources.
+
+        `size` is the shape of the library's input, for branches that need to know the grid of tokens; None where
+        only the modules matter.
+        """
 
     @abstractmethod
-    def norm(self, model: Any, output: Tensor) -> Tensor:
-        """From the merged output of the last stage to features `[B, T', ..., D]`, float."""
+    def norm(self, model: Any, *outputs: Tensor) -> Tensor:
+        """From the merged output of the last stage (of each last stage) to features `[B, T', ..., D]`."""
 
     @abstractmethod
     def classify(self, model: Any, features: Tensor) -> Tensor:
@@ -173,14 +177,14 @@ class RewiredModel(nn.Module):
     def forward_features(self, inputs: Tensor) -> Tensor:
         """From the library's own input form to normalised features `[B, T', ..., D]`."""
         self._warn_of_errors()
-        output = run_stages(
-            self.architecture.stages(self),
+        outputs = run_stages(
+            self.architecture.stages(self, inputs.shape),
             inputs,
             COUPLINGS[self.rewiring],
             self.backprop,
             self.reconstruction_errors,
         )
-        return self.architecture.norm(self, output)
+        return self.architecture.norm(self, *outputs)
 
     def temporal_features(self, inputs: Tensor) -> Tensor:
         """From the library's own input form to features `[B, T', D]`."""

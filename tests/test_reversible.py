@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from re2tal_hf.reversible import Coupling, ReconstructionErrors, Stage, run_stages
+from re2tal_hf.reversible import INPUT, Coupling, ReconstructionErrors, Stage, run_stages
 from re2tal_hf.training.memory import saved_for_backward
 
 RE2TAL = Coupling(0.0, 1.0)
@@ -39,7 +39,8 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         stages = [Stage(e, list(b)) for e, b in zip(self.entries, self.branches, strict=True)]
-        return run_stages(stages, x, self.coupling, self.backprop, self.errors)
+        [output] = run_stages(stages, x, self.coupling, self.backprop, self.errors)
+        return output
 
 
 def step(network: Network, mode: str, x: Tensor, seed: int = 3, steps: int = 1):
@@ -105,7 +106,7 @@ def test_rewired_skips_one_block_more():
     for branch in network.branches[0]:
         states.append(branch(states[-1]) + states[-2])
     stage = Stage(network.entries[0], list(network.branches[0]))
-    found = run_stages([stage], x, RE2TAL, "plain")
+    [found] = run_stages([stage], x, RE2TAL, "plain")
     torch.testing.assert_close(found, (states[-1] + states[-2]) / 2)
 
 
@@ -284,3 +285,94 @@ def test_no_warnings_in_a_plain_step():
         warnings.simplefilter("error")
         for mode in MODES:
             step(Network(), mode, torch.randn(2, 3))
+
+
+class Fusion(nn.Module):
+    """Concatenates one pathway with a projection of another, then mixes them."""
+
+    def __init__(self, size: int, lateral_size: int):
+        super().__init__()
+        self.lateral = nn.Linear(lateral_size, size)
+        self.mix = nn.Linear(2 * size, size)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.mix(torch.cat([x, self.lateral(other)], -1))
+
+
+class TwoPathways(nn.Module):
+    """A shared stem, a narrow pathway, and a wide one that takes from it; ReLU after each sum."""
+
+    def __init__(self, depth: int = 4):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.1))
+        self.narrow = nn.ModuleList([nn.Linear(6, 4), *(nn.Linear(4, 4) for _ in range(depth))])
+        self.wide = nn.ModuleList([Fusion(6, 6), *(nn.Linear(6, 6) for _ in range(depth))])
+        self.last = nn.ModuleList([Fusion(6, 4), *(nn.Linear(6, 6) for _ in range(depth))])
+        self.backprop, self.coupling = "plain", RE2TAL
+        self.errors = ReconstructionErrors()
+
+    def stages(self) -> list[Stage]:
+        return [
+            Stage(self.stem, [], [INPUT]),
+            Stage(self.narrow[0], list(self.narrow)[1:], [0], torch.relu),
+            Stage(self.wide[0], list(self.wide)[1:], [0, 0], torch.relu),
+            Stage(self.last[0], list(self.last)[1:], [2, 1], torch.relu),
+            Stage(nn.Identity(), [], [1]),
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        last, narrow = run_stages(self.stages(), x, self.coupling, self.backprop, self.errors)
+        return torch.cat([last, narrow], -1)
+
+
+@pytest.mark.parametrize("coupling", [RE2TAL, DUAL], ids=["re2tal", "dual"])
+@pytest.mark.parametrize("mode", ["reversible", "checkpoint"])
+def test_pathways_that_meet(mode, coupling):
+    network = TwoPathways().double()
+    network.coupling = coupling
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    loss, grads, following = step(network, mode, x)
+    reference_loss, reference, reference_following = step(network, "plain", x)
+    torch.testing.assert_close(loss, reference_loss, rtol=1e-12, atol=0)
+    assert_same(grads, reference, 1e-10)
+    assert following == reference_following
+
+
+def test_the_activation_stands_after_the_near_sum():
+    network = TwoPathways(depth=2).double().eval()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    stage = Stage(network.stem, list(network.wide)[1:], activation=torch.relu)
+    first, second = stage.branches
+    start = network.stem(x)
+    [plain] = run_stages([stage], x, Coupling(1.0, 0.0), "plain")
+    near = torch.relu(first(start) + start)
+    torch.testing.assert_close(plain, torch.relu(second(near) + near), rtol=0, atol=0)
+    [rewired] = run_stages([stage], x, RE2TAL, "plain")
+    near = torch.relu(first(start)) + start
+    torch.testing.assert_close(rewired, (torch.relu(second(near)) + start + near) / 2)
+
+
+def test_pathways_keep_their_streams_only():
+    kept = {}
+    for depth in (2, 8):
+        network = TwoPathways(depth)
+        network.backprop = "reversible"
+        x = torch.randn(16, 50, 3)
+        with saved_for_backward([*network.parameters()]) as saved:
+            network(x).sum()
+        kept[depth] = saved.total()
+    assert kept[2] == kept[8]
+    # The input, the stem's output, two streams of sizes 4, 6 and 6.
+    assert kept[2] == 16 * 50 * 4 * (3 + 6 + 2 * (4 + 6 + 6))
+
+
+def test_each_stage_may_have_its_own_coupling_and_mode():
+    network = TwoPathways().double()
+    couplings = [RE2TAL, DUAL, RE2TAL, Coupling(1.0, 0.0), RE2TAL]
+    modes = ["reversible", "reversible", "checkpoint", "plain", "reversible"]
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    network.coupling = couplings
+    reference = step(network, "plain", x)
+    mixed = step(network, modes, x)
+    torch.testing.assert_close(mixed[0], reference[0], rtol=1e-12, atol=0)
+    assert_same(mixed[1], reference[1], 1e-10)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .rewiring import check_rewiring
+from .rewiring import DUAL_RESIDUAL, check_rewiring
 
 
 class Re2TALConfig(PreTrainedConfig):
@@ -19,7 +19,10 @@ class Re2TALConfig(PreTrainedConfig):
         head_config (`dict`, *optional*): `model_type` of the localization head (`"actionformer"`) and arguments of
             [`ActionFormerHead`], for example `{"model_type": "actionformer", "hidden_size": 256}`.
         loss_config (`dict`, *optional*): Arguments of [`LocalizationLoss`].
-        rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, or `"none"` for the network as it is.
+        rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, `"none"` for the network as it is, or
+            `"dr2net"` for what lies between, by `coupling`.
+        coupling (`list[float]` or one for each stage, *optional*): The two coefficients of Dr2Net, by default
+            `[1.0, 0.0]`, the network as it is; training moves them.
         backprop (`str`, *optional*): `"reversible"` (the default of a rewired network), `"checkpoint"` (of one
             that is not) or `"plain"`. Same outputs and gradients, other memory.
         freeze_backbone (`bool`, *optional*, defaults to `False`): No backbone parameter is trained.
@@ -47,6 +50,7 @@ class Re2TALConfig(PreTrainedConfig):
     head_config: dict[str, Any] = field(default_factory=lambda: {"model_type": "actionformer"})
     loss_config: dict[str, Any] = field(default_factory=dict)
     rewiring: str = "re2tal"
+    coupling: list[float] | list[list[float]] | None = None
     backprop: str | None = None
     freeze_backbone: bool = False
     frozen_stages: int = 0
@@ -57,7 +61,9 @@ class Re2TALConfig(PreTrainedConfig):
         self.head_config = {"model_type": "actionformer", **self.head_config}
         if self.backprop is None:
             self.backprop = "checkpoint" if self.rewiring == "none" else "reversible"
-        check_rewiring(self.rewiring, self.backprop)
+        if self.rewiring == DUAL_RESIDUAL and self.coupling is None:
+            self.coupling = [1.0, 0.0]
+        check_rewiring(self.rewiring, self.backprop, self.coupling)
         if self.frozen_stages < 0:
             raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
         super().__post_init__(**kwargs)

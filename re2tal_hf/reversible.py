@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -114,6 +115,7 @@ def run_stages(
     coupling: Coupling | Sequence[Coupling],
     backprop: Backprop | Sequence[Backprop],
     errors: ReconstructionErrors | None = None,
+    probes: Collection[int] = (),
 ) -> list[Tensor]:
     """Runs stages, in order, and returns the merged outputs of those that are no other's source.
 
@@ -125,6 +127,8 @@ def run_stages(
             recomputes them from the output streams, `"checkpoint"` recomputes each module from its stored input,
             `"plain"` stores all. Outputs and gradients are the same.
         errors (`ReconstructionErrors`, *optional*): Receives the errors of the inversions.
+        probes (`Collection[int]`): Positions of stages that are inverted once after their forward pass, for
+            nothing but the error that this would have.
 
     Raises:
         ValueError: if `backprop` is unknown, or `"reversible"` with a coupling that has no inverse (`b = 0`).
@@ -140,7 +144,7 @@ def run_stages(
         sources = [(inputs,) if position == INPUT else states[position] for position in positions]
         merges = [None if position == INPUT else couplings[position] for position in positions]
         record = _StageRecord(stage, own, merges, index, errors)
-        states.append(_run_stage(record, sources, mode))
+        states.append(_run_stage(record, sources, mode, probed=index in probes))
     return [_merged(states[index], couplings[index]) for index in sorted(ends)]
 
 
@@ -154,7 +158,7 @@ def _check_mode(coupling: Coupling, backprop: str) -> None:
         )
 
 
-def _run_stage(record: _StageRecord, sources: Sequence[State], backprop: Backprop) -> State:
+def _run_stage(record: _StageRecord, sources: Sequence[State], backprop: Backprop, probed: bool = False) -> State:
     tensors = [tensor for state in sources for tensor in state]
     parameters = [parameter for module in record.stage.modules for parameter in module.parameters()]
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*tensors, *parameters)):
@@ -163,7 +167,12 @@ def _run_stage(record: _StageRecord, sources: Sequence[State], backprop: Backpro
     if backprop == "reversible":
         lengths = [len(state) for state in sources]
         return _ReversibleStage.apply(record, lengths, *tensors, *parameters)
-    return _forward(record, sources, _checkpointed if backprop == "checkpoint" else _called)
+    call = _checkpointed if backprop == "checkpoint" else _called
+    if not probed:
+        return _forward(record, sources, call)
+    state = _forward(record, sources, partial(_noting_random_states, call=call))
+    _probe_inversion(record, state)
+    return state
 
 
 def _merged(state: State, coupling: Coupling | None) -> Tensor:
@@ -207,10 +216,12 @@ def _checkpointed(record: _StageRecord, position: int, *inputs: Tensor) -> Tenso
     return checkpoint(record.stage.modules[position], *inputs, use_reentrant=False)
 
 
-def _noting_random_states(record: _StageRecord, position: int, *inputs: Tensor) -> Tensor:
+def _noting_random_states(
+    record: _StageRecord, position: int, *inputs: Tensor, call: Callable[..., Tensor] = _called
+) -> Tensor:
     device = inputs[0].device
     before = _RandomState.read(device)
-    output = record.stage.modules[position](*inputs)
+    output = call(record, position, *inputs)
     if not before.unchanged(device):
         record.random_states[position] = before
     return output
@@ -419,6 +430,20 @@ def _entry_backward(
         entered = record.merge(_split(leaves[:num_inputs], lengths))
         output = record.recall(0, leaves[num_inputs:], *entered)
     return _gradients(output, leaves, grad)
+
+
+@torch.no_grad()
+def _probe_inversion(record: _StageRecord, state: State) -> None:
+    if not record.stage.branches or record.coupling.b == 0:
+        return
+    streams = Streams(*state)
+    parameters = [list(module.parameters()) for module in record.stage.modules]
+    with _preserved_random_state(streams.x.device):
+        for position in range(len(parameters) - 1, 0, -1):
+            x = _scaled(streams.y, 1 / record.coupling.b)
+            increment = _increment(record, record.recall(position, parameters[position], x), x)
+            streams = Streams(x, streams.x - increment)
+    _note_error(record, streams)
 
 
 def _note_error(record: _StageRecord, start: Streams) -> None:

@@ -8,14 +8,24 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeAlias, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
+from .dual_residual import BackpropSwitch
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
-"""Rewirings by name: Re2TAL (arXiv 2211.14053), and the pretrained network as it is."""
+"""Rewirings of fixed coefficients: Re2TAL (arXiv 2211.14053), and the pretrained network as it is."""
+
+DUAL_RESIDUAL = "dr2net"
+"""The rewiring whose coefficients move during training (Dr2Net, arXiv 2401.04105)."""
+
+REWIRINGS = (*COUPLINGS, DUAL_RESIDUAL)
+
+AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
+"""Two coefficients `(a, b)`, or such a pair for each stage."""
 
 # fp32 reconstructs to about 1e-6 at depth 24; at this error gradients are visibly wrong.
 LARGEST_SILENT_ERROR = 1e-2
@@ -88,13 +98,16 @@ def architecture_names() -> list[str]:
 
 
 def build_backbone(
-    backbone_config: Mapping[str, Any], rewiring: str = "re2tal", backprop: Backprop = "reversible"
+    backbone_config: Mapping[str, Any],
+    rewiring: str = "re2tal",
+    backprop: Backprop = "reversible",
+    coupling: AnyCoupling | None = None,
 ) -> RewiredModel:
     """Builds a registered architecture by name, rewired.
 
     Args:
         backbone_config (`Mapping`): `model_type` and the family's own settings.
-        rewiring (`str`), backprop (`str`): As for `rewire`.
+        rewiring (`str`), backprop (`str`), coupling: As for `rewire`.
 
     Raises:
         ValueError: if `model_type` is missing or not registered, or a setting is not the family's.
@@ -107,10 +120,15 @@ def build_backbone(
         model = _REGISTRY[model_type].build(**settings)
     except TypeError as error:
         raise ValueError(f"backbone_config of {model_type!r}: {error}") from error
-    return rewire(model, rewiring, backprop)
+    return rewire(model, rewiring, backprop, coupling)
 
 
-def rewire(model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "reversible") -> RewiredModel:
+def rewire(
+    model: nn.Module,
+    rewiring: str = "re2tal",
+    backprop: Backprop = "reversible",
+    coupling: AnyCoupling | None = None,
+) -> RewiredModel:
     """Rewires a model in place, so that its activations need not be stored.
 
     Modules, parameters and `state_dict` keys stay as they are; what changes is the order in which the
@@ -119,9 +137,12 @@ def rewire(model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "rev
 
     Args:
         model (`nn.Module`): An instance of a registered architecture, such as torchvision's `swin3d_t()`.
-        rewiring (`str`): `"re2tal"`, or `"none"` for the network as it is.
+        rewiring (`str`): `"re2tal"`, `"none"` for the network as it is, or `"dr2net"` for what lies between.
         backprop (`str`): `"reversible"`, `"checkpoint"` or `"plain"`: same outputs, same gradients, other
-            memory. It may be set again later as `model.backprop`.
+            memory. It may be set again later as `model.backprop`. Of Dr2Net, `"reversible"` inverts a stage once
+            rounding allows it, and stores its inputs until then.
+        coupling (pair of `float`, or one for each stage, *optional*): Coefficients `(a, b)` of Dr2Net, by default
+            `(1, 0)`, the network as it is. They may be set again later by `model.set_coupling`.
 
     Returns:
         `RewiredModel`: the same object, whose class is now a mixture of this and its own.
@@ -134,24 +155,39 @@ def rewire(model: nn.Module, rewiring: str = "re2tal", backprop: Backprop = "rev
     else:
         original = type(model)
     architecture = _architecture_of(original)
-    check_rewiring(rewiring, backprop)
+    check_rewiring(rewiring, backprop, coupling)
     model.__class__ = _rewired_class(original)
     assert isinstance(model, RewiredModel)
     model.architecture = architecture
     model.rewiring = rewiring
     model.backprop = backprop
     model.reconstruction_errors = ReconstructionErrors()
+    model.backprop_switch = BackpropSwitch()
+    model.coupling = COUPLINGS.get(rewiring, COUPLINGS["none"]) if coupling is None else _as_coupling(coupling)
     return model
 
 
-def check_rewiring(rewiring: str, backprop: str) -> None:
-    """Raises a `ValueError` if the rewiring or the backprop mode is unknown, or the two do not go together."""
-    if rewiring not in COUPLINGS:
-        raise ValueError(f"rewiring is {rewiring!r}; choose one of {sorted(COUPLINGS)}.")
+def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = None) -> None:
+    """Raises a `ValueError` if a value is unknown or out of range, or the values do not go together."""
+    if rewiring not in REWIRINGS:
+        raise ValueError(f"rewiring is {rewiring!r}; choose one of {sorted(REWIRINGS)}.")
     if backprop not in get_args(Backprop):
         raise ValueError(f"backprop is {backprop!r}; choose one of {list(get_args(Backprop))}.")
-    if backprop == "reversible" and COUPLINGS[rewiring].b == 0:
+    if coupling is not None:
+        if rewiring != DUAL_RESIDUAL:
+            raise ValueError(f"The coefficients of rewiring={rewiring!r} are fixed; give none, or use 'dr2net'.")
+        _as_coupling(coupling)
+    elif rewiring != DUAL_RESIDUAL and backprop == "reversible" and COUPLINGS[rewiring].b == 0:
         raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
+
+
+def _as_coupling(values: AnyCoupling) -> Coupling | list[Coupling]:
+    pairs = [values] if isinstance(values[0], (int, float)) else list(values)
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(0 <= value <= 1 for value in pair):
+            raise ValueError(f"The coupling {pair!r} must be two coefficients a and b, each between 0 and 1.")
+    couplings = [Coupling(float(a), float(b)) for a, b in cast(list[Sequence[float]], pairs)]
+    return couplings[0] if pairs[0] is values else couplings
 
 
 def _architecture_of(model_class: type[nn.Module]) -> Architecture:
@@ -172,18 +208,31 @@ class RewiredModel(nn.Module):
     architecture: Architecture
     rewiring: str
     backprop: Backprop
+    coupling: Coupling | list[Coupling]
     reconstruction_errors: ReconstructionErrors
+    backprop_switch: BackpropSwitch
+
+    def set_coupling(self, coupling: AnyCoupling) -> None:
+        """Sets the coefficients of Dr2Net, `(a, b)` or a pair for each stage."""
+        check_rewiring(self.rewiring, self.backprop, coupling)
+        self.coupling = _as_coupling(coupling)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         """From the library's own input form to normalised features `[B, T', ..., D]`."""
-        self._warn_of_errors()
-        outputs = run_stages(
-            self.architecture.stages(self, inputs.shape),
-            inputs,
-            COUPLINGS[self.rewiring],
-            self.backprop,
-            self.reconstruction_errors,
-        )
+        stages = self.architecture.stages(self, inputs.shape)
+        couplings = [self.coupling] * len(stages) if isinstance(self.coupling, Coupling) else self.coupling
+        if len(couplings) != len(stages):
+            raise ValueError(f"There are {len(couplings)} couplings for {len(stages)} stages; give one for each.")
+        modes: Backprop | list[Backprop] = self.backprop
+        probes: list[int] = []
+        if self.rewiring == DUAL_RESIDUAL and self.backprop == "reversible":
+            modes = ["checkpoint"] * len(stages)
+            if torch.is_grad_enabled():
+                errors = self.reconstruction_errors.by_stage
+                modes, probes = self.backprop_switch.choose(stages, couplings, errors)
+        else:
+            self._warn_of_errors()
+        outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes)
         return self.architecture.norm(self, *outputs)
 
     def temporal_features(self, inputs: Tensor) -> Tensor:

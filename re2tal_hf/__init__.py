@@ -1,10 +1,10 @@
 """Re2TAL: temporal action localization trained end to end through reversible video backbones."""
 
-from transformers import AutoConfig, AutoModel, AutoVideoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_re2tal import Re2TALConfig
-from .modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALModel
+from .modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification, Re2TALModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline
 from .rewiring import Architecture, register, rewire
 from .video_processing_re2tal import Re2TALVideoProcessor
@@ -13,6 +13,7 @@ __all__ = [
     "Architecture",
     "Re2TALConfig",
     "Re2TALForTemporalActionLocalization",
+    "Re2TALForVideoClassification",
     "Re2TALModel",
     "Re2TALVideoProcessor",
     "TemporalActionLocalizationPipeline",
@@ -22,6 +23,7 @@ __all__ = [
 
 AutoConfig.register(Re2TALConfig.model_type, Re2TALConfig)
 AutoModel.register(Re2TALConfig, Re2TALForTemporalActionLocalization)
+AutoModelForVideoClassification.register(Re2TALConfig, Re2TALForVideoClassification)
 AutoVideoProcessor.register(Re2TALConfig, Re2TALVideoProcessor)
 PIPELINE_REGISTRY.register_pipeline(
     "temporal-action-localization",
@@ -32,4 +34,5 @@ PIPELINE_REGISTRY.register_pipeline(
 # Saved models carry their code, so that `trust_remote_code=True` loads them without this package.
 Re2TALConfig.register_for_auto_class()
 Re2TALForTemporalActionLocalization.register_for_auto_class("AutoModel")
+Re2TALForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 Re2TALVideoProcessor.register_for_auto_class("AutoVideoProcessor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .backbone_swin import VideoSwin  # noqa: F401 - importing a family registers it
@@ -88,6 +90,9 @@ class Re2TALPreTrainedModel(PreTrainedModel):
                 module.architecture.initialize(module)
             elif isinstance(module, (ActionFormerHead, LocalizationLoss)):
                 module.initialize_weights()
+        if isinstance(self, Re2TALForVideoClassification):
+            nn.init.normal_(self.classifier.weight, std=0.02)
+            nn.init.zeros_(self.classifier.bias)
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -99,7 +104,9 @@ class Re2TALModel(Re2TALPreTrainedModel):
 
     def __init__(self, config: Re2TALConfig):
         super().__init__(config)
-        self.backbone = build_backbone(config.backbone_config, config.rewiring, cast(Backprop, config.backprop))
+        self.backbone = build_backbone(
+            config.backbone_config, config.rewiring, cast(Backprop, config.backprop), config.coupling
+        )
         architecture = self.backbone.architecture
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
@@ -114,6 +121,11 @@ class Re2TALModel(Re2TALPreTrainedModel):
     @backprop.setter
     def backprop(self, value: Backprop) -> None:
         self.backbone.backprop = value
+
+    def set_coupling(self, coupling: Sequence[float]) -> None:
+        """Sets the coefficients `(a, b)` of Dr2Net, in all stages; the configuration keeps them."""
+        self.backbone.set_coupling(coupling)
+        self.config.coupling = list(coupling)
 
     def reconstruction_error(self) -> float:
         """Returns the largest relative error of the inversions in the latest backward pass."""
@@ -243,6 +255,50 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             pred_segments=decode_segments(head_output) * stride,
             point_mask=head_output.point_mask,
         )
+
+
+class Re2TALForVideoClassification(Re2TALPreTrainedModel):
+    """A rewired video backbone with a linear classifier, to fine-tune the backbone on clips after the rewiring.
+
+    Args:
+        config ([`Re2TALConfig`]): What the model is; `classifier_dropout` is of this model only.
+    """
+
+    def __init__(self, config: Re2TALConfig):
+        super().__init__(config)
+        self.model = Re2TALModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(self.model.feature_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        frame_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Classifies clips.
+
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`): Normalised frames.
+            frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real; the
+                others do not count.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Classes, for the cross entropy.
+
+        Returns:
+            `ImageClassifierOutput`: `logits` of shape `(batch, num_labels)`, `loss` where labels are given, and as
+            `hidden_states` one tensor, the features that are pooled, of shape `(batch, T', D)`.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        output = self.model(pixel_values_videos, frame_mask)
+        weights = output.feature_mask.unsqueeze(-1).to(output.last_hidden_state)
+        pooled = (output.last_hidden_state * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+        logits = self.classifier(self.dropout(pooled))
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=(output.last_hidden_state,))
 
 
 def _check_videos(videos: Tensor, frame_mask: Tensor | None) -> None:

@@ -1,0 +1,129 @@
+"""Clips that show one action each, for the classification stage of a backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..video_processing_re2tal import Re2TALVideoProcessor, Window
+from ..video_reader import VideoReader, VideoReadError
+from .annotations import VIDEO_EXTENSIONS, AnnotatedVideo, AnnotationError, AnnotationSet
+from .windows import TrainingWindows
+
+logger = logging.getLogger(__name__)
+
+# Share of an action that a training window must show: any, since a clip is all action.
+_ANY_SHARE = 1e-6
+
+
+def read_clips(source: str | Path, split: str) -> AnnotationSet:
+    """Reads a split of labelled clips.
+
+    Args:
+        source: A folder `<source>/<split>/<class>/<clip>`, or a video data set on the Hub with a `label`.
+        split: Name of the split.
+
+    Returns:
+        Each clip as a video with one action from its start to its end. Clips that cannot be read are left out
+        and reported.
+
+    Raises:
+        AnnotationError: if there is no such split, or no readable clip in it.
+    """
+    found, names = _folder_clips(Path(source), split) if Path(source).is_dir() else _hub_clips(str(source), split)
+    clips = []
+    for path, label in found:
+        try:
+            with VideoReader(path) as reader:
+                duration = reader.duration
+        except VideoReadError as error:
+            logger.warning("unreadable clip: %s", error)
+            continue
+        clips.append(AnnotatedVideo(str(path), split, path, duration, np.array([[0.0, duration]]), [label]))
+    if not clips:
+        raise AnnotationError(f"{source}: no readable clip in split {split!r}")
+    return AnnotationSet(clips, names, {})
+
+
+def _folder_clips(folder: Path, split: str) -> tuple[list[tuple[Path, int]], list[str]]:
+    if not (folder / split).is_dir():
+        splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise AnnotationError(f"{folder}: there is no split {split!r}; it holds {splits}")
+    # The classes of all splits, so that a class that one of them lacks keeps its number.
+    names = sorted({entry.name for entry in folder.glob("*/*") if entry.is_dir()})
+    clips = [
+        (path, names.index(path.parent.name))
+        for path in sorted((folder / split).glob("*/*"))
+        if path.suffix.lower() in VIDEO_EXTENSIONS
+    ]
+    return clips, names
+
+
+def _hub_clips(name: str, split: str) -> tuple[list[tuple[Path, int]], list[str]]:
+    import datasets  # here, because it takes seconds to import and local folders do not need it
+
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise AnnotationError(
+            f"{name}: neither a folder nor a video data set with a split {split!r}: {error}"
+        ) from error
+    if not isinstance(rows.features.get("label"), datasets.ClassLabel):
+        raise AnnotationError(f"{name}: its columns are {sorted(rows.features)}; a `label` with class names is needed")
+    rows = rows.cast_column("video", datasets.Video(decode=False))
+    return [(Path(row["video"]["path"]), row["label"]) for row in rows], rows.features["label"].names
+
+
+class ClipWindows(TrainingWindows):
+    """Random windows of labelled clips.
+
+    An item is `pixel_values_videos` float `[T, C, H, W]`, `frame_mask` bool `[T]` and `labels`, a long tensor
+    without dimensions. Arguments as for [`TrainingWindows`]; a clip longer than the processor's window gives a
+    random part of it, a shorter one is padded and masked.
+    """
+
+    def __init__(self, clips: Sequence[AnnotatedVideo], processor: Re2TALVideoProcessor, **settings: Any):
+        super().__init__(clips, processor, truncation_threshold=_ANY_SHARE, crop_ratio=None, **settings)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = super().__getitem__(index)
+        return {**item, "labels": item["labels"]["class_labels"].squeeze(0)}
+
+
+def views(clip: AnnotatedVideo, processor: Re2TALVideoProcessor, number: int) -> list[dict[str, Tensor]]:
+    """Decodes windows spread evenly over a clip, for testing.
+
+    Args:
+        clip: From `read_clips`.
+        processor: Says how long a window is and at which frame rate.
+        number: Of views; a clip that fits into one window gives one.
+
+    Returns:
+        For each view `pixel_values_videos` float `[T, C, H, W]` and `frame_mask` bool `[T]`.
+
+    Raises:
+        VideoReadError: if the clip does not decode.
+    """
+    assert clip.path is not None and clip.duration is not None
+    whole = processor.windows(clip.video_id, clip.duration)[0]
+    slack = clip.duration - whole.num_frames / whole.frame_rate
+    number = number if slack * whole.frame_rate >= 1 else 1
+    starts = [slack / 2] if number == 1 else np.linspace(0.0, slack, number).tolist()
+    with VideoReader(clip.path) as reader:
+        return [
+            processor.read_window(
+                reader, Window(clip.video_id, max(start, 0.0), whole.frame_rate, whole.num_frames, clip.duration)
+            )
+            for start in starts
+        ]
+
+
+def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stacks items of [`ClipWindows`] to a batch."""
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}

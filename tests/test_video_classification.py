@@ -1,0 +1,93 @@
+"""The classification stage: model, clips, views."""
+
+import pytest
+import torch
+from architecture_cases import CASES
+from video_factory import write_video
+
+from re2tal_hf import Re2TALConfig, Re2TALForVideoClassification, Re2TALVideoProcessor
+from re2tal_hf.data.annotations import AnnotationError
+from re2tal_hf.data.clips import ClipWindows, collate_clips, read_clips, views
+
+SWIN = next(case for case in CASES if case.name == "video_swin").config
+SIZE = {"height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    for split, label, name, frames in [
+        ("train", "jump", "a", 24), ("train", "run", "b", 6), ("train", "run", "c", 24), ("test", "jump", "d", 30),
+    ]:  # fmt: skip
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 255, (frames, 32, 48, 3), dtype=torch.uint8).numpy()
+        write_video(folder / split / label / f"{name}.mp4", pixels, 10.0)
+    (folder / "train/run/notes.txt").write_text("no clip")
+    (folder / "train/run/broken.mp4").write_text("no clip")
+    return folder
+
+
+@pytest.fixture
+def processor():
+    return Re2TALVideoProcessor(size=SIZE, num_frames=8, frame_rate=10.0)
+
+
+def test_clips_of_a_folder(folder, caplog):
+    found = read_clips(folder, "train")
+    assert found.label_names == ["jump", "run"]
+    assert [clip.labels for clip in found.videos] == [[0], [1], [1]]
+    assert "broken.mp4" in caplog.text
+    assert read_clips(folder, "test").label_names == ["jump", "run"]
+    with pytest.raises(AnnotationError, match=r"no split 'validation'.*test.*train"):
+        read_clips(folder, "validation")
+
+
+def test_training_windows_of_clips(folder, processor):
+    clips = read_clips(folder, "train").videos
+    windows = ClipWindows(clips, processor, windows_per_video=2, seed=3)
+    assert len(windows) == 6
+    batch = collate_clips([windows[index] for index in range(6)])
+    assert batch["pixel_values_videos"].shape == (6, 8, 3, 32, 32)
+    assert batch["labels"].tolist() == [0, 0, 1, 1, 1, 1]
+    assert batch["frame_mask"].sum(1).tolist() == [8, 8, 6, 6, 8, 8]
+    windows.set_epoch(1)
+    assert not torch.equal(windows[0]["pixel_values_videos"], batch["pixel_values_videos"][0])
+
+
+def test_views_are_spread_over_the_clip(folder, processor):
+    [clip] = read_clips(folder, "test").videos
+    first, middle, last = views(clip, processor, 3)
+    [center] = views(clip, processor, 1)
+    assert torch.equal(center["pixel_values_videos"], middle["pixel_values_videos"])
+    assert not torch.equal(first["pixel_values_videos"], last["pixel_values_videos"])
+    short = next(clip for clip in read_clips(folder, "train").videos if clip.duration < 0.8)
+    assert len(views(short, processor, 3)) == 1
+
+
+@pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])
+def test_the_model_learns_and_loads(rewiring, tmp_path):
+    torch.manual_seed(0)
+    config = Re2TALConfig(backbone_config=SWIN, rewiring=rewiring, num_labels=2, classifier_dropout=0.1)
+    model = Re2TALForVideoClassification(config)
+    videos, labels = torch.randn(4, 8, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(15):
+        loss = model(videos, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+    model.eval().save_pretrained(tmp_path)
+    loaded, report = Re2TALForVideoClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(loaded.eval()(videos).logits, model(videos).logits)
+
+
+def test_padding_does_not_count():
+    torch.manual_seed(0)
+    model = Re2TALForVideoClassification(Re2TALConfig(backbone_config=SWIN, num_labels=2)).eval()
+    features = model(torch.randn(1, 8, 3, 32, 32), frame_mask=torch.arange(8)[None] < 4)
+    expected = model.classifier(features.hidden_states[0][:, :2].mean(1))
+    torch.testing.assert_close(features.logits, expected)

@@ -79,12 +79,15 @@ class Stage:
             the order of its arguments; `INPUT` for the model's input. By default the stage before.
         activation (`Callable`, *optional*): The function `h`, elementwise and without parameters; by default
             the identity.
+        coupled_entry (`bool`): Whether the entry takes the stage's coupling too, as its last argument: it may end
+            in a residual addition of its own, whose shortcut changes the shape.
     """
 
     entry: nn.Module
     branches: Sequence[nn.Module]
     sources: Sequence[int] | None = None
     activation: Callable[[Tensor], Tensor] | None = None
+    coupled_entry: bool = False
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -160,7 +163,9 @@ def _check_mode(coupling: Coupling, backprop: str) -> None:
 
 def _run_stage(record: _StageRecord, sources: Sequence[State], backprop: Backprop, probed: bool = False) -> State:
     tensors = [tensor for state in sources for tensor in state]
-    parameters = [parameter for module in record.stage.modules for parameter in module.parameters()]
+    # Not asked for in inference, where compilers cannot follow the question.
+    modules = record.stage.modules if torch.is_grad_enabled() else ()
+    parameters = [parameter for module in modules for parameter in module.parameters()]
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*tensors, *parameters)):
         with torch.no_grad():
             return _forward(record, sources, _called)
@@ -208,16 +213,18 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
     return torch.zeros_like(x) if factor == 0 else x * factor
 
 
-def _called(record: _StageRecord, position: int, *inputs: Tensor) -> Tensor:
+def _called(record: _StageRecord, position: int, *inputs: Any) -> Tensor:
     return record.stage.modules[position](*inputs)
 
 
-def _checkpointed(record: _StageRecord, position: int, *inputs: Tensor) -> Tensor:
-    return checkpoint(record.stage.modules[position], *inputs, use_reentrant=False)
+def _checkpointed(record: _StageRecord, position: int, *inputs: Any) -> Tensor:
+    module = record.stage.modules[position]
+    contexts = contextlib.nullcontext(), _RunningStatisticsKept(module)
+    return checkpoint(module, *inputs, use_reentrant=False, context_fn=lambda: contexts)
 
 
 def _noting_random_states(
-    record: _StageRecord, position: int, *inputs: Tensor, call: Callable[..., Tensor] = _called
+    record: _StageRecord, position: int, *inputs: Any, call: Callable[..., Tensor] = _called
 ) -> Tensor:
     device = inputs[0].device
     before = _RandomState.read(device)
@@ -236,6 +243,27 @@ def _forward(record: _StageRecord, sources: Sequence[State], call: Callable[...,
         increment = _increment(record, call(record, position, streams.x), streams.x)
         streams = _advance(increment, streams, record.coupling)
     return streams
+
+
+class _RunningStatisticsKept:
+    """Context in which batch norms update copies of their running statistics, once the forward pass has updated them.
+
+    It may be entered several times, by one backward pass after another.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __enter__(self) -> None:
+        modules = self.module.modules()
+        self.norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        self.kept = [norm._buffers for norm in self.norms]
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
+            norm._buffers = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+
+    def __exit__(self, *exception: object) -> None:
+        for norm, buffers in zip(self.norms, self.kept, strict=True):
+            norm._buffers = buffers
 
 
 class _RandomState(NamedTuple):
@@ -307,17 +335,19 @@ class _StageRecord:
         # By position in the stage; only modules that drew random numbers have an entry.
         self.random_states: dict[int, _RandomState] = {}
 
-    def merge(self, sources: Sequence[State]) -> list[Tensor]:
+    def merge(self, sources: Sequence[State]) -> list[Any]:
         """Returns what the entry takes."""
-        return [_merged(state, coupling) for state, coupling in zip(sources, self.source_couplings, strict=True)]
+        merged = [_merged(state, coupling) for state, coupling in zip(sources, self.source_couplings, strict=True)]
+        return [*merged, self.coupling] if self.stage.coupled_entry else merged
 
-    def recall(self, position: int, parameters: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+    def recall(self, position: int, parameters: Sequence[Tensor], *inputs: Any) -> Tensor:
         """Runs a module again as it ran in the forward pass, on the given parameter tensors."""
         if position in self.random_states:
             self.random_states[position].write(inputs[0].device)
         module = self.stage.modules[position]
         names = [name for name, _ in module.named_parameters()]
-        return functional_call(module, dict(zip(names, parameters, strict=True)), inputs)
+        with _RunningStatisticsKept(module):
+            return functional_call(module, dict(zip(names, parameters, strict=True)), inputs)
 
 
 class _ReversibleStage(torch.autograd.Function):

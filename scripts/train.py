@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from re2tal_hf.training.arguments import load_recipe, recipe_names
-from re2tal_hf.training.trainer import Trainer
+from re2tal_hf.training.localization import LocalizationTrainer
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        trainer = Trainer(recipe, arguments.output, resume=arguments.resume)
+        trainer = LocalizationTrainer(recipe, arguments.output, resume=arguments.resume)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     trainer.run()

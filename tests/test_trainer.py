@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.synthetic import generate
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
+from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.optimization import build_optimizer, build_schedule, parameter_groups
-from re2tal_hf.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -57,7 +57,7 @@ def places(data) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(places, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    Trainer(load_recipe("quickstart", [*TINY, *places]), folder).run()
+    LocalizationTrainer(load_recipe("quickstart", [*TINY, *places]), folder).run()
     return folder
 
 
@@ -96,7 +96,7 @@ def test_a_run_leaves_model_metrics_and_log(finished):
 
 
 def test_the_same_numbers_on_a_second_run(finished, places, tmp_path):
-    Trainer(load_recipe("quickstart", [*TINY, *places, "data.num_workers=1"]), tmp_path / "again").run()
+    LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, "data.num_workers=1"]), tmp_path / "again").run()
     first, second = (load_file(f / "last/model.safetensors") for f in (finished, tmp_path / "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -105,7 +105,7 @@ def test_resuming_is_exact(finished, places, tmp_path):
     class Interrupted(Exception):
         pass
 
-    class Half(Trainer):
+    class Half(LocalizationTrainer):
         def _train_epoch(self, epoch):
             if epoch == 1:
                 raise Interrupted
@@ -116,7 +116,7 @@ def test_resuming_is_exact(finished, places, tmp_path):
     with pytest.raises(Interrupted):
         Half(recipe, folder).run()
     torch.manual_seed(99)
-    Trainer(recipe, folder, resume=True).run()
+    LocalizationTrainer(recipe, folder, resume=True).run()
     first, second = (load_file(f / "last/model.safetensors") for f in (finished, folder))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert len((folder / "log.jsonl").read_text().splitlines()) == 2
@@ -125,9 +125,9 @@ def test_resuming_is_exact(finished, places, tmp_path):
 def test_a_folder_with_a_run_is_not_overwritten(finished, places, tmp_path):
     recipe = load_recipe("quickstart", [*TINY, *places])
     with pytest.raises(ValueError, match="already holds a run"):
-        Trainer(recipe, finished)
+        LocalizationTrainer(recipe, finished)
     with pytest.raises(ValueError, match="nothing to resume"):
-        Trainer(recipe, tmp_path, resume=True)
+        LocalizationTrainer(recipe, tmp_path, resume=True)
 
 
 def test_a_variant_of_training(places, tmp_path):
@@ -136,13 +136,13 @@ def test_a_variant_of_training(places, tmp_path):
         "training.ema_decay=null", "training.epochs=1", "model.rewiring=none", "training.trackers=[]",
         "model.freeze_norms=true", "augmentation.crop_scale=[0.6,1.0]", "augmentation.brightness=0.3",
     ]  # fmt: skip
-    metrics = Trainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a").run()
+    metrics = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a").run()
     assert set(metrics["per_class"]) == {"action"}
 
 
 def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
     changes = ["model.freeze_backbone=true", "training.epochs=1", "processor.sampling=resized"]
-    trainer = Trainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a")
+    trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a")
     before = {n: p.clone() for n, p in trainer.plain_model.named_parameters()}
     trainer.run()
     changed = {n for n, p in trainer.plain_model.named_parameters() if not torch.equal(p, before[n])}
@@ -153,7 +153,7 @@ def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(places, tmp_path):
     recipe = load_recipe("quickstart", [*TINY, *places, "model.loss_config.initial_normalizer=.nan"])
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        Trainer(recipe, tmp_path / "a").run()
+        LocalizationTrainer(recipe, tmp_path / "a").run()
 
 
 def test_two_processes(places, tmp_path):
@@ -204,7 +204,7 @@ def test_benchmark_script():
 
 
 def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
-    Trainer(
+    LocalizationTrainer(
         load_recipe("quickstart", [*TINY, *places, "data.class_agnostic=true", "training.epochs=1"]), tmp_path / "a"
     ).run()
     database = json.loads((data / "annotations.json").read_text())["database"]
@@ -259,13 +259,17 @@ def test_pretrained_backbone(places, finished, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({**backbone.state_dict(), "head.weight": torch.ones(2, 2)}, path)
     overrides = [*TINY, *places, f"training.pretrained_backbone={path}"]
-    trainer = Trainer(load_recipe("quickstart", overrides), tmp_path / "a")
+    trainer = LocalizationTrainer(load_recipe("quickstart", overrides), tmp_path / "a")
     state = trainer.plain_model.model.backbone.state_dict()
     assert all(torch.equal(state[name], value) for name, value in backbone.state_dict().items())
     with pytest.raises(ValueError, match="does not fit"):
-        Trainer(load_recipe("quickstart", [*overrides, "model.backbone_config.embed_dim=16"]), tmp_path / "b")
+        LocalizationTrainer(
+            load_recipe("quickstart", [*overrides, "model.backbone_config.embed_dim=16"]), tmp_path / "b"
+        )
     with pytest.raises(ValueError, match="pretrained_backbone"):
-        Trainer(load_recipe("quickstart", [*TINY, *places, "training.pretrained_backbone=x"]), tmp_path / "c")
+        LocalizationTrainer(
+            load_recipe("quickstart", [*TINY, *places, "training.pretrained_backbone=x"]), tmp_path / "c"
+        )
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from .coupling_schedule import CouplingArguments
+
 
 @dataclass
 class DataArguments:
@@ -91,12 +93,27 @@ class EvaluationArguments:
         start_epoch (`int`): Not before so many epochs.
         tiou_thresholds (`list[float]`): Thresholds of the mAP.
         windows_per_step (`int`): Windows that go through the model together.
+        views (`int`): Windows spread over a clip whose scores are averaged, in classification.
     """
 
     epochs: int = 1
     start_epoch: int = 0
     tiou_thresholds: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
     windows_per_step: int = 1
+    views: int = 3
+
+
+@dataclass
+class DistillationArguments:
+    """Learning from the network as it was before the rewiring, in the classification of clips.
+
+    Args:
+        weight (`float`): Of the distance between the features of the two networks; 0 for no distillation.
+        label_weight (`float`): Of the classification loss; 0 where clips have no labels of use.
+    """
+
+    weight: float = 0.0
+    label_weight: float = 1.0
 
 
 @dataclass
@@ -107,7 +124,8 @@ class Recipe:
         model (`dict`): Arguments of [`Re2TALConfig`], without the labels, which come from the annotations.
         processor (`dict`): Arguments of [`Re2TALVideoProcessor`].
         augmentation (`dict`): Arguments of [`Augmentation`].
-        data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`])
+        data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`]),
+            coupling ([`CouplingArguments`]), distillation ([`DistillationArguments`])
         seed (`int`): Of weights, windows, augmentation and stochastic layers.
         name (`str`): Of the recipe; by default that of its file.
     """
@@ -118,6 +136,8 @@ class Recipe:
     data: DataArguments = field(default_factory=DataArguments)
     training: OptimizationArguments = field(default_factory=OptimizationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    coupling: CouplingArguments = field(default_factory=CouplingArguments)
+    distillation: DistillationArguments = field(default_factory=DistillationArguments)
     seed: int = 0
     name: str = ""
 

@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone, from torchvision or from a file."""
+"""Pretrained weights of a backbone: from a library, from a file, or from a model of ours."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+OWN_PREFIXES = ("model.backbone.", "backbone.")
+
 
 def load_backbone_weights(backbone: nn.Module, source: str) -> None:
     """Loads weights under the library's own names into a backbone; a classifier's weights are left out.
 
     Args:
         backbone (`nn.Module`): A rewired model without classifier (`Re2TALModel.backbone`).
-        source (`str`): A torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, or the path of a
-            `.safetensors` or `.pth` file with the same keys.
+        source (`str`): A torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`; the path of a `.safetensors` or
+            `.pth` file with the same keys; or a folder as `save_pretrained` writes it, of a Re2TAL model (such as the
+            result of the classification stage) or of the library's own model.
 
     Raises:
         ValueError: if the source is neither, or a parameter of the backbone is missing or of another shape.
@@ -38,6 +41,11 @@ def load_backbone_weights(backbone: nn.Module, source: str) -> None:
 
 def _read(source: str) -> dict[str, Tensor]:
     path = Path(source)
+    if (path / "model.safetensors").is_file():
+        state = load_file(path / "model.safetensors")
+        # Models with a head hold the backbone model as `model`, and that the network as `backbone`.
+        own = {name.partition("backbone.")[2]: t for name, t in state.items() if name.startswith(OWN_PREFIXES)}
+        return own or state
     if path.suffix == ".safetensors" and path.is_file():
         return load_file(path)
     if path.suffix in (".pth", ".pt") and path.is_file():
@@ -47,7 +55,7 @@ def _read(source: str) -> dict[str, Tensor]:
         weights = torchvision.models.get_weight(source)
     except ValueError as error:
         raise ValueError(
-            f"training.pretrained_backbone is {source!r}: neither a .safetensors or .pth file "
-            "nor the name of torchvision weights such as 'Swin3D_T_Weights.KINETICS400_V1'."
+            f"training.pretrained_backbone is {source!r}: neither a folder with model.safetensors, nor a .safetensors "
+            "or .pth file, nor the name of torchvision weights such as 'Swin3D_T_Weights.KINETICS400_V1'."
         ) from error
     return weights.get_state_dict(progress=True, check_hash=True)

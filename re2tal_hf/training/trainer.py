@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop, the same for every task."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import logging
 import math
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..configuration_re2tal import Re2TALConfig
-from ..data.annotations import AnnotationSet, read_annotations
+from ..data.annotations import AnnotatedVideo
 from ..data.augmentation import Augmentation
-from ..data.windows import TrainingWindows, collate
-from ..modeling_re2tal import Re2TALForTemporalActionLocalization
-from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from ..data.windows import TrainingWindows
+from ..modeling_re2tal import Re2TALPreTrainedModel
+from ..rewiring import DUAL_RESIDUAL
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe
-from .evaluation import Detections, localize_videos, mean_average_precision, submission
+from .coupling_schedule import coupling_at
 from .memory import peak_memory
 from .optimization import build_optimizer, build_schedule
-from .pretrained import load_backbone_weights
-from .run_record import describe_run, draw_example
+from .run_record import describe_run
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +55,28 @@ class Progress:
         self.__dict__.update(state)
 
 
-class Trainer:
+class Trainer(ABC):
     """Trains, evaluates and saves one model, on one device or many.
 
     The run folder holds `recipe.yaml`, `run.json` (machine, versions, data, time), `log.jsonl` (one line an
-    epoch), `best/` and `last/` (model and processor as `save_pretrained` writes them, with `metrics.json`,
-    `detections.json` and `timeline.png`), `checkpoint/` to resume from, and the trackers' files.
+    epoch), `best/` and `last/` (what `save` writes, and `metrics.json`), `checkpoint/` to resume from, and the
+    trackers' files.
+
+    A task is a subclass that says what the data and the model are and how they are measured.
 
     Args:
         recipe ([`Recipe`]): What to train and how.
         folder (`str` or `Path`): The run folder.
         resume (`bool`): Go on from `checkpoint/`; the outcome is that of a run without interruption.
 
+    Attributes:
+        criterion (`str`): Name of the metric by which the best model is chosen.
+
     Raises:
         ValueError: if data, recipe and model do not fit together, or the folder holds another run.
     """
+
+    criterion: ClassVar[str]
 
     def __init__(self, recipe: Recipe, folder: str | Path, resume: bool = False):
         self.recipe = recipe
@@ -87,12 +95,44 @@ class Trainer:
         )
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
-        self.training_set = self._annotations(recipe.data.training_subset, repair=True)
-        # The metric's rules keep the benchmark's ground truth as it is.
-        self.validation_set = self._annotations(recipe.data.validation_subset, repair=False)
-        self._build_model()
-        self._build_data()
+        self.read_data()
+        self.plain_model = self.build_model()
+        self.windows = self.build_windows(Augmentation(**recipe.augmentation))
+        self.loader: Any = self._build_loader()
         self._prepare()
+
+    @abstractmethod
+    def read_data(self) -> None:
+        """Reads what is trained on and measured by, before anything long begins."""
+
+    @abstractmethod
+    def build_model(self) -> Re2TALPreTrainedModel:
+        """Returns the model with its initial weights."""
+
+    @abstractmethod
+    def build_windows(self, augmentation: Augmentation) -> TrainingWindows:
+        """Returns what is trained on."""
+
+    @abstractmethod
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Returns a batch of training windows: the arguments of the model."""
+
+    @abstractmethod
+    def validation_videos(self) -> list[AnnotatedVideo]:
+        """Returns what the model is measured by."""
+
+    @abstractmethod
+    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
+        """Measures `evaluated_model`, on all processes.
+
+        Returns:
+            The metrics, complete on the main process only, and what writes the model to a folder.
+        """
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Returns the `loss` of a batch and its parts."""
+        output = self.model(**batch)
+        return {"loss": output.loss, **(getattr(output, "loss_dict", None) or {})}
 
     def _check_folder(self) -> None:
         checkpoint = self.folder / "checkpoint"
@@ -101,50 +141,15 @@ class Trainer:
         if not self.resume and (self.folder / "recipe.yaml").exists():
             raise ValueError(f"{self.folder} already holds a run: resume it with --resume, or choose another folder.")
 
-    def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
-        data = self.recipe.data
-        if not data.annotations:
-            raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
-        found = read_annotations(data.annotations, subset=subset, video_folder=data.videos, repair=repair)
-        if all(video.path is None for video in found.videos):
-            raise ValueError(
-                f"The annotations {data.annotations} name no video files: set data.videos to their folder."
-            )
-        return found.class_agnostic() if data.class_agnostic else found
-
-    def _build_model(self) -> None:
-        names = self.training_set.label_names
-        config = Re2TALConfig(
-            **self.recipe.model,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-        )
-        model = Re2TALForTemporalActionLocalization(config)
-        if self.recipe.training.pretrained_backbone:
-            load_backbone_weights(model.model.backbone, self.recipe.training.pretrained_backbone)
-        self.plain_model = model
-
-    def _build_data(self) -> None:
-        data = self.recipe.data
-        self.windows = TrainingWindows(
-            self.training_set.videos,
-            self.processor,
-            augmentation=Augmentation(**self.recipe.augmentation),
-            windows_per_video=data.windows_per_video,
-            seconds_per_window=data.seconds_per_window,
-            truncation_threshold=data.truncation_threshold,
-            crop_ratio=(data.crop_ratio[0], data.crop_ratio[1]) if data.crop_ratio else None,
-            max_unreadable=data.max_unreadable,
-            cache=data.cache,
-            seed=self.recipe.seed,
-        )
-        self.loader: Any = DataLoader(
+    def _build_loader(self) -> DataLoader:
+        batch_size = self.recipe.training.batch_size
+        return DataLoader(
             self.windows,
-            batch_size=self.recipe.training.batch_size,
+            batch_size=batch_size,
             shuffle=True,
-            drop_last=len(self.windows) > self.recipe.training.batch_size,
-            collate_fn=collate,
-            num_workers=data.num_workers,
+            drop_last=len(self.windows) > batch_size,
+            collate_fn=self.collate,
+            num_workers=self.recipe.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
@@ -152,9 +157,9 @@ class Trainer:
         arguments = self.recipe.training
         optimizer = build_optimizer(self.plain_model, arguments)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(self.plain_model, optimizer, self.loader)
-        updates = math.ceil(len(self.loader) / arguments.gradient_accumulation)
+        self.updates_per_epoch = math.ceil(len(self.loader) / arguments.gradient_accumulation)
         # Accelerate's own wrapper would step once for each process.
-        self.schedule = build_schedule(optimizer, arguments, updates)
+        self.schedule = build_schedule(optimizer, arguments, self.updates_per_epoch)
         self.average = None
         if arguments.ema_decay is not None:
             average = get_ema_multi_avg_fn(arguments.ema_decay)
@@ -181,7 +186,7 @@ class Trainer:
             self.progress.epoch = epoch + 1
             self.progress.seconds += time.perf_counter() - start
             if self._evaluates_after(epoch + 1):
-                metrics = self._evaluate()
+                metrics = self._evaluate_and_save()
                 record |= {name: v for name, v in metrics.items() if isinstance(v, float)}
             self._log(record)
             if (epoch + 1) % self.recipe.training.save_epochs == 0 or epoch + 1 == epochs:
@@ -218,19 +223,20 @@ class Trainer:
             "learning_rate": float(self.schedule.get_last_lr()[0]),
             "seconds_per_step": (time.perf_counter() - start) / steps,
             "peak_memory_mib": peak_memory(),
-            "reconstruction_error": self.plain_model.model.reconstruction_error(),
+            **self._describe_rewiring(),
         }
 
     def _step(self, batch: dict[str, Any]) -> dict[str, float]:
         arguments = self.recipe.training
+        self._move_coupling()
         with self.accelerator.accumulate(self.model):
-            output = self.model(**batch)
-            if not torch.isfinite(output.loss):
+            losses = self.losses(batch)
+            if not torch.isfinite(losses["loss"]):
                 raise FloatingPointError(
-                    f"The loss is {output.loss.item()} at update {self.progress.updates}: lower "
+                    f"The loss is {losses['loss'].item()} at update {self.progress.updates}: lower "
                     "training.learning_rate, or use bf16 in place of fp16."
                 )
-            self.accelerator.backward(output.loss)
+            self.accelerator.backward(losses["loss"])
             if self.accelerator.sync_gradients and arguments.max_gradient_norm:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_gradient_norm)
             self.optimizer.step()
@@ -241,63 +247,52 @@ class Trainer:
                 self.schedule.step()
                 if self.average is not None:
                     self.average.update_parameters(self.plain_model)
-        return {"loss": output.loss.item(), **{name: value.item() for name, value in output.loss_dict.items()}}
-
-    def _write_run_record(self) -> None:
-        record = describe_run(
-            self.plain_model,
-            self.windows.videos,
-            self.validation_set.videos,
-            self.accelerator.device,
-            self.accelerator.num_processes,
-            self.progress.seconds,
-        )
-        (self.folder / "run.json").write_text(json.dumps(record, indent=2))
+        return {name: value.item() for name, value in losses.items()}
 
     @property
-    def evaluated_model(self) -> Re2TALForTemporalActionLocalization:
-        """The averaged model where there is one, else the model itself."""
-        if self.average is None:
-            return self.plain_model
-        return cast(Re2TALForTemporalActionLocalization, self.average.module)
+    def backbone_model(self) -> Any:
+        """The `Re2TALModel` inside the model."""
+        return self.plain_model.model
 
-    def _evaluate(self) -> dict[str, Any]:
-        model = self.evaluated_model.eval()
-        pipe = TemporalActionLocalizationPipeline(
-            model=model, video_processor=self.processor, device=self.accelerator.device
-        )
-        arguments = self.recipe.evaluation
+    def _move_coupling(self) -> None:
+        if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
+            epochs = self.progress.updates / self.updates_per_epoch
+            self.backbone_model.set_coupling(coupling_at(self.recipe.coupling, epochs, self.recipe.training.epochs))
+
+    def _describe_rewiring(self) -> dict[str, float]:
+        described = {"reconstruction_error": self.backbone_model.reconstruction_error()}
+        if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
+            a, b = self.backbone_model.config.coupling
+            inverted = self.backbone_model.backbone.backprop_switch.inverted
+            described |= {"coupling_a": a, "coupling_b": b, "inverted_stages": float(sum(inverted.values()))}
+        return described
+
+    @property
+    def evaluated_model(self) -> Any:
+        """The averaged model where there is one, else the model itself, in evaluation mode."""
+        model: Any = self.plain_model
+        if self.average is not None:
+            model = self.average.module
+            if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
+                model.model.set_coupling(self.backbone_model.config.coupling)
+        return model.eval()
+
+    def _evaluate_and_save(self) -> dict[str, Any]:
         with self.accelerator.autocast():
-            detections = localize_videos(
-                pipe,
-                self.validation_set.videos,
-                self.accelerator,
-                windows_per_step=arguments.windows_per_step,
-            )
-        metrics: dict[str, Any] = {}
+            metrics, save = self.evaluate()
         if self.accelerator.is_main_process:
-            metrics = mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
             metrics["epoch"] = self.progress.epoch
-            self._save_model("last", pipe, metrics, detections)
-            if metrics["map"] > self.progress.best:
-                self.progress.best = metrics["map"]
-                self._save_model("best", pipe, metrics, detections)
+            self._save("last", save, metrics)
+            if metrics[self.criterion] > self.progress.best:
+                self.progress.best = metrics[self.criterion]
+                self._save("best", save, metrics)
         self.accelerator.wait_for_everyone()
         return metrics
 
-    def _save_model(
-        self,
-        name: str,
-        pipe: TemporalActionLocalizationPipeline,
-        metrics: dict[str, Any],
-        detections: Detections,
-    ) -> None:
+    def _save(self, name: str, save: Callable[[Path], None], metrics: dict[str, Any]) -> None:
         partial = self.folder / f"{name}.partial"
-        pipe.save_pretrained(partial)
+        save(partial)
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        (partial / "detections.json").write_text(json.dumps(submission(detections)))
-        if example := draw_example(self.validation_set, detections):
-            example.savefig(partial / "timeline.png")
         replace_folder(self.folder / name, partial)
 
     def _save_checkpoint(self) -> None:
@@ -313,10 +308,21 @@ class Trainer:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
         self._write_run_record()
-        shown = ("epoch", "loss", "map", "seconds_per_step", "peak_memory_mib")
+        shown = ("epoch", "loss", self.criterion, "coupling_b", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
         self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
+
+    def _write_run_record(self) -> None:
+        record = describe_run(
+            cast(Any, self.plain_model),
+            self.windows.videos,
+            self.validation_videos(),
+            self.accelerator.device,
+            self.accelerator.num_processes,
+            self.progress.seconds,
+        )
+        (self.folder / "run.json").write_text(json.dumps(record, indent=2))
 
 
 def replace_folder(folder: Path, complete: Path) -> None:

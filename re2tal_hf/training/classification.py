@@ -1,0 +1,137 @@
+"""The re-finetuning stage: classification of clips, by labels, by the original network, or by both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..configuration_re2tal import Re2TALConfig
+from ..data.annotations import AnnotatedVideo
+from ..data.augmentation import Augmentation
+from ..data.clips import ClipWindows, collate_clips, read_clips, views
+from ..modeling_re2tal import Re2TALForVideoClassification
+from ..rewiring import build_backbone
+from ..video_reader import VideoReadError
+from .pretrained import load_backbone_weights
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationTrainer(Trainer):
+    """Trains a rewired backbone on clips, from the weights that it had before the rewiring.
+
+    `recipe.data.annotations` names the clips (see `read_clips`). With `recipe.distillation.weight` the features
+    also follow those of the original network, which needs no labels. `best/` is what
+    `training.pretrained_backbone` of a localization recipe takes.
+    """
+
+    criterion = "top1"
+
+    def read_data(self) -> None:  # noqa: D102
+        data, distillation = self.recipe.data, self.recipe.distillation
+        if not data.annotations:
+            raise ValueError("The recipe's data.annotations is empty: name the folder of clips.")
+        if distillation.weight and not self.recipe.training.pretrained_backbone:
+            raise ValueError("distillation.weight needs training.pretrained_backbone: the network to learn from.")
+        self.training_set = read_clips(data.annotations, data.training_subset)
+        self.validation_set = read_clips(data.annotations, data.validation_subset)
+
+    def build_model(self) -> Re2TALForVideoClassification:  # noqa: D102
+        names = self.training_set.label_names
+        config = Re2TALConfig(
+            **self.recipe.model,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+        )
+        model = Re2TALForVideoClassification(config)
+        self.teacher = None
+        if source := self.recipe.training.pretrained_backbone:
+            load_backbone_weights(model.model.backbone, source)
+            if self.recipe.distillation.weight:
+                self.teacher = build_backbone(config.backbone_config, "none", "plain")
+                load_backbone_weights(self.teacher, source)
+                self.teacher.eval().requires_grad_(False).to(self.accelerator.device)
+        return model
+
+    def build_windows(self, augmentation: Augmentation) -> ClipWindows:  # noqa: D102
+        data = self.recipe.data
+        return ClipWindows(
+            self.training_set.videos,
+            self.processor,
+            augmentation=augmentation,
+            windows_per_video=data.windows_per_video,
+            max_unreadable=data.max_unreadable,
+            cache=data.cache,
+            seed=self.recipe.seed,
+        )
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: D102
+        return collate_clips(items)
+
+    def validation_videos(self) -> list[AnnotatedVideo]:  # noqa: D102
+        return self.validation_set.videos
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:  # noqa: D102
+        weights = self.recipe.distillation
+        output = self.model(**batch)
+        if self.teacher is None:
+            return {"loss": output.loss}
+        distance = self._distance(output.hidden_states[0], batch)
+        return {
+            "loss": weights.label_weight * output.loss + weights.weight * distance,
+            "classification": output.loss,
+            "distillation": distance,
+        }
+
+    def _distance(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Squared error of the features `[B, T', D]` on real frames, relative to the teacher's variance."""
+        assert self.teacher is not None
+        videos, stride = batch["pixel_values_videos"], self.backbone_model.feature_stride
+        with torch.no_grad():
+            expected = self.teacher.temporal_features(self.teacher.architecture.to_library_input(videos))
+        real = batch["frame_mask"][:, ::stride]
+        return (features[real] - expected[real]).square().mean() / expected[real].var().clamp_min(1e-8)
+
+    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
+        model = self.evaluated_model
+        found = gather_object(self._rank_classes(model))
+        correct = {number: rank for number, rank in found if rank is not None}
+        metrics = {f"top{k}": sum(rank < k for rank in correct.values()) / len(correct) for k in (1, 5)}
+        metrics["clips"] = len(correct)
+
+        def save(folder: Path) -> None:
+            model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+
+        return metrics, save
+
+    def _rank_classes(self, model: Re2TALForVideoClassification) -> list[tuple[int, int | None]]:
+        """For this process's share of the clips: its number, and how many classes score above the true one."""
+        accelerator, clips = self.accelerator, self.validation_set.videos
+        numbers = range(accelerator.process_index, len(clips), accelerator.num_processes)
+        ranks: list[tuple[int, int | None]] = []
+        for number in tqdm(numbers, desc="classifying", disable=accelerator.process_index > 0, leave=False):
+            try:
+                scores = self._scores(model, clips[number])
+            except VideoReadError as error:
+                logger.warning("left out of the measurement: %s", error)
+                ranks.append((number, None))
+                continue
+            [label] = clips[number].labels
+            ranks.append((number, int((scores > scores[label]).sum())))
+        return ranks
+
+    @torch.no_grad()
+    def _scores(self, model: Re2TALForVideoClassification, clip: AnnotatedVideo) -> Tensor:
+        """Class probabilities `[num_labels]`, the mean over the views."""
+        batch = collate_clips(views(clip, self.processor, self.recipe.evaluation.views))
+        output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
+        return output.logits.float().softmax(-1).mean(0).cpu()

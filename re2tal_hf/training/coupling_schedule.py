@@ -1,0 +1,54 @@
+"""How the coefficients of Dr2Net move during training (arXiv 2401.04105, section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+SHAPES = ("linear", "cosine", "step")
+
+
+@dataclass
+class CouplingArguments:
+    """Path of the coefficients `(a, b)`; of no effect unless `model.rewiring` is `"dr2net"`.
+
+    Args:
+        shape (`str`): `"linear"`, `"cosine"`, or `"step"` for a jump half way.
+        start, end (`list[float]`): Coefficients before `start_epoch` and from `end_epoch` on. `[1.0, 0.0]` is the
+            pretrained network, `[0.0, 1.0]` the rewired one.
+        start_epoch (`float`), end_epoch (`float`, *optional*): When they move; by default from the start to the
+            middle of the training.
+    """
+
+    shape: str = "cosine"
+    start: list[float] = field(default_factory=lambda: [1.0, 0.0])
+    end: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    start_epoch: float = 0.0
+    end_epoch: float | None = None
+
+
+def coupling_at(arguments: CouplingArguments, epoch: float, epochs: int) -> tuple[float, float]:
+    """Returns the coefficients at a point of the training.
+
+    Args:
+        arguments ([`CouplingArguments`]): The path.
+        epoch (`float`): How far the training is, in epochs.
+        epochs (`int`): Length of the training.
+
+    Raises:
+        ValueError: if the shape is unknown, the path has no length, or the coefficients are not two pairs.
+    """
+    if arguments.shape not in SHAPES:
+        raise ValueError(f"coupling.shape is {arguments.shape!r}; choose one of {', '.join(SHAPES)}.")
+    end_epoch = epochs / 2 if arguments.end_epoch is None else arguments.end_epoch
+    if not 0 <= arguments.start_epoch < end_epoch:
+        raise ValueError(
+            f"coupling.start_epoch is {arguments.start_epoch} and end_epoch {end_epoch}; the first must come before."
+        )
+    share = min(max((epoch - arguments.start_epoch) / (end_epoch - arguments.start_epoch), 0.0), 1.0)
+    if arguments.shape == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    elif arguments.shape == "step":
+        share = float(share >= 0.5)
+    (start_a, start_b), (end_a, end_b) = arguments.start, arguments.end
+    return start_a + share * (end_a - start_a), start_b + share * (end_b - start_b)

@@ -1,0 +1,98 @@
+"""Training of a temporal action localizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..configuration_re2tal import Re2TALConfig
+from ..data.annotations import AnnotatedVideo, AnnotationSet, read_annotations
+from ..data.augmentation import Augmentation
+from ..data.windows import TrainingWindows, collate
+from ..modeling_re2tal import Re2TALForTemporalActionLocalization
+from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from .evaluation import Detections, localize_videos, mean_average_precision, submission
+from .pretrained import load_backbone_weights
+from .run_record import draw_example
+from .trainer import Trainer
+
+
+class LocalizationTrainer(Trainer):
+    """Trains end to end from video files; `best/` and `last/` also hold `detections.json` and `timeline.png`."""
+
+    criterion = "map"
+
+    def read_data(self) -> None:  # noqa: D102
+        data = self.recipe.data
+        self.training_set = self._annotations(data.training_subset, repair=True)
+        # The metric's rules keep the benchmark's ground truth as it is.
+        self.validation_set = self._annotations(data.validation_subset, repair=False)
+
+    def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
+        data = self.recipe.data
+        if not data.annotations:
+            raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
+        found = read_annotations(data.annotations, subset=subset, video_folder=data.videos, repair=repair)
+        if all(video.path is None for video in found.videos):
+            raise ValueError(
+                f"The annotations {data.annotations} name no video files: set data.videos to their folder."
+            )
+        return found.class_agnostic() if data.class_agnostic else found
+
+    def build_model(self) -> Re2TALForTemporalActionLocalization:  # noqa: D102
+        names = self.training_set.label_names
+        config = Re2TALConfig(
+            **self.recipe.model,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+        )
+        model = Re2TALForTemporalActionLocalization(config)
+        if self.recipe.training.pretrained_backbone:
+            load_backbone_weights(model.model.backbone, self.recipe.training.pretrained_backbone)
+        return model
+
+    def build_windows(self, augmentation: Augmentation) -> TrainingWindows:  # noqa: D102
+        data = self.recipe.data
+        return TrainingWindows(
+            self.training_set.videos,
+            self.processor,
+            augmentation=augmentation,
+            windows_per_video=data.windows_per_video,
+            seconds_per_window=data.seconds_per_window,
+            truncation_threshold=data.truncation_threshold,
+            crop_ratio=(data.crop_ratio[0], data.crop_ratio[1]) if data.crop_ratio else None,
+            max_unreadable=data.max_unreadable,
+            cache=data.cache,
+            seed=self.recipe.seed,
+        )
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: D102
+        return collate(items)
+
+    def validation_videos(self) -> list[AnnotatedVideo]:  # noqa: D102
+        return self.validation_set.videos
+
+    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
+        pipe = TemporalActionLocalizationPipeline(
+            model=self.evaluated_model, video_processor=self.processor, device=self.accelerator.device
+        )
+        arguments = self.recipe.evaluation
+        detections = localize_videos(
+            pipe,
+            self.validation_set.videos,
+            self.accelerator,
+            windows_per_step=arguments.windows_per_step,
+        )
+        metrics: dict[str, Any] = {}
+        if self.accelerator.is_main_process:
+            metrics = mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
+        return metrics, partial(self._write_model, pipe, detections)
+
+    def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:
+        pipe.save_pretrained(folder)
+        (folder / "detections.json").write_text(json.dumps(submission(detections)))
+        if example := draw_example(self.validation_set, detections):
+            example.savefig(folder / "timeline.png")

@@ -14,7 +14,6 @@ sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file_
 
 from transformers import pipeline
 
-from re2tal_hf import TemporalActionLocalizationPipeline
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
 
@@ -22,7 +21,10 @@ from re2tal_hf.training.evaluation import localize_videos, mean_average_precisio
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a model folder or a Hub id")
-    parser.add_argument("--annotations", required=True, help="an annotation file or folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--annotations", help="an annotation file or folder")
+    source.add_argument("--dataset", help="a dataset on the Hub, user/name[@revision], or its folder")
+    parser.add_argument("--streaming", action="store_true", help="fetch each video from the Hub when its turn comes")
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds")
@@ -59,21 +61,17 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     annotations = read_annotations(
-        arguments.annotations,
+        arguments.dataset or arguments.annotations,
         subset=arguments.subset,
         video_folder=arguments.videos,
         repair=False,
+        streaming=arguments.streaming,
     )
     names = annotations.label_names
     video_scores = None
     if arguments.video_scores:
         video_scores = read_video_scores(arguments.video_scores, names)
-    pipe = pipeline(
-        "temporal-action-localization",
-        model=arguments.model,
-        device=arguments.device,
-        pipeline_class=TemporalActionLocalizationPipeline,
-    )
+    pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
     if video_scores:
         pipe.model.config.id2label = dict(enumerate(names))
     detections = localize_videos(

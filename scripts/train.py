@@ -5,6 +5,7 @@ accelerate launch scripts/train.py --recipe quickstart --output runs/first \
 """
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -20,12 +21,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
     parser.add_argument("--output", required=True, help="the run folder")
+    parser.add_argument("--dataset", help="in place of data.annotations: a dataset, user/name[@revision] or a folder")
+    parser.add_argument(
+        "--streaming", action="store_true", help="fetch each video from the Hub when it is first needed"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    overrides = list(arguments.overrides)
+    if arguments.dataset:
+        overrides += [f"data.annotations={json.dumps(arguments.dataset)}", "data.videos=null"]
+    if arguments.streaming:
+        overrides.append("data.streaming=true")
     try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        recipe = load_recipe(arguments.recipe, overrides)
         trainer = LocalizationTrainer(recipe, arguments.output, resume=arguments.resume)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
+
+from .hub_video import HubVideo
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +64,7 @@ class AnnotatedVideo:
     Attributes:
         video_id: Name of the video in the annotation file.
         subset: Subset as the annotation file spells it.
-        path: The video file; `None` where no folder of videos was given or the file is missing.
+        path: The video file, here or on the Hub; `None` where no folder of videos was given or the file is missing.
         duration: Seconds, or `None` where the annotation file does not say.
         segments: float64 `[N, 2]`, start and end of every action in seconds.
         labels: Class id of every action, an index into the label names of the set.
@@ -67,10 +72,21 @@ class AnnotatedVideo:
 
     video_id: str
     subset: str
-    path: Path | None
+    path: Path | HubVideo | None
     duration: float | None
     segments: np.ndarray
     labels: list[int]
+
+    def local_path(self) -> Path:
+        """Returns the path of the file, fetched first where it is on the Hub.
+
+        Raises:
+            ValueError: There is no file.
+            VideoReadError: It cannot be fetched.
+        """
+        if self.path is None:
+            raise ValueError(f"video {self.video_id!r} has no file; give read_annotations the video_folder")
+        return self.path.fetch() if isinstance(self.path, HubVideo) else self.path
 
 
 @dataclass
@@ -105,13 +121,17 @@ class RuleLog:
         self.counts[rule] += 1
         self._first.setdefault(rule, example)
 
+    def lines(self, *, repaired: bool = True) -> list[str]:
+        """Returns one line per rule that was met."""
+        return [
+            f"{rule}: {count} {RULES[rule][0]}, {RULES[rule][1] if repaired else 'kept'}; first: {self._first[rule]}"
+            for rule, count in self.counts.items()
+        ]
+
     def warn(self, source: str | Path, *, repaired: bool = True) -> None:
         """Log one line per rule that was met in `source`."""
-        for rule, count in self.counts.items():
-            finding, repair = RULES[rule]
-            outcome = repair if repaired else "kept"
-            example = self._first[rule]
-            logger.warning("%s: %s: %d %s, %s; first: %s", source, rule, count, finding, outcome, example)
+        for line in self.lines(repaired=repaired):
+            logger.warning("%s: %s", source, line)
 
 
 @dataclass
@@ -124,7 +144,7 @@ class _Record:
     segments: list[tuple[float, float]]
     labels: list[str | int]
     label_ids: list[int | None]
-    path: Path | None = None
+    path: Path | HubVideo | None = None
 
 
 def read_annotations(
@@ -135,6 +155,7 @@ def read_annotations(
     label_names: Sequence[str] | None = None,
     first_label_id: int = 0,
     repair: bool = True,
+    streaming: bool = False,
 ) -> AnnotationSet:
     """Read and check the annotations of one subset.
 
@@ -144,40 +165,44 @@ def read_annotations(
       [start, end], "label"}]}}}`. Times may be strings, the duration may be absent, and `label_id`
       may stand in for `label`.
     - MultiTHUMOS: `{video_id: {"subset", "duration", "actions": [[label_id, start, end]]}}`.
-    - A folder as on the Hub: videos and a `metadata.jsonl` (one, or one per split folder) with a
-      line per video, `{"file_name", "annotations"}` and optionally `video_id` (else the file's
-      stem), `duration` and `subset` (else the split).
+    - A dataset on the Hub, or a folder of that form: videos and a `metadata.jsonl` (one, or one
+      per split folder) with a line per video, `{"file_name", "annotations"}` and optionally
+      `video_id` (else the file's stem), `duration` and `subset` (else the split).
 
     Args:
-        source: JSON file, or folder with `metadata.jsonl`.
+        source: JSON file, folder with `metadata.jsonl`, or dataset on the Hub, "user/name" or
+            "user/name@revision".
         subset: Subset to read, in any case. A name that stands in the file comes first; else
             "train" means "training", "val" and "valid" "validation", "test" "testing", and back.
             Which subset a benchmark trains on is its own matter: THUMOS-14 files call their
             training videos "Validation", "training" or "train". `None` reads all.
         video_folder: Where the videos lie, in any subfolder, as `<id>.<ext>` or `v_<id>.<ext>`.
-        label_names: The classes, in order; any other label is an error. Default: the labels of
-            all subsets of the file, by their ids where it gives both, else sorted.
+        label_names: The classes, in order; any other label is an error. Default: those that the
+            card of a dataset declares, else the labels of all subsets of the file, by their ids
+            where it gives both, else sorted.
         first_label_id: Id of `label_names[0]` in files that give ids only (MultiTHUMOS: 1).
         repair: Drop or clip what breaks one of `RULES`, as training needs. `False` counts it but
             keeps every segment and video as it stands: the ground truth of the ActivityNet metric.
+        streaming: Leave each video on the Hub until `AnnotatedVideo.local_path` is asked for it.
+            `False` fetches those of the subset now.
 
     Raises:
-        AnnotationError: Malformed file, duplicate ids, unknown subset or label, no video files.
+        AnnotationError: Malformed file, duplicate ids, unknown subset or label, no video files, no
+            such dataset.
         FileNotFoundError: No such annotation file or video folder.
+        VideoReadError: A video cannot be fetched from the Hub.
     """
-    source = Path(source)
-    if not source.exists():
-        raise FileNotFoundError(f"annotations {source} do not exist")
-    records = _read_hub_folder(source) if source.is_dir() else _read_json(source)
-    names = _label_names(records, source) if label_names is None else list(label_names)
+    records, declared_names = _read_records(source)
+    names = list(label_names) if label_names is not None else declared_names or _label_names(records, source)
     records = _select_subset(records, subset, source)
     if video_folder is not None:
         _find_files(records, Path(video_folder))
     rules = RuleLog()
     class_ids = _class_ids(records, names, first_label_id, source)
+    names_files = video_folder is not None or not Path(source).is_file()
     videos = []
     for record in records:
-        if record.path is None and (video_folder is not None or source.is_dir()):
+        if record.path is None and names_files:
             rules.add("missing_file", record.video_id)
             if repair:
                 continue
@@ -185,6 +210,8 @@ def read_annotations(
     rules.warn(source, repaired=repair)
     if not videos:
         raise AnnotationError(f"{source}: no video of the {len(records)} in subset {subset!r} has a file")
+    if not streaming:
+        _fetch(videos)
     return AnnotationSet(videos, names, dict(rules.counts))
 
 
@@ -253,6 +280,34 @@ def _annotated_video(record: _Record, class_ids: dict[str | int, int], rules: Ru
     return replace(video, segments=repaired, labels=repaired_labels) if repair else video
 
 
+def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
+    """The videos of all subsets, and the names of the classes where the source declares them."""
+    path = Path(source)
+    if path.is_file():
+        return _read_json(path), None
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", str(source)) and path.suffix.lower() != ".json"
+    if not path.exists() and not on_hub:
+        raise FileNotFoundError(f"annotations {source} do not exist")
+    from .hub_annotations import read_hub_rows  # here, because it takes seconds to import and files do not need it
+
+    rows, names = read_hub_rows(source)
+    records = []
+    for row in rows:
+        record = _parse_record(row["video_id"], row, row["source"])
+        record.path = row["path"]
+        records.append(record)
+    return records, names
+
+
+def _fetch(videos: list[AnnotatedVideo]) -> None:
+    """Replace files on the Hub by their copies here."""
+    remote = [video for video in videos if isinstance(video.path, HubVideo)]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        paths = pool.map(AnnotatedVideo.local_path, remote)
+        for video, path in zip(remote, tqdm(paths, "fetching videos", len(remote), disable=not remote), strict=True):
+            video.path = path
+
+
 def _read_json(path: Path) -> list[_Record]:
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _check_unique((key for key, _ in pairs), path)
@@ -271,42 +326,13 @@ def _read_json(path: Path) -> list[_Record]:
     return [_parse_record(video_id, entry, path) for video_id, entry in database.items()]
 
 
-def _check_unique(ids: Iterable[str], source: Path) -> None:
+def _check_unique(ids: Iterable[str], source: str | Path) -> None:
     repeated = [key for key, count in Counter(ids).items() if count > 1]
     if repeated:
         raise AnnotationError(f"{source}: duplicate ids {_some(repeated)}: keep one entry of each")
 
 
-def _read_hub_folder(folder: Path) -> list[_Record]:
-    import datasets  # here, because it takes seconds to import and few annotation files need it
-
-    metadata_files = sorted(folder.rglob("metadata.jsonl"))
-    if not metadata_files:
-        raise AnnotationError(
-            f"{folder}: no metadata.jsonl in it; it needs one, with a line per video:"
-            ' {"file_name": ..., "annotations": [{"segment": [start, end], "label": ...}]}'
-        )
-    records = []
-    for metadata in metadata_files:
-        # Given the folder, datasets would also split it by words in the names of the videos
-        # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
-        try:
-            rows = datasets.load_dataset("videofolder", data_dir=str(metadata.parent), data_files=["metadata.jsonl"])[
-                "train"
-            ]
-        except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-            raise AnnotationError(f"{metadata}: cannot be read: {error}") from error
-        split = "train" if metadata.parent == folder else metadata.parent.name
-        for row in rows.cast_column("video", datasets.Video(decode=False)):
-            path = Path(row["video"]["path"])
-            row["subset"] = row.get("subset") or split
-            record = _parse_record(row.get("video_id") or path.stem, row, metadata)
-            record.path = path if path.is_file() else None
-            records.append(record)
-    return records
-
-
-def _parse_record(video_id: str, entry: Any, source: Path) -> _Record:
+def _parse_record(video_id: str, entry: Any, source: str | Path) -> _Record:
     where = f"{source}: video {video_id!r}"
     if not isinstance(entry, dict) or not ("annotations" in entry or "actions" in entry):
         raise AnnotationError(f'{where}: expected an object with "annotations" (or "actions")')
@@ -352,7 +378,7 @@ def _number(value: Any, where: str) -> float:
     return number
 
 
-def _select_subset(records: list[_Record], subset: str | None, source: Path) -> list[_Record]:
+def _select_subset(records: list[_Record], subset: str | None, source: str | Path) -> list[_Record]:
     selected = records
     if subset is not None:
         present = {record.subset.lower() for record in records}
@@ -385,7 +411,7 @@ def _find_files(records: list[_Record], folder: Path) -> None:
         )
 
 
-def _label_names(records: list[_Record], source: Path) -> list[str]:
+def _label_names(records: list[_Record], source: str | Path) -> list[str]:
     ids: dict[Any, Any] = {}
     for record in records:
         for label, label_id in zip(record.labels, record.label_ids, strict=True):
@@ -401,7 +427,9 @@ def _label_names(records: list[_Record], source: Path) -> list[str]:
     return [str(label) for label in sorted(ids, key=ids.__getitem__)]
 
 
-def _class_ids(records: list[_Record], names: list[str], first_label_id: int, source: Path) -> dict[str | int, int]:
+def _class_ids(
+    records: list[_Record], names: list[str], first_label_id: int, source: str | Path
+) -> dict[str | int, int]:
     """Map every label of the records, name or id, to its index in `names`."""
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):

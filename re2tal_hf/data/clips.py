@@ -110,12 +110,12 @@ def views(clip: AnnotatedVideo, processor: Re2TALVideoProcessor, number: int) ->
     Raises:
         VideoReadError: if the clip does not decode.
     """
-    assert clip.path is not None and clip.duration is not None
+    assert clip.duration is not None
     whole = processor.windows(clip.video_id, clip.duration)[0]
     slack = clip.duration - whole.num_frames / whole.frame_rate
     number = number if slack * whole.frame_rate >= 1 else 1
     starts = [slack / 2] if number == 1 else np.linspace(0.0, slack, number).tolist()
-    with VideoReader(clip.path) as reader:
+    with VideoReader(clip.local_path()) as reader:
         return [
             processor.read_window(
                 reader, Window(clip.video_id, max(start, 0.0), whole.frame_rate, whole.num_frames, clip.duration)

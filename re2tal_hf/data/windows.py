@@ -23,6 +23,7 @@ from ..video_processing_re2tal import Re2TALVideoProcessor, Window
 from ..video_reader import Resize, VideoReader, VideoReadError
 from .annotations import AnnotatedVideo, RuleLog, repair_segments
 from .augmentation import Augmentation
+from .hub_video import HubVideo
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,11 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     dict of `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`. It depends on the
     seed, the epoch and the index only, not on the number of workers.
 
-    Every file is opened once at the start, for its true duration. A file that cannot be opened then
-    is left out; one that fails later, in any worker, is replaced by a window of another video. Each
-    is reported in one warning and counted.
+    Every file is opened once at the start, for its true duration. One that is still on the Hub is
+    fetched and opened when its first window is drawn, by the process that draws it; until then the
+    duration in its annotations counts (without one it is fetched at the start). A file that cannot
+    be opened at the start is left out; one that fails later, in any worker, is replaced by a window
+    of another video. Each is reported in one warning and counted.
 
     Args:
         videos: With their `path`, as `read_annotations` gives them.
@@ -67,7 +70,8 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         backend: Of the `VideoReader`.
 
     Attributes:
-        videos: The readable videos with measured durations and segments clipped to them.
+        videos: The readable videos with measured durations, where they are not on the Hub still,
+            and segments clipped to them.
         counts: How often each rule of `annotations.RULES` was met once the durations were measured.
 
     Raises:
@@ -131,7 +135,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
         while True:
             try:
-                return self._draw(self.videos[number], generator)
+                return self._draw(self._here(number), generator)
             except VideoReadError as error:
                 self._report_unreadable(number, error)
             number = int(torch.randint(len(self.videos), (), generator=generator))
@@ -181,9 +185,9 @@ class TrainingWindows(Dataset[dict[str, Any]]):
 
     def _decode(self, video: AnnotatedVideo, times: Sequence[float], resize: Resize) -> Tensor:
         """Frames uint8 `[T, C, H, W]` at times of the sampling rate, cached if so set."""
-        assert video.path is not None
+        path = video.local_path()
         if self._cache is None:
-            with VideoReader(video.path, backend=self.backend) as reader:
+            with VideoReader(path, backend=self.backend) as reader:
                 return reader.frames_at(times, resize=resize)
         whole = self._whole(video)
         all_times = np.arange(whole.num_frames) / whole.frame_rate
@@ -194,7 +198,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         if self._crops_at_random:
             assert self.augmentation is not None
             preparation = f"{preparation} before a random crop of {self.augmentation.crop_scale}"
-        cached = self._cache.frames(video.path, all_times, resize, preparation, self.backend)
+        cached = self._cache.frames(path, all_times, resize, preparation, self.backend)
         return torch.from_numpy(cached[np.rint(np.multiply(times, whole.frame_rate)).astype(int)])
 
     def _resize_before_crop(self, frames: Tensor) -> Tensor:
@@ -237,19 +241,32 @@ class TrainingWindows(Dataset[dict[str, Any]]):
 
     def _open_all(self, videos: Sequence[AnnotatedVideo]) -> tuple[list[AnnotatedVideo], dict[str, int]]:
         with ThreadPoolExecutor(max_workers=8) as pool:
-            durations = list(pool.map(_duration, [video.path for video in videos]))
+            durations = list(pool.map(_known_duration, videos))
         rules = RuleLog()
         readable = []
         for video, duration in zip(videos, durations, strict=True):
             if isinstance(duration, VideoReadError):
                 logger.warning("unreadable video: %s", duration)
                 continue
-            measured = replace(video, duration=duration)
-            tolerance = 1 / self._whole(measured).frame_rate
-            segments, labels = repair_segments(measured, duration, rules, tolerance=tolerance)
-            readable.append(replace(measured, segments=segments, labels=labels))
+            readable.append(self._repaired(video, duration, rules))
         rules.warn("training videos")
         return readable, dict(rules.counts)
+
+    def _here(self, number: int) -> AnnotatedVideo:
+        """A video on this machine, with its measured duration."""
+        video = self.videos[number]
+        if isinstance(video.path, HubVideo):
+            video = replace(video, path=video.local_path())
+            rules = RuleLog()
+            video = self.videos[number] = self._repaired(video, _duration(video), rules)
+            rules.warn(video.video_id)
+        return video
+
+    def _repaired(self, video: AnnotatedVideo, duration: float, rules: RuleLog) -> AnnotatedVideo:
+        measured = replace(video, duration=duration)
+        tolerance = 1 / self._whole(measured).frame_rate
+        segments, labels = repair_segments(measured, duration, rules, tolerance=tolerance)
+        return replace(measured, segments=segments, labels=labels)
 
     def _report_unreadable(self, number: int, error: VideoReadError) -> None:
         if not self._failed[number]:
@@ -378,14 +395,19 @@ class _TrainingReader:
         return windows.augmentation(frames, windows._frame_size, labels=self._class_ids, generator=self._generator)
 
 
-def _duration(path: Path | None) -> float | VideoReadError:
-    """Seconds of a video, or why it cannot be read."""
-    assert path is not None
+def _known_duration(video: AnnotatedVideo) -> float | VideoReadError:
+    """Seconds of a video, without fetching it where its annotations say, or why it cannot be read."""
+    if isinstance(video.path, HubVideo) and video.duration is not None:
+        return video.duration
     try:
-        with VideoReader(path, backend="pyav") as reader:
-            return reader.duration
+        return _duration(video)
     except VideoReadError as error:
         return error
+
+
+def _duration(video: AnnotatedVideo) -> float:
+    with VideoReader(video.local_path(), backend="pyav") as reader:
+        return reader.duration
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

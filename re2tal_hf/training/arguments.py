@@ -20,8 +20,10 @@ class DataArguments:
     """Where the videos and annotations are, and how training windows are drawn.
 
     Args:
-        annotations (`str`): Annotation file (JSON), or a folder of videos with `metadata.jsonl`.
+        annotations (`str`): Annotation file (JSON), a folder of videos with `metadata.jsonl`, or a dataset on
+            the Hub, `user/name` or `user/name@revision`.
         videos (`str`, *optional*): Folder of the video files; not needed where the annotations name them.
+        streaming (`bool`): Fetch a video from the Hub when it is first needed, instead of all at the start.
         training_subset, validation_subset (`str`): Names of the subsets in the annotations, in any case.
         class_agnostic (`bool`): All actions are one class (with an external video classifier at test time).
         windows_per_video (`int`): Windows drawn in an epoch from each video, or from each
@@ -36,6 +38,7 @@ class DataArguments:
 
     annotations: str = ""
     videos: str | None = None
+    streaming: bool = False
     training_subset: str = "training"
     validation_subset: str = "validation"
     class_agnostic: bool = False

@@ -57,7 +57,7 @@ def localize_videos(
             settings["video_scores"] = video_scores[video.video_id]
         try:
             with torch.inference_mode():
-                found.append((video.video_id, pipe(str(video.path), **settings)))
+                found.append((video.video_id, pipe(str(video.local_path()), **settings)))
         except VideoReadError as error:
             logger.warning("%s is left without detections: %s", video.video_id, error)
     return dict(gather_object(found) if count > 1 else found)

@@ -35,7 +35,9 @@ class LocalizationTrainer(Trainer):
         data = self.recipe.data
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
-        found = read_annotations(data.annotations, subset=subset, video_folder=data.videos, repair=repair)
+        found = read_annotations(
+            data.annotations, subset=subset, video_folder=data.videos, repair=repair, streaming=data.streaming
+        )
         if all(video.path is None for video in found.videos):
             raise ValueError(
                 f"The annotations {data.annotations} name no video files: set data.videos to their folder."

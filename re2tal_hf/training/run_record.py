@@ -64,7 +64,7 @@ def draw_example(annotations: AnnotationSet, detections: dict[str, list[dict[str
     if not found:
         return None
     video = max(found, key=lambda video: len(video.labels))
-    with VideoReader(str(video.path)) as reader:
+    with VideoReader(video.local_path()) as reader:
         duration = reader.duration
     truth = [
         {"label": annotations.label_names[label], "start": start, "end": end}

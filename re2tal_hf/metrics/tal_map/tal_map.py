@@ -45,11 +45,14 @@ Args:
         repetitions of a segment within 1 ms in the same class. Default: `False`.
     top_k (`list` of `int`, *optional*): also return recall@kx for each k.
     max_proposals (`int`, *optional*): also return AR@AN for AN = 1 ... max_proposals.
+    precision_recall (`bool`, *optional*): also return the curves. Default: `False`.
 
 Returns:
     `dict`: `map` (mean over the thresholds), `map@<threshold>` each, `per_class` (class id -> mean
     AP over the thresholds); with `top_k` `recall@<threshold>@<k>x`; with `max_proposals` `ar`
-    (AN -> average recall) and `ar_auc` (the area under it, divided by max_proposals).
+    (AN -> average recall) and `ar_auc` (the area under it, divided by max_proposals); with
+    `precision_recall` `precision_recall`: threshold name -> class id -> `recall`, `precision` (a
+    point per true positive, best first; precision interpolated) and `ap`, the area under them.
 
 Examples:
     >>> tal_map = evaluate.load("re2tal_hf/metrics/tal_map")
@@ -144,6 +147,7 @@ class TalMap(evaluate.Metric):
         clean_references=False,
         top_k=(),
         max_proposals=None,
+        precision_recall=False,
     ):
         thresholds = _checked_thresholds(tiou_thresholds)
         _check_counts("top_k", top_k)
@@ -157,13 +161,21 @@ class TalMap(evaluate.Metric):
         truth = _flatten(truth_rows, video_numbers)
 
         names = _threshold_names(thresholds)
-        class_ids, ap = average_precision(predicted, truth, thresholds)
+        curves = precision_recall_curves(predicted, truth, thresholds)
+        class_ids = list(curves)
+        ap = np.array([[curve.average_precision for curve in curves[c]] for c in class_ids])
+        ap = ap.reshape(len(class_ids), len(thresholds)).T
         map_per_threshold = _mean(ap, axis=1).tolist()
         results: dict[str, Any] = {
             "map": float(np.mean(map_per_threshold)),
             **{f"map@{name}": value for name, value in zip(names, map_per_threshold, strict=True)},
-            "per_class": dict(zip(class_ids.tolist(), ap.mean(axis=0).tolist(), strict=True)),
+            "per_class": dict(zip(class_ids, ap.mean(axis=0).tolist(), strict=True)),
         }
+        if precision_recall:
+            results["precision_recall"] = {
+                name: {class_id: curves[class_id][row].as_dict() for class_id in class_ids}
+                for row, name in enumerate(names)
+            }
         if len(top_k) > 0:
             recall = _mean(top_k_recall(predicted, truth, thresholds, top_k), axis=2).tolist()
             for name, row in zip(names, recall, strict=True):
@@ -207,10 +219,28 @@ def temporal_iou(segments: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
-def average_precision(
+class PrecisionRecall(NamedTuple):
+    """The steps of one class's curve at one threshold: a point per true positive, best first.
+
+    Attributes:
+        recall: float64 [M], i / n at the i-th true positive, n the ground-truth segments.
+        precision: float64 [M], interpolated: the highest at this or any larger recall.
+        average_precision: The area under the steps; 0 beyond the last recall.
+    """
+
+    recall: np.ndarray
+    precision: np.ndarray
+    average_precision: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The curve as plain lists and numbers."""
+        return {"recall": self.recall.tolist(), "precision": self.precision.tolist(), "ap": self.average_precision}
+
+
+def precision_recall_curves(
     predictions: Segments, references: Segments, thresholds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolated average precision of each class that has ground truth.
+) -> dict[int, list[PrecisionRecall]]:
+    """Precision and recall of each class that has ground truth, all videos together.
 
     Args:
         predictions: Best first.
@@ -218,7 +248,7 @@ def average_precision(
         thresholds: float64 [T], temporal IoU.
 
     Returns:
-        Class ids, int64 [K] ascending, and average precision, float64 [T, K].
+        Class id, ascending, -> T curves.
     """
     matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
     for prediction_rows, reference_rows in _groups(predictions, references):
@@ -226,13 +256,19 @@ def average_precision(
         matched[:, prediction_rows] = _match(overlaps, thresholds)
 
     class_ids, num_references = np.unique(references.labels, return_counts=True)
-    ap = np.zeros((len(thresholds), len(class_ids)))
-    for column, class_id in enumerate(class_ids):
-        hits = matched[:, predictions.labels == class_id]
-        precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
-        interpolated = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        ap[:, column] = (interpolated * hits).sum(axis=1) / num_references[column]
-    return class_ids, ap
+    return {
+        class_id: [_curve(hits, count) for hits in matched[:, predictions.labels == class_id]]
+        for class_id, count in zip(class_ids.tolist(), num_references.tolist(), strict=True)
+    }
+
+
+def _curve(hits: np.ndarray, num_references: int) -> PrecisionRecall:
+    """The curve of ranked predictions, bool [N] True where one is a true positive."""
+    ranks = np.flatnonzero(hits) + 1
+    found = np.arange(1, len(ranks) + 1)
+    # A precision between two true positives is below that at the first of them.
+    precision = np.maximum.accumulate((found / ranks)[::-1])[::-1]
+    return PrecisionRecall(found / num_references, precision, float(precision.sum() / num_references))
 
 
 def top_k_recall(

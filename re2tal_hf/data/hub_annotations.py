@@ -1,0 +1,149 @@
+"""Annotations in the form of the Hub: videos with a table of metadata, in a folder or on the Hub itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .annotations import AnnotationError
+from .hub_video import HubVideo
+
+METADATA_FILES = ("metadata.jsonl", "metadata.parquet")
+_FORM = '{"file_name": ..., "annotations": [{"segment": [start, end], "label": ...}]}'
+
+Row = dict[str, Any]
+"""A row of the metadata, and: `source`, what error messages call the table; `subset`, by default the split; `path`, a
+`Path`, a `HubVideo` or, where there is no such file, `None`."""
+
+
+def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
+    """Reads the metadata of every split; no video is opened or fetched.
+
+    Args:
+        source: A folder, or a dataset on the Hub: "user/name" or "user/name@revision".
+
+    Returns:
+        The rows, and the names of the classes where the dataset's card declares them.
+
+    Raises:
+        AnnotationError: No such dataset or revision, no right to read it, no metadata, or metadata
+            that cannot be read.
+    """
+    if not Path(source).is_dir():
+        return _read_dataset(str(source))
+    folder = Path(source)
+    tables = sorted(path for name in METADATA_FILES for path in folder.rglob(name))
+    if not tables:
+        raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
+    card = folder / "README.md"
+    if card.is_file() and DatasetCard.load(card, ignore_metadata_errors=True).data.get("configs"):
+        splits = _load(str(folder), str(folder))
+        return list(_rows(splits, str(folder), _local_file)), _declared_names(splits)
+    rows: list[Row] = []
+    for table in tables:
+        # Given a folder without a card, datasets would also split it by words in the names of the videos
+        # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
+        loaded = _load("videofolder", str(table), data_dir=str(table.parent), data_files=[table.name])
+        split = "train" if table.parent == folder else table.parent.name
+        rows += _rows({split: loaded["train"]}, str(table), _local_file)
+    return rows, None
+
+
+def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
+    name, _, revision = source.partition("@")
+    info = _dataset_info(name, revision or None)
+    files = {file.rfilename for file in info.siblings or []}
+    if not any(file.rpartition("/")[2] in METADATA_FILES for file in files):
+        raise AnnotationError(
+            f"{source}: the dataset has no metadata.jsonl; it needs one in each split, with a line per video: {_FORM}"
+            " (scripts/make_dataset.py writes it)"
+        )
+    splits = _load(name, source, revision=info.sha)
+
+    def file_on_hub(url: str) -> HubVideo | None:
+        video = HubVideo.from_url(url)
+        return video if video.filename in files else None
+
+    return list(_rows(splits, source, file_on_hub)), _declared_names(splits)
+
+
+def _dataset_info(name: str, revision: str | None) -> Any:
+    try:
+        return HfApi().dataset_info(name, revision=revision)
+    except RevisionNotFoundError as error:
+        raise AnnotationError(
+            f"{name}: the dataset has no revision {revision!r}; give a branch, tag or commit"
+        ) from error
+    except GatedRepoError as error:
+        raise AnnotationError(f"{name}: the dataset is gated; ask for access on its page on the Hub") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise AnnotationError(
+            f"{name}: neither a file or folder here nor a dataset on the Hub that this account may read;"
+            " check the name and, if it is private, log in with `hf auth login` or set HF_TOKEN"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise AnnotationError(
+            f"{name}: not a file or folder here, and the Hub cannot be asked for it ({error}); without a"
+            f" connection, give the folder that `hf download --repo-type dataset {name} --local-dir FOLDER` made"
+        ) from error
+
+
+def _load(path: str, source: str, **settings: Any) -> dict[str, datasets.IterableDataset]:
+    try:
+        splits = datasets.load_dataset(path, streaming=True, **settings)
+    except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise AnnotationError(f"{source}: cannot be read: {error}") from error
+    # Not cast_column, which opens every video first.
+    return {split: rows.decode(False) for split, rows in splits.items()}
+
+
+def _rows(
+    splits: dict[str, datasets.IterableDataset], source: str, find: Callable[[str], Path | HubVideo | None]
+) -> Iterator[Row]:
+    names = _declared_names(splits)
+    for split, rows in splits.items():
+        try:
+            for row in rows:
+                if not row.get("video"):
+                    raise AnnotationError(f'{source}: a row of split {split!r} has no "file_name"; it needs {_FORM}')
+                row["path"] = find(row["video"]["path"])
+                row["video_id"] = row.get("video_id") or Path(row["video"]["path"]).stem
+                row["subset"] = row.get("subset") or split
+                if names is not None:
+                    _name_labels(row, names)
+                yield {**row, "source": source}
+        except AnnotationError:
+            raise
+        except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+            raise AnnotationError(f"{source}: split {split!r} cannot be read: {error}") from error
+
+
+def _name_labels(row: Row, names: list[str]) -> None:
+    for action in row.get("annotations") or []:
+        class_id = action["label"]
+        # The library writes -1 for a class that nobody knows.
+        action["label"] = None if class_id is None or class_id < 0 else names[class_id]
+
+
+def _declared_names(splits: dict[str, datasets.IterableDataset]) -> list[str] | None:
+    for rows in splits.values():
+        action = getattr((rows.features or {}).get("annotations"), "feature", None)
+        label = action.get("label") if isinstance(action, dict) else None
+        if isinstance(label, datasets.ClassLabel):
+            return label.names
+    return None
+
+
+def _local_file(path: str) -> Path | None:
+    return Path(path) if Path(path).is_file() else None

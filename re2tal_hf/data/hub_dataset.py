@@ -1,0 +1,255 @@
+"""A dataset in the form of the Hub, made of an annotation file and a folder of videos."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import HfApi
+from tqdm.auto import tqdm
+
+from ..video_reader import VideoReader, VideoReadError
+from .annotations import AnnotatedVideo, AnnotationError, RuleLog, read_annotations, repair_segments
+from .hub_dataset_card import dataset_card, dataset_features
+
+# By subset name in lower case; any other subset keeps its name.
+SPLITS = {
+    "": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "testing": "test",
+}
+# What the library's videofolder takes for a video, and for other endings the ending of the same container.
+SUFFIXES = {suffix: suffix for suffix in (".mp4", ".mkv", ".avi", ".mov", ".mpeg")}
+SUFFIXES |= {".m4v": ".mp4", ".webm": ".mkv", ".mpg": ".mpeg"}
+# The Hub refuses a folder with more entries than ten thousand.
+FILES_PER_FOLDER = 5000
+
+
+@dataclass
+class HubDataset:
+    """What a dataset will hold.
+
+    Attributes:
+        splits: Videos with measured durations, by split. Segments are those of the annotation file, also where
+            they break one of `RULES`: a benchmark's ground truth stays as it is, and training repairs what it reads.
+        label_names: Name of class 0, 1, ...
+        problems: A line for each rule that was met and for the videos that are left out.
+        unreadable: Why, for each video that cannot be read.
+    """
+
+    splits: dict[str, list[AnnotatedVideo]]
+    label_names: list[str]
+    problems: list[str]
+    unreadable: list[str]
+
+    @property
+    def metadata_file(self) -> str:
+        """Name of the metadata of each split.
+
+        A JSON file without any action does not say what its lists hold. The library then refuses to put the splits
+        together, and it takes one kind of file for all of them.
+        """
+        has_actions = [any(video.labels for video in videos) for videos in self.splits.values()]
+        return "metadata.jsonl" if all(has_actions) else "metadata.parquet"
+
+
+def read_dataset(
+    annotations: str | Path,
+    videos: str | Path | None,
+    *,
+    subsets: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+) -> HubDataset:
+    """Reads annotations, opens every video and measures it; writes nothing.
+
+    Videos without a file and unreadable ones are left out.
+
+    Args:
+        annotations: As `read_annotations` takes them.
+        videos: Folder of the videos; `None` where the annotations name the files.
+        subsets: Names of the subsets to take; default all.
+        label_names: The classes in order; default those of the annotations.
+
+    Raises:
+        AnnotationError: As `read_annotations` does, and for names that the Hub's form has no place for.
+        FileNotFoundError: No such annotation file or video folder.
+    """
+    chosen: Sequence[str | None] = subsets or [None]
+    found = [
+        read_annotations(annotations, subset=subset, video_folder=videos, label_names=label_names, repair=False)
+        for subset in chosen
+    ]
+    annotated = [video for part in found for video in part.videos]
+    missing, rules, unreadable = RuleLog(), RuleLog(), []
+    for video in annotated:
+        if video.path is None:
+            missing.add("missing_file", video.video_id)
+    present = [video for video in annotated if video.path is not None]
+    splits: dict[str, list[AnnotatedVideo]] = {}
+    for video, duration in zip(present, _durations(present), strict=True):
+        if isinstance(duration, VideoReadError):
+            unreadable.append(f"{video.video_id}: {duration}")
+            continue
+        measured = replace(video, duration=duration)
+        repair_segments(measured, duration, rules)
+        splits.setdefault(_split(video.subset), []).append(measured)
+    if not splits:
+        raise AnnotationError(f"{annotations}: none of its {len(annotated)} videos can be read; check {videos}")
+    for split_videos in splits.values():
+        _file_names(split_videos)  # raises here, before anything is written
+    order = {"train": 0, "validation": 1, "test": 2}
+    ordered = {name: splits[name] for name in sorted(splits, key=lambda name: (order.get(name, 3), name))}
+    problems = missing.lines() + rules.lines(repaired=False)
+    if unreadable:
+        problems.append(f"unreadable_video: {len(unreadable)} videos that cannot be read, dropped")
+    return HubDataset(ordered, found[0].label_names, problems, unreadable)
+
+
+def write_dataset(
+    dataset: HubDataset, folder: str | Path, *, name: str, repo_id: str | None = None, license: str | None = None
+) -> Path:
+    """Writes videos (hard links where the disk allows it, else copies), metadata and card.
+
+    Args:
+        dataset: What to write.
+        folder: A new folder; it appears once it is complete.
+        name: Title of the card.
+        repo_id: "user/name" for the examples of the card.
+        license: Identifier of the licence of videos and annotations; left out of the card where not given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: The folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; choose another output folder or remove it")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for split, videos in dataset.splits.items():
+            names = _file_names(videos)
+            for video, file_name in zip(videos, names, strict=True):
+                _place(video.local_path(), partial / split / file_name)
+            rows = [_row(video, file_name, dataset.label_names) for video, file_name in zip(videos, names, strict=True)]
+            _write_metadata(rows, partial / split / dataset.metadata_file)
+        card = dataset_card(dataset, name, repo_id=repo_id, license=license)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def upload_dataset(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
+    """Uploads a folder that `write_dataset` made; contents that the Hub has already are not sent again.
+
+    The dataset's splits become those of the folder: files that are in them on the Hub only are removed.
+
+    Args:
+        folder: The dataset.
+        repo_id: "user/name"; made where it does not exist.
+        private: For a new dataset; an existing one stays as visible as it is.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        FileNotFoundError: There is no such dataset folder.
+    """
+    folder = Path(folder)
+    splits = sorted(path.parent.name for path in folder.glob("*/metadata.*"))
+    if not splits or not (folder / "README.md").is_file():
+        raise FileNotFoundError(f"{folder} is not a dataset folder: it has no README.md and <split>/metadata.jsonl")
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        allow_patterns=["README.md", *(f"{split}/*" for split in splits)],
+        delete_patterns=[f"{split}/*" for split in splits],
+        commit_message="Upload videos and annotations",
+    )
+    return str(commit.commit_url)
+
+
+def _split(subset: str) -> str:
+    split = SPLITS.get(subset.lower(), subset.lower())
+    if not re.fullmatch(r"\w+(\.\w+)*", split):
+        raise AnnotationError(f"subset {subset!r} cannot name a split: use letters, digits and underscores only")
+    return split
+
+
+def _durations(videos: Sequence[AnnotatedVideo]) -> list[float | VideoReadError]:
+    def measure(video: AnnotatedVideo) -> float | VideoReadError:
+        try:
+            with VideoReader(video.local_path(), backend="pyav") as reader:
+                return reader.duration
+        except VideoReadError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(tqdm(pool.map(measure, videos), "reading videos", len(videos)))
+
+
+def _file_names(videos: Sequence[AnnotatedVideo]) -> list[str]:
+    """Names of the files of a split, relative to its folder."""
+    names = []
+    for number, path in enumerate(video.local_path() for video in videos):
+        if path.suffix.lower() not in SUFFIXES:
+            raise AnnotationError(
+                f"{path}: datasets does not take {path.suffix} for a video; put it into another container without"
+                f" encoding it anew: ffmpeg -i {path.name} -c copy {path.stem}.mkv"
+            )
+        subfolder = f"{number // FILES_PER_FOLDER:03d}/" if len(videos) > FILES_PER_FOLDER else ""
+        names.append(f"{subfolder}{path.stem}{SUFFIXES[path.suffix.lower()]}")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise AnnotationError(f"several videos of a split have a file named {repeated[0]}; rename the files")
+    return names
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _row(video: AnnotatedVideo, file_name: str, label_names: Sequence[str]) -> dict[str, Any]:
+    # Times are floats, also whole seconds: the library takes the types of the columns from the first rows.
+    annotations = [
+        {"segment": [float(start), float(end)], "label": label_names[label]}
+        for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True)
+    ]
+    return {
+        "file_name": file_name,
+        "video_id": video.video_id,
+        "duration": video.duration,
+        "annotations": annotations,
+    }
+
+
+def _write_metadata(rows: list[dict[str, Any]], path: Path) -> None:
+    if path.suffix == ".jsonl":
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return
+    features = dataset_features(None)
+    del features["video"]
+    features["file_name"] = datasets.Value("string")
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)

@@ -1,0 +1,148 @@
+"""The card of a dataset: what the Hub's page shows, and what `load_dataset` goes by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import datasets
+import yaml
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
+
+from .annotations import AnnotatedVideo
+
+if TYPE_CHECKING:
+    from .hub_dataset import HubDataset
+
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+
+_TEXT = """\
+# {name}
+
+Untrimmed videos with the actions in them: which, from when to when, in seconds.
+
+| split | videos | actions | hours |
+|---|---:|---:|---:|
+{split_rows}
+
+## Use
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("{repo_id}")                       # fetches every video
+dataset = load_dataset("{repo_id}", streaming=True)       # fetches each video when it is read
+rows = dataset["{split}"].decode(False)                   # streamed annotations, without the videos
+```
+
+Training and evaluation with `re2tal_hf`:
+
+```bash
+python scripts/train.py --recipe RECIPE.yaml --output runs/first --dataset {repo_id} --streaming
+python scripts/evaluate.py --model runs/first/best --dataset {repo_id}
+```
+
+## Format
+
+One row per video, in `<split>/{metadata}`:
+
+- `video`: the file (`file_name` in the metadata),
+- `video_id`: its name in the annotations,
+- `duration`: seconds from the start of the first frame to the end of the last, measured,
+- `annotations`: a list, empty where nothing happens, of `segment` (`[start, end]` in seconds) and `label` (a class).
+
+## Classes
+
+| class | {split_names} |
+|---|{split_columns}|
+{class_rows}
+
+## Limits
+
+{limits}
+"""
+
+
+def dataset_features(label_names: Sequence[str] | None) -> datasets.Features:
+    """Returns the columns; the label is a string where there are no names of classes."""
+    label = datasets.Value("string") if label_names is None else datasets.ClassLabel(names=list(label_names))
+    times = datasets.List(datasets.Value("float64"))
+    return datasets.Features(
+        {
+            "video": datasets.Video(),
+            "video_id": datasets.Value("string"),
+            "duration": datasets.Value("float64"),
+            "annotations": datasets.List({"segment": times, "label": label}),
+        }
+    )
+
+
+def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, license: str | None = None) -> str:
+    """Returns the text of README.md.
+
+    Args:
+        dataset: What the card describes.
+        name: Title.
+        repo_id: "user/name" in the examples.
+        license: Identifier of the licence, or `None` where nobody said.
+    """
+    splits, label_names = dataset.splits, dataset.label_names
+    counts = {
+        split: Counter(label_names[label] for video in videos for label in video.labels)
+        for split, videos in splits.items()
+    }
+    text = _TEXT.format(
+        name=name,
+        repo_id=repo_id or "user/name",
+        split=next(iter(splits)),
+        split_rows="\n".join(_split_row(split, videos) for split, videos in splits.items()),
+        metadata=dataset.metadata_file,
+        split_names=" | ".join(splits),
+        split_columns="|".join("---:" for _ in splits),
+        class_rows="\n".join(
+            f"| {label.replace('|', '&#124;')} | {' | '.join(str(counts[split][label]) for split in splits)} |"
+            for label in label_names
+        ),
+        limits=_limits(dataset.problems, license),
+    )
+    return f"---\n{_front_matter(dataset, name, license)}---\n\n{text}"
+
+
+def _front_matter(dataset: HubDataset, name: str, license: str | None) -> str:
+    num_videos = sum(map(len, dataset.splits.values()))
+    described = DatasetCardData()
+    info = datasets.DatasetInfo(features=dataset_features(dataset.label_names))
+    DatasetInfosDict({"default": info}).to_dataset_card_data(described)
+    config = {
+        "config_name": "default",
+        "data_files": [{"split": split, "path": f"{split}/**"} for split in dataset.splits],
+        # Of a folder with metadata the library takes features from here only: those under dataset_info give way to
+        # what it guesses from the metadata.
+        "features": described["dataset_info"]["features"],
+    }
+    content = {
+        "pretty_name": name,
+        **({"license": license} if license else {}),
+        "task_categories": ["video-classification"],
+        "tags": ["temporal-action-localization", "video", "re2tal"],
+        "size_categories": [next((size for limit, size in _SIZES.items() if num_videos < limit), "1M<n<10M")],
+        "configs": [config],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _split_row(split: str, videos: Sequence[AnnotatedVideo]) -> str:
+    hours = sum(video.duration or 0.0 for video in videos) / 3600
+    return f"| {split} | {len(videos)} | {sum(len(video.labels) for video in videos)} | {hours:.2f} |"
+
+
+def _limits(problems: Sequence[str], license: str | None) -> str:
+    lines = [
+        "Segments are those of the source, compared with the durations of the videos only; labels were not checked."
+    ]
+    if problems:
+        lines.append("Found when the dataset was made:")
+    text = "\n\n".join(lines) + "".join(f"\n- {problem}" for problem in problems)
+    return text if license else f"{text}\n\nNo licence was given when this card was made."

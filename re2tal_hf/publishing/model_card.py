@@ -1,0 +1,304 @@
+"""The model card of a run: front matter and text, every number out of the run's files."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .origins import Origin, find_origin
+from .run_folder import TrainingRun
+
+# The Hub knows no tag of our task; this is the nearest of those it lists.
+PIPELINE_TAG = "video-classification"
+TASK = "temporal-action-localization"
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_DATASET = re.compile(rf"{_HUB_ID.pattern}(@.+)?")
+_GENERIC_NAMES = ("annotations", "metadata", "ground_truth")
+_REWIRINGS = {
+    "re2tal": "Re2TAL, [arXiv 2211.14053](https://arxiv.org/abs/2211.14053)",
+    "dr2net": "Dr2Net, [arXiv 2401.04105](https://arxiv.org/abs/2401.04105)",
+}
+_HEADS = {"actionformer": "ActionFormer's ([arXiv 2202.07925](https://arxiv.org/abs/2202.07925))"}
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What the run's files do not say.
+
+    Args:
+        repo_id (`str`): `user/name` on the Hub.
+        tag (`str`): The version.
+        license (`str`, *optional*): License that the publisher states, where the origin leaves it open.
+        data_name (`str`, *optional*): Name of the data set, in place of that of its file.
+        notes (`str`): Markdown whose `## ` sections go to the end of the card's sections of the same name,
+            before the license where there is none; what precedes the first goes under the title.
+    """
+
+    repo_id: str
+    tag: str
+    license: str | None = None
+    data_name: str | None = None
+    notes: str = ""
+
+
+def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
+    """Returns the card of a run.
+
+    Raises:
+        ValueError: if the license stated contradicts the origin of the weights.
+    """
+    origin = origin_of(run, options)
+    card = ModelCard.from_template(
+        _front_matter(run, options, origin),
+        template_path=str(TEMPLATE),
+        repo_id=options.repo_id,
+        tag=options.tag,
+        origin=origin,
+        data_name=_data_name(run, options),
+        hub_dataset=(_hub_dataset(run) or "").partition("@")[0],
+        class_agnostic=run.recipe["data"].get("class_agnostic", False),
+        labels=[label for _, label in sorted(run.config["id2label"].items(), key=lambda item: int(item[0]))],
+        how_trained=_how_trained(run),
+        head=_HEADS.get(head := run.config["head_config"]["model_type"], f"`{head}`"),
+        num_parameters=_count(run.record["num_parameters"]),
+        backbone_parameters=_count(run.record["backbone_parameters"]),
+        run=run.record,
+        recipe=run.recipe,
+        which=run.which,
+        model_choice=_model_choice(run),
+        map_by_tiou=run.map_by_tiou,
+        average=run.metrics["map"],
+        per_class={name.replace("|", r"\|"): value for name, value in run.metrics["per_class"].items()},
+        timeline=(run.model_folder / "timeline.png").exists(),
+        settings=_settings(run),
+        costs=_costs(run),
+        limits=_limits(run),
+    )
+    return ModelCard(insert_notes(f"{card}\n", options.notes))
+
+
+def origin_of(run: TrainingRun, options: CardOptions) -> Origin:
+    """Returns where the weights of a run come from."""
+    return find_origin(run.recipe["training"].get("pretrained_backbone"), options.license)
+
+
+def insert_notes(card: str, notes: str) -> str:
+    """Puts the sections of hand-written notes into those of a card; see [`CardOptions`]."""
+    sections = _sections(card)
+    for heading, text in _sections(notes).items():
+        if heading in sections:
+            sections[heading] = f"{sections[heading].rstrip()}\n\n{text.strip()}\n\n"
+        else:
+            position = list(sections).index("License")
+            items = list(sections.items())
+            sections = dict([*items[:position], (heading, f"{text.strip()}\n\n"), *items[position:]])
+    parts = (f"## {heading}\n\n{text.lstrip()}" if heading else text for heading, text in sections.items())
+    return "".join(parts).rstrip() + "\n"
+
+
+def _sections(markdown: str) -> dict[str, str]:
+    """Heading -> text below it; what precedes the first heading is under the empty one."""
+    sections = {"": ""}
+    heading, in_code = "", False
+    for line in markdown.splitlines(keepends=True):
+        in_code ^= line.startswith("```")
+        if line.startswith("## ") and not in_code:
+            heading = line[3:].strip()
+            sections.setdefault(heading, "")
+        else:
+            sections[heading] += line
+    return sections if sections[""].strip() else {name: text for name, text in sections.items() if name}
+
+
+def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin) -> ModelCardData:
+    hub_dataset, _, revision = (_hub_dataset(run) or "").partition("@")
+    name = _data_name(run, options)
+    thresholds = list(run.map_by_tiou)
+    values = {f"mAP@{threshold}": value for threshold, value in run.map_by_tiou.items()}
+    values[f"average mAP@{thresholds[0]}:{thresholds[-1]}"] = run.metrics["map"]
+    results = [
+        EvalResult(
+            task_type=TASK,
+            task_name="Temporal action localization",
+            dataset_type=hub_dataset or re.sub(r"\W+", "_", name).strip("_").lower(),
+            dataset_name=name,
+            dataset_split=run.recipe["data"]["validation_subset"],
+            dataset_revision=revision or None,
+            metric_type="tal_map",
+            metric_name=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in values.items()
+    ]
+    is_other = origin.license == "other"
+    return ModelCardData(
+        library_name="transformers",
+        license=origin.license,
+        license_name="terms-of-the-pretrained-weights" if is_other else None,
+        license_link=(origin.link or "LICENSE") if is_other else None,
+        pipeline_tag=PIPELINE_TAG,
+        base_model=_base_model(run),
+        datasets=[hub_dataset] if hub_dataset else None,
+        tags=[TASK, "re2tal", "video", run.config["backbone_config"]["model_type"], *_reversible_tag(run)],
+        metrics=["tal_map"],
+        model_name=options.repo_id.split("/")[1],
+        eval_results=results,
+    )
+
+
+def _base_model(run: TrainingRun) -> str | None:
+    """The model on the Hub that the backbone's weights come from; torchvision's names and files are none."""
+    source = run.recipe["training"].get("pretrained_backbone")
+    is_file = source is not None and Path(source).suffix in (".pth", ".pt", ".safetensors")
+    return source if source and not is_file and _HUB_ID.fullmatch(source) else None
+
+
+def _hub_dataset(run: TrainingRun) -> str | None:
+    """`user/name` or `user/name@revision`, by the rule that `read_annotations` goes by."""
+    data = run.recipe["data"]
+    source = data["annotations"]
+    is_file = Path(source).suffix.lower() == ".json" or Path(source).exists()
+    return source if not (is_file or data["videos"]) and _HUB_DATASET.fullmatch(source) else None
+
+
+def _data_name(run: TrainingRun, options: CardOptions) -> str:
+    if named := options.data_name or (_hub_dataset(run) or "").partition("@")[0]:
+        return named
+    path = Path(run.recipe["data"]["annotations"])
+    return path.parent.name or path.stem if path.stem.lower() in _GENERIC_NAMES else path.stem
+
+
+def _is_reversible(run: TrainingRun) -> bool:
+    return run.config["backprop"] == "reversible" and not run.config["freeze_backbone"]
+
+
+def _reversible_tag(run: TrainingRun) -> list[str]:
+    return ["reversible"] if _is_reversible(run) else []
+
+
+def _how_trained(run: TrainingRun) -> str:
+    source = run.recipe["training"].get("pretrained_backbone")
+    start = f"starting from `{source}`" if source else "from scratch"
+    if run.config["freeze_backbone"]:
+        weights = f"from `{source}`" if source else "at its initial, random weights"
+        return f"The backbone is frozen ({weights}); only the head was trained, with `re2tal_hf`."
+    text = f"Trained end to end, from pixels, {start}, with `re2tal_hf`."
+    rewiring = run.config["rewiring"]
+    if rewiring == "none":
+        return f"{text} The backbone is not rewired."
+    recomputed = ", and its activations were recomputed by inversion" if _is_reversible(run) else ""
+    return f"{text} The backbone is rewired ({_REWIRINGS[rewiring]}){recomputed}."
+
+
+def _model_choice(run: TrainingRun) -> str:
+    averaged = "averaged weights" if run.recipe["training"]["ema_decay"] is not None else "weights"
+    evaluations = len({entry["epoch"] for entry in run.log if "map" in entry})
+    text = f"the {averaged} after epoch {run.metrics['epoch']}"
+    if run.which == "best" and evaluations > 1:
+        text += f", the best of {evaluations} evaluated (chosen on this same subset, which flatters it a little)"
+    return text
+
+
+def _settings(run: TrainingRun) -> dict[str, str]:
+    training, processor = run.recipe["training"], run.processor
+    windows = training["batch_size"] * training["gradient_accumulation"] * run.record["num_processes"]
+    frames = f"{processor['num_frames']} frames"
+    cosine = training["schedule_epochs"] or training["epochs"]
+    sampled = "spread over the whole video" if _is_resized(run) else f"at {processor['frame_rate']:g} a second"
+    settings = {
+        "backbone": _describe(run.recipe["model"].get("backbone_config") or run.config["backbone_config"]),
+        "head": _describe(run.recipe["model"].get("head_config") or run.config["head_config"]),
+        "rewiring, backpropagation": f"{run.config['rewiring']}, {run.config['backprop']}",
+        "frozen": _frozen(run),
+        "window": f"{frames} {sampled}, {_frame_size(run)}",
+        "windows in an update": str(windows),
+        "epochs": f"{training['epochs']}, {training['warmup_epochs']:g} of them warm-up; cosine over {cosine}",
+        "optimizer": f"AdamW, weight decay {training['weight_decay']:g}, clipped to {training['max_gradient_norm']:g}",
+        "learning rate": f"{training['learning_rate']:g}, of the backbone {training['backbone_learning_rate']:g}",
+        "moving average": "none" if training["ema_decay"] is None else f"{training['ema_decay']:g}",
+        "mixed precision": training["mixed_precision"],
+        "augmentation": _describe(run.recipe["augmentation"]) or "none",
+    }
+    return {name: value for name, value in settings.items() if value}
+
+
+def _frozen(run: TrainingRun) -> str:
+    if run.config["freeze_backbone"]:
+        return "the backbone"
+    stages = run.config.get("frozen_stages", 0)
+    parts = [f"{stages} leading stages"] if stages else []
+    return ", ".join([*parts, *(["norms of the backbone"] if run.config.get("freeze_norms") else [])])
+
+
+def _costs(run: TrainingRun) -> dict[str, str]:
+    record = run.record
+    memory = max(entry["peak_memory_mib"] for entry in run.log)
+    step = statistics.median(entry["seconds_per_step"] for entry in run.log)
+    processes = f", {record['num_processes']} processes" if record["num_processes"] > 1 else ""
+    where = "of the process" if record["device"].startswith("CPU") else "allocated on the GPU"
+    costs = {
+        "machine": f"{record['device']}{processes}",
+        "training without evaluations": _duration(record["training_seconds"]),
+        "one step": f"{step:.2f} s (median of the epochs)",
+        f"peak memory {where}": f"{memory:.0f} MiB",
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+    if _is_reversible(run):
+        error = max(entry["reconstruction_error"] for entry in run.log)
+        costs["largest relative reconstruction error of the inversion"] = f"{error:.1g}"
+    return costs
+
+
+def _limits(run: TrainingRun) -> list[str]:
+    data, processor = run.record["training"], run.processor
+    amount = f"{data['segments']} actions in {data['videos']} videos"
+    if _is_resized(run):
+        window = f"Every video is sampled to {processor['num_frames']} frames: the longer it is, the coarser the times."
+    else:
+        seconds = processor["num_frames"] / processor["frame_rate"]
+        window = f"A window is {seconds:.3g} s long: an action that takes longer is never seen whole."
+    return [
+        f"Trained on {amount}: other people, places and cameras than these have not been tried.",
+        window,
+        f"Frames are scaled to {_frame_size(run)}: what cannot be told at that size is not found. Sound is not used.",
+        "Scores rank the actions; they are not calibrated probabilities.",
+    ]
+
+
+def _is_resized(run: TrainingRun) -> bool:
+    return run.processor.get("sampling") == "resized"
+
+
+def _frame_size(run: TrainingRun) -> str:
+    size = run.processor["crop_size"] if run.processor.get("do_center_crop") else run.processor["size"]
+    if "height" in size:
+        return f"{size['width']}x{size['height']}"
+    return f"a shortest edge of {size['shortest_edge']}"
+
+
+def _describe(settings: dict[str, Any]) -> str:
+    values = {name: value for name, value in settings.items() if name != "model_type"}
+    listed = ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+    kind = settings.get("model_type", "")
+    return f"{kind}: {listed}" if kind and listed else kind or listed
+
+
+def _plain(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number:,}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,148 @@
+"""A finished run as the trainer leaves it, checked before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MODEL_FOLDERS = ("best", "last")
+TRAIN_AGAIN = "runs of earlier versions lack it, train this one again"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What the files of a run say.
+
+    Args:
+        folder (`Path`): The run folder.
+        which (`str`): `"best"` or `"last"`, the model that is meant.
+        recipe (`dict`): `recipe.yaml`, the settings by section.
+        record (`dict`): `run.json`, the machine, versions and amounts of data.
+        log (`list[dict]`): `log.jsonl`, one entry an epoch; more where a run was resumed.
+        config (`dict`): `config.json` of the model.
+        processor (`dict`): `video_preprocessor_config.json` of the model.
+        metrics (`dict`): `metrics.json` of the model: `map`, `map@...`, `per_class`, `epoch`.
+    """
+
+    folder: Path
+    which: str
+    recipe: dict[str, Any]
+    record: dict[str, Any]
+    log: list[dict[str, Any]]
+    config: dict[str, Any]
+    processor: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model that is meant."""
+        return self.folder / self.which
+
+    @property
+    def map_by_tiou(self) -> dict[str, float]:
+        """The mAP by its tIoU threshold, lowest first; thresholds as the file spells them."""
+        found = {name.partition("@")[2]: v for name, v in self.metrics.items() if name.startswith("map@")}
+        return dict(sorted(found.items(), key=lambda item: float(item[0])))
+
+
+def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
+    """Reads a run folder.
+
+    Args:
+        folder (`str` or `Path`): As `scripts/train.py --output` names it.
+        which (`str`): `"best"` or `"last"`.
+
+    Raises:
+        ValueError: if a file is missing or is not what it should be; the message names it and the fix.
+    """
+    folder = Path(folder)
+    if which not in MODEL_FOLDERS:
+        raise ValueError(f"There is no model {which!r} in a run; choose one of {MODEL_FOLDERS}.")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give the --output of a scripts/train.py run.")
+    model = folder / which
+    recipe_path = _existing(folder / "recipe.yaml", "give the run folder itself, the --output of scripts/train.py")
+    record = _read_json(folder / "run.json", TRAIN_AGAIN)
+    log_text = _existing(folder / "log.jsonl", "let the run finish an epoch").read_text()
+    _existing(model, "let the run reach an evaluation; there is one after the last epoch")
+    config = _read_json(model / "config.json", "let the run reach its next evaluation, which saves the model")
+    processor = _read_json(model / "video_preprocessor_config.json", TRAIN_AGAIN)
+    if not list(model.glob("*.safetensors")):
+        raise ValueError(f"{model / 'model.safetensors'} is missing: let the run reach its next evaluation.")
+    metrics = _read_json(model / "metrics.json", "let the run reach an evaluation")
+    _existing(model / "detections.json", "let the run reach an evaluation")
+    _check_metrics(metrics, model / "metrics.json")
+    return TrainingRun(
+        folder=folder,
+        which=which,
+        recipe=_parse_recipe(recipe_path),
+        record=_check_record(record, folder / "run.json"),
+        log=_parse_log(log_text, folder / "log.jsonl"),
+        config=config,
+        processor=processor,
+        metrics=metrics,
+    )
+
+
+def _existing(path: Path, fix: str) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {fix}.")
+    return path
+
+
+def _read_json(path: Path, fix: str) -> dict[str, Any]:
+    text = _existing(path, fix).read_text()
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): {fix}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no object: {fix}.")
+    return value
+
+
+def _parse_recipe(path: Path) -> dict[str, Any]:
+    recipe = yaml.safe_load(path.read_text())
+    sections = ("model", "processor", "augmentation", "data", "training", "evaluation")
+    missing = [name for name in (*sections, "name") if not isinstance(recipe, dict) or name not in recipe]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]!r}: {TRAIN_AGAIN}.")
+    return recipe
+
+
+def _check_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    fields = ("versions", "device", "num_processes", "num_parameters", "backbone_parameters")
+    for name in (*fields, "training", "validation", "training_seconds"):
+        if name not in record:
+            raise ValueError(f"{path} has no {name!r}: {TRAIN_AGAIN}.")
+    return record
+
+
+def _parse_log(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        log = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or train again.") from error
+    if not log:
+        raise ValueError(f"{path} is empty: let the run finish an epoch.")
+    for name in ("epoch", "seconds_per_step", "peak_memory_mib", "reconstruction_error"):
+        if any(name not in entry for entry in log):
+            raise ValueError(f"{path} has an epoch without {name!r}: {TRAIN_AGAIN}.")
+    return log
+
+
+def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
+    maps = {name: value for name, value in metrics.items() if name == "map" or name.startswith("map@")}
+    if "map" not in maps or len(maps) < 2:
+        raise ValueError(f"{path} has no 'map' and 'map@...': a card needs results, let the run reach an evaluation.")
+    for name, value in maps.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{path}: {name!r} is {value!r} and not a number: evaluate the model again.")
+    for name in ("per_class", "epoch"):
+        if name not in metrics:
+            raise ValueError(f"{path} has no {name!r}: {TRAIN_AGAIN}.")

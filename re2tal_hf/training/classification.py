@@ -19,7 +19,7 @@ from ..data.clips import ClipWindows, collate_clips, read_clips, views
 from ..modeling_re2tal import Re2TALForVideoClassification
 from ..rewiring import build_backbone
 from ..video_reader import VideoReadError
-from .pretrained import load_backbone_weights
+from .pretrained import load_backbone_weights, load_classifier_weights
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ class ClassificationTrainer(Trainer):
     """Trains a rewired backbone on clips, from the weights that it had before the rewiring.
 
     `recipe.data.annotations` names the clips (see `read_clips`). With `recipe.distillation.weight` the features
-    also follow those of the original network, which needs no labels. `best/` is what
+    also follow those of the original network, which needs no labels. Where the weights come from a model of this
+    class that tells the same classes apart, its classifier is taken too. `best/` is what
     `training.pretrained_backbone` of a localization recipe takes.
     """
 
@@ -55,6 +56,7 @@ class ClassificationTrainer(Trainer):
         self.teacher = None
         if source := self.recipe.training.pretrained_backbone:
             load_backbone_weights(model.model.backbone, source)
+            load_classifier_weights(model.classifier, names, source)
             if self.recipe.distillation.weight:
                 self.teacher = build_backbone(config.backbone_config, "none", "plain")
                 load_backbone_weights(self.teacher, source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +39,20 @@ def load_backbone_weights(backbone: nn.Module, source: str) -> None:
     if unused := sorted(state.keys() - own.keys()):
         logger.info("Not used of %s: %s", source, unused)
     backbone.load_state_dict({name: state[name] for name in own})
+
+
+def load_classifier_weights(classifier: nn.Module, label_names: Sequence[str], source: str) -> bool:
+    """Loads the classifier of a model of ours where it tells the same classes apart; returns whether it does."""
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
+        return False
+    config = json.loads((folder / "config.json").read_text())
+    state = load_file(folder / "model.safetensors")
+    names = [config.get("id2label", {}).get(str(index)) for index in range(len(label_names))]
+    if names != list(label_names) or "classifier.weight" not in state:
+        return False
+    classifier.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
+    return True
 
 
 def _read(source: str) -> dict[str, Tensor]:

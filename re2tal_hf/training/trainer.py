@@ -191,6 +191,8 @@ class Trainer(ABC):
             self._log(record)
             if (epoch + 1) % self.recipe.training.save_epochs == 0 or epoch + 1 == epochs:
                 self._save_checkpoint()
+        if not metrics:  # nothing was left to train
+            metrics = self._evaluate_and_save()
         self.accelerator.end_training()
         return metrics
 

@@ -1,0 +1,102 @@
+"""Moves a trained plain backbone to a reversible one in several ways, with equal steps, and compares them.
+
+python scripts/compare_rewirings.py --recipe ut_clips --output runs/rewirings data.annotations=clips
+
+A plain network is trained first; everything else starts from its weights.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+# scripts/evaluate.py would hide the library of that name.
+sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
+import torch
+from accelerate.state import AcceleratorState
+
+from re2tal_hf import Re2TALForVideoClassification
+from re2tal_hf.training.arguments import Recipe, load_recipe
+from re2tal_hf.training.classification import ClassificationTrainer
+from re2tal_hf.training.memory import saved_for_backward
+
+PLAIN = ["model.rewiring=none", "model.backprop=plain"]
+WAYS = {
+    "plain, as many steps more": PLAIN,
+    "rewired, no training": ["training.epochs=0"],
+    "rewired, labels": [],
+    "rewired, labels and original network": ["distillation.weight=1"],
+    "rewired, original network, no labels": ["distillation.weight=1", "distillation.label_weight=0"],
+    "Dr2Net, labels": ["model.rewiring=dr2net"],
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="ut_clips", help="of the plain network's training")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="folder for the runs; finished ones are not repeated"
+    )
+    parser.add_argument("--epochs", type=int, default=15, help="of every way to move it")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of every way to move it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    return parser.parse_args()
+
+
+def train(recipe: Recipe, folder: Path) -> dict:
+    if not (folder / "last/metrics.json").exists() or not (folder / "finished").exists():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        ClassificationTrainer(recipe, folder, resume=(folder / "checkpoint").exists()).run()
+        (folder / "finished").touch()
+    return json.loads((folder / "last/metrics.json").read_text())
+
+
+def kept_mebibytes(folder: Path, recipe: Recipe) -> float:
+    """What autograd keeps of a training step of the model as it is at the end."""
+    model = Re2TALForVideoClassification.from_pretrained(folder / "last").train()
+    size, batch = recipe.processor["size"], recipe.training.batch_size
+    videos = torch.randn(batch, recipe.processor["num_frames"], 3, size["height"], size["width"])
+    if model.config.rewiring == "dr2net":  # the first pass measures the error of the inversion
+        model(videos).logits.sum().backward()
+    with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
+        model(videos).logits.sum()
+    return saved.total() / 2**20
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("re2tal_hf.dual_residual").setLevel(logging.INFO)
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    for seed in arguments.seeds:
+        common = [*arguments.overrides, f"seed={seed}", "evaluation.epochs=0"]
+        source = arguments.output / f"plain-{seed}"
+        recipe = load_recipe(arguments.recipe, [*common, *PLAIN])
+        metrics = train(recipe, source)
+        rows.setdefault("plain", []).append((metrics["top1"], metrics["top5"], kept_mebibytes(source, recipe)))
+        for name, way in WAYS.items():
+            settings = [
+                f"training.pretrained_backbone={source / 'last'}",
+                f"training.epochs={arguments.epochs}",
+                f"training.learning_rate={arguments.learning_rate}",
+                f"training.backbone_learning_rate={arguments.learning_rate}",
+                "training.warmup_epochs=1",
+                *way,
+            ]
+            recipe = load_recipe(arguments.recipe, [*common, *settings])
+            folder = arguments.output / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+            metrics = train(recipe, folder)
+            rows.setdefault(name, []).append((metrics["top1"], metrics["top5"], kept_mebibytes(folder, recipe)))
+    print(f"| network | top-1, mean of {len(arguments.seeds)} | each | top-5 | kept for backward, MiB |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, results in rows.items():
+        first, fifth, kept = (torch.tensor(column) for column in zip(*results, strict=True))
+        each = " ".join(f"{value:.3f}" for value in first.tolist())
+        print(f"| {name} | {first.mean():.3f} | {each} | {fifth.mean():.3f} | {kept.mean():.1f} |")
+
+
+if __name__ == "__main__":
+    main()

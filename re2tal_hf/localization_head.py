@@ -1,8 +1,10 @@
-"""ActionFormer's localization head: temporal features in, class scores and boundaries out.
+"""What localization heads share: temporal features in, class scores and boundaries out.
 
-Zhang, Wu and Li, "ActionFormer: Localizing Moments of Actions with Transformers", arXiv 2202.07925.
-Every step of every pyramid level is a point that says which classes are active there and how far
-away the start and the end of the action are.
+A head maps features `[B, C, T]` and their mask to an output of its own, which its loss understands;
+the output's `scored_segments()` are what post-processing understands, whatever the head.
+
+The heads of ActionFormer and TriDet are `PyramidHead`s: every step of every pyramid level is a point
+that says which classes are active there and how far away the start and the end of the action are.
 
 Shapes: `B` sequences, `T` feature steps, `C` channels, `L` pyramid levels of strides 1, 2, 4, ...,
 `P` points (the steps of all levels, finest level first), `K` classes. Masks are bool, True where a
@@ -14,16 +16,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .temporal_layers import ConvLayer, TransformerBlock, convolve, standardize, zero_padding
+from .temporal_layers import ConvLayer, standardize, zero_padding
 
 Neck = Literal["identity", "fpn"]
 Padding = Literal["isolated", "opentad", "actionformer"]
+
+
+class ScoredSegments(NamedTuple):
+    """Predictions of any head, for post-processing.
+
+    Attributes:
+        logits: `[B, P, K]`, class scores before the sigmoid.
+        segments: `[B, P, 2]` start and end in feature steps, not clipped to the sequence.
+        point_mask: bool `[B, P]`, True where a point is real and not padding.
+    """
+
+    logits: Tensor
+    segments: Tensor
+    point_mask: Tensor
 
 
 @dataclass
@@ -43,6 +59,10 @@ class LocalizationHeadOutput:
     offsets: Tensor
     points: Tensor
     point_mask: Tensor
+
+    def scored_segments(self) -> ScoredSegments:
+        """Returns one segment a point."""
+        return ScoredSegments(self.logits, decode_segments(self), self.point_mask)
 
 
 def decode_segments(output: LocalizationHeadOutput) -> Tensor:
@@ -129,65 +149,36 @@ class FeaturePyramidNeck(nn.Module):
 class PredictionBranch(nn.Module):
     """Convolutions shared by all levels, and the convolution that predicts."""
 
-    def __init__(self, size: int, output_size: int, num_layers: int, norm_eps: float, mask_output: bool):
+    def __init__(
+        self, size: int, output_size: int, num_layers: int, norm_eps: float, mask_output: bool, kernel_size: int = 3
+    ):
         super().__init__()
         self.layers = nn.ModuleList(ConvLayer(size, size, norm_eps, mask_output) for _ in range(num_layers))
-        self.predictor = nn.Conv1d(size, output_size, kernel_size=3, padding=1)
+        self.predictor = nn.Conv1d(size, output_size, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`[B, T, C]` -> `[B, T, output_size]`, zero at padding."""
+        """`[B, T, C]` -> `[B, T, output_size]`; what it says at padding means nothing."""
         for layer in self.layers:
             x = layer(x, mask)
-        return convolve(self.predictor, x, mask)
+        return self.predictor(x.transpose(1, 2)).transpose(1, 2)
 
 
-class ActionFormerHead(nn.Module):
-    """ActionFormer from features to predictions (arXiv 2202.07925).
+class PyramidHead(nn.Module):
+    """A head whose points are the steps of a feature pyramid.
 
-    A convolutional embedding, a transformer stem, `num_levels - 1` transformer blocks that each
-    halve the sequence, a neck, and classification and boundary branches shared by all levels.
+    A convolutional embedding, stem blocks at full resolution, one block a level that halves the
+    sequence, a neck, and classification and boundary branches shared by all levels. Subclasses say
+    which blocks, and turn what the branches say into an output.
 
-    The public implementations differ in details that trained weights depend on. `norm_eps` is 1e-6
-    in OpenTAD and 1e-5 in actionformer_release (the norms inside the transformer blocks have 1e-5
-    in both), and `padding` says what convolutions see of the steps behind the end of a sequence:
-
-    - `"isolated"`: zeros, everywhere. What is predicted at real steps does not depend on how much
-      padding follows, hence not on the batch. For models trained here.
-    - `"opentad"`: inside the transformer blocks the padding that convolutions see is the layer
-      norm's bias. Inputs are padded as there, to `max_length` or, if longer, to the next multiple
-      of coarsest stride and window.
-    - `"actionformer"`: in addition, padding is not set to zero again after the norm and ReLU of
-      the embedding and the prediction branches.
+    The arguments are those of `ActionFormerHead`, and:
 
     Args:
-        input_size: channels of the features.
-        num_labels: classes; 1 for class-agnostic localization.
-        hidden_size: channels inside the head.
-        standardize_input: whether every feature channel gets mean 0 and variance 1 over the window
-            before the first convolution. Not in the paper; for backbones trained from scratch, whose
-            pooled features differ little from step to step and much from channel to channel.
-        num_embedding_layers: convolutions before the transformer.
-        num_stem_layers: transformer blocks at full resolution.
-        num_levels: pyramid levels; the strides are 1, 2, ..., `2 ** (num_levels - 1)`.
-        num_attention_heads: divides `hidden_size`.
-        attention_window: width of the local attention in steps of the level, `w // 2` on either
-            side of the step; None for full attention.
-        max_length: feature steps of a training window. Longer inputs get its position table
-            stretched.
-        use_position_embedding: whether sinusoidal absolute positions are added after the embedding.
-        neck: `"identity"` or `"fpn"`.
-        regression_ranges: per level the smallest and largest distance to a boundary, in feature
-            steps, that its points are responsible for; by default 0-4, 4-8, ..., the last to 10000.
-        num_head_layers: convolutions before the predicting one in each branch.
-        dropout: in the transformer blocks.
-        drop_path: probability that a sequence skips a branch of a transformer block.
-        branch_scale: initial value of the learnable scale of these branches.
-        class_prior: initial probability of every class (arXiv 1708.02002, section 3.3).
-        norm_eps: see above.
-        padding: see above.
-
-    Raises:
-        ValueError: if arguments do not go together.
+        stem: blocks at full resolution. A block maps `[B, T, C]` and its mask to the next ones, and
+            draws its own scales in `initialize_weights()`.
+        pyramid: a block for each further level.
+        boundary_size: channels that the boundary branch predicts.
+        length_multiple: inputs are padded to a multiple of this, with the reference paddings also to
+            `max_length`.
     """
 
     def __init__(
@@ -195,137 +186,82 @@ class ActionFormerHead(nn.Module):
         input_size: int,
         num_labels: int,
         *,
-        hidden_size: int = 512,
-        standardize_input: bool = False,
-        num_embedding_layers: int = 2,
-        num_stem_layers: int = 2,
-        num_levels: int = 6,
-        num_attention_heads: int = 4,
-        attention_window: int | None = None,
-        max_length: int = 2304,
-        use_position_embedding: bool = False,
-        neck: Neck = "identity",
-        regression_ranges: Sequence[Sequence[float]] | None = None,
-        num_head_layers: int = 2,
-        dropout: float = 0.0,
-        drop_path: float = 0.1,
-        branch_scale: float = 1e-4,
-        class_prior: float = 0.01,
-        norm_eps: float = 1e-6,
-        padding: Padding = "isolated",
+        stem: Sequence[nn.Module],
+        pyramid: Sequence[nn.Module],
+        boundary_size: int,
+        length_multiple: int,
+        hidden_size: int,
+        standardize_input: bool,
+        num_embedding_layers: int,
+        max_length: int,
+        use_position_embedding: bool,
+        neck: Neck,
+        regression_ranges: Sequence[Sequence[float]] | None,
+        num_head_layers: int,
+        class_prior: float,
+        norm_eps: float,
+        padding: Padding,
     ):
         super().__init__()
+        num_levels = 1 + len(pyramid)
         ranges = regression_ranges or default_regression_ranges(num_levels)
-        _check_choice("neck", neck, get_args(Neck))
-        _check_choice("padding", padding, get_args(Padding))
+        check_choice("neck", neck, get_args(Neck))
+        check_choice("padding", padding, get_args(Padding))
         if len(ranges) != num_levels:
             raise ValueError(
                 f"regression_ranges has {len(ranges)} entries for num_levels={num_levels}; "
                 "give one (smallest, largest) per level."
             )
-        if hidden_size % num_attention_heads:
-            raise ValueError(
-                f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_attention_heads}."
-            )
-        if attention_window is not None and attention_window < 2:
-            raise ValueError(
-                f"attention_window={attention_window} is too narrow; give at least 2, or None for full attention."
-            )
         self.input_size = input_size
         self.standardize_input = standardize_input
         self.num_levels = num_levels
         self.max_length = max_length
+        self.length_multiple = length_multiple
         self.use_position_embedding = use_position_embedding
         self.regression_ranges = [(float(low), float(high)) for low, high in ranges]
-        self.attention_window = attention_window
         self.class_prior = class_prior
         self.padding = padding
 
-        isolate = padding == "isolated"
         mask_output = padding != "actionformer"
         self.embedding = nn.ModuleList(
             ConvLayer(hidden_size if i else input_size, hidden_size, norm_eps, mask_output)
             for i in range(num_embedding_layers)
         )
-        strides = [1] * num_stem_layers + [2] * (num_levels - 1)
-        blocks = [
-            TransformerBlock(
-                hidden_size,
-                num_attention_heads,
-                stride=stride,
-                window=attention_window,
-                dropout=dropout,
-                drop_path=drop_path,
-                branch_scale=branch_scale,
-                isolate_padding=isolate,
-            )
-            for stride in strides
-        ]
-        self.stem = nn.ModuleList(blocks[:num_stem_layers])
-        self.pyramid = nn.ModuleList(blocks[num_stem_layers:])
+        self.stem = nn.ModuleList(stem)
+        self.pyramid = nn.ModuleList(pyramid)
         neck_class = IdentityNeck if neck == "identity" else FeaturePyramidNeck
-        self.neck = neck_class(hidden_size, num_levels, norm_eps, isolate)
+        self.neck = neck_class(hidden_size, num_levels, norm_eps, padding == "isolated")
         branch = (num_head_layers, norm_eps, mask_output)
         self.classification = PredictionBranch(hidden_size, num_labels, *branch)
-        self.boundary = PredictionBranch(hidden_size, 2, *branch)
+        self.boundary = PredictionBranch(hidden_size, boundary_size, *branch)
         self.level_scales = nn.ParameterList(torch.empty(()) for _ in range(num_levels))
-        self.initialize_weights()
 
     def initialize_weights(self) -> None:
         """Draws all parameters anew, by functions of `torch.nn.init` only."""
+        predictor_bias = self.classification.predictor.bias
+        assert predictor_bias is not None
         for module in self.modules():
             if isinstance(module, (nn.Conv1d, nn.Linear)):
                 nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
                 # Once for each parameter: transformers guards them against a second time.
-                if module.bias is not None and module is not self.classification.predictor:
+                if module.bias is not None and module.bias is not predictor_bias:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, TransformerBlock):
-                nn.init.constant_(module.attention_scale, module.branch_scale)
-                nn.init.constant_(module.mlp_scale, module.branch_scale)
+        for block in (*self.stem, *self.pyramid):
+            block.initialize_weights()
         for scale in self.level_scales:
             nn.init.ones_(scale)
-        prior_logit = math.log(self.class_prior / (1 - self.class_prior))
-        bias = self.classification.predictor.bias
-        assert bias is not None
-        nn.init.constant_(bias, prior_logit)
-
-    def forward(self, features: Tensor, mask: Tensor) -> LocalizationHeadOutput:
-        """Predicts classes and boundaries at every point.
-
-        Args:
-            features: `[B, input_size, T]`; padded steps may hold anything (with `padding` other than
-                `"isolated"` the first convolution sees it).
-            mask: bool `[B, T]`, True where a step is real.
-
-        Returns:
-            The predictions. Any `T` is accepted; points that the head added at the end to complete
-            its coarsest step are masked.
-
-        Raises:
-            ValueError: if the shapes do not fit each other.
-        """
-        levels, masks = self.extract_pyramid(features, mask)
-        levels = self.neck(levels, masks)
-        logits = [self.classification(x, m) for x, m in zip(levels, masks, strict=True)]
-        offsets = [
-            F.relu(scale * self.boundary(x, m)) for scale, x, m in zip(self.level_scales, levels, masks, strict=True)
-        ]
-        return LocalizationHeadOutput(
-            logits=torch.cat(logits, dim=1),
-            offsets=torch.cat(offsets, dim=1),
-            points=self._points([m.shape[1] for m in masks], features.device),
-            point_mask=torch.cat(masks, dim=1),
-        )
+        nn.init.constant_(predictor_bias, math.log(self.class_prior / (1 - self.class_prior)))
 
     def extract_pyramid(self, features: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Features of all levels before the neck.
 
         Args:
-            features: as in `forward`.
-            mask: as in `forward`.
+            features: `[B, input_size, T]`; padded steps may hold anything (with `padding` other than
+                `"isolated"` the first convolution sees it).
+            mask: bool `[B, T]`, True where a step is real.
 
         Returns:
             Per level, finest first, `[B, T_l, hidden_size]` and its mask `[B, T_l]`.
@@ -365,12 +301,9 @@ class ActionFormerHead(nn.Module):
         return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
     def _padded_length(self, length: int) -> int:
-        multiple = 2 ** (self.num_levels - 1)
         if self.padding != "isolated":
             length = max(length, self.max_length)
-            if self.attention_window is not None:
-                multiple *= 2 * (self.attention_window // 2)
-        return math.ceil(length / multiple) * multiple
+        return math.ceil(length / self.length_multiple) * self.length_multiple
 
     def _positions(self, length: int, size: int) -> Tensor:
         if length <= self.max_length:
@@ -388,6 +321,7 @@ class ActionFormerHead(nn.Module):
         return torch.cat(levels)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError if `value` is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {choices}.")

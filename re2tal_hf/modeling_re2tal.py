@@ -13,7 +13,14 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
-from .backbone_swin import VideoSwin  # noqa: F401 - importing a family registers it
+from .backbone_mvit import MultiscaleViT  # noqa: F401 - importing a family registers it
+from .backbone_resnet import VideoResNetArchitecture  # noqa: F401
+from .backbone_slowfast import SlowFastArchitecture  # noqa: F401
+from .backbone_swin import VideoSwin  # noqa: F401
+from .backbone_timesformer import TimeSformer  # noqa: F401
+from .backbone_videomae import VideoMAE  # noqa: F401
+from .backbone_vivit import ViViT  # noqa: F401
+from .backbone_vjepa2 import VJEPA2  # noqa: F401
 from .configuration_re2tal import Re2TALConfig
 from .localization_head import ActionFormerHead, decode_segments
 from .localization_losses import LocalizationLoss
@@ -149,7 +156,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         _check_videos(pixel_values_videos, frame_mask)
         if frame_mask is None:
             frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
-        features = self.backbone.temporal_features(self.backbone.architecture.to_library_input(pixel_values_videos))
+        features = self.backbone.video_features(pixel_values_videos)
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .dual_residual import BackpropSwitch
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
+from .video_clips import cut_into_clips, join_clips
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
 """Rewirings of fixed coefficients: Re2TAL (arXiv 2211.14053), and the pretrained network as it is."""
@@ -36,11 +37,13 @@ class Architecture(ABC):
 
     Attributes:
         model_type (`str`): Name of the family in `backbone_config`.
-        model_class (`type[nn.Module]`): The library's class, whose modules are used as they are.
+        model_class (`type[nn.Module]` or a tuple): The library's class or classes, whose modules are used as they are.
+        input_name (`str`): Name of the video among the arguments of the library's forward.
     """
 
     model_type: ClassVar[str]
-    model_class: ClassVar[type[nn.Module]]
+    model_class: ClassVar[type[nn.Module] | tuple[type[nn.Module], ...]]
+    input_name: ClassVar[str] = "x"
 
     @abstractmethod
     def build(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -59,8 +62,8 @@ class Architecture(ABC):
         """From the merged output of the last stage (of each last stage) to features `[B, T', ..., D]`."""
 
     @abstractmethod
-    def classify(self, model: Any, features: Tensor) -> Tensor:
-        """From the features to what the library's own forward returns."""
+    def classify(self, model: Any, features: Tensor) -> Any:
+        """From the features to what the library's own forward returns; may take more of its arguments by name."""
 
     @abstractmethod
     def initialize(self, model: Any) -> None:
@@ -73,6 +76,10 @@ class Architecture(ABC):
     @abstractmethod
     def feature_stride(self, model: Any) -> int:
         """Returns the number of input frames for each temporal feature."""
+
+    def clip_length(self, model: Any) -> int | None:
+        """Returns the number of frames that the model takes, None if it takes any; longer videos are cut into clips."""
+        return None
 
     def to_library_input(self, videos: Tensor) -> Tensor:
         """From `[B, T, C, H, W]` to what the library's forward takes; `[B, C, T, H, W]` unless overridden."""
@@ -194,9 +201,8 @@ def _architecture_of(model_class: type[nn.Module]) -> Architecture:
     for architecture in _REGISTRY.values():
         if issubclass(model_class, architecture.model_class):
             return architecture
-    known = [architecture.model_class.__name__ for architecture in _REGISTRY.values()]
     raise ValueError(
-        f"{model_class.__name__} is not a registered architecture (known: {known}). "
+        f"{model_class.__name__} is not a registered architecture (known: {architecture_names()}). "
         "Describe it with a subclass of Architecture and register() it."
     )
 
@@ -239,9 +245,31 @@ class RewiredModel(nn.Module):
         """From the library's own input form to features `[B, T', D]`."""
         return self.architecture.temporal_features(self, self.forward_features(inputs))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Returns what the library's own forward returns, computed over the rewired stages."""
-        return self.architecture.classify(self, self.forward_features(inputs))
+    def video_features(self, videos: Tensor) -> Tensor:
+        """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames."""
+        length = self.architecture.clip_length(self)
+        if length is None:
+            return self.temporal_features(self.architecture.to_library_input(videos))
+        clips = cut_into_clips(videos, length)
+        features = self.temporal_features(self.architecture.to_library_input(clips))
+        num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))
+        return join_clips(features, len(videos), num_features)
+
+    def forward(self, inputs: Tensor | None = None, **arguments: Any) -> Any:
+        """Returns what the library's own forward returns, computed over the rewired stages.
+
+        Args:
+            inputs (`Tensor`): What the library takes, by position or by the library's name of it.
+            arguments: Others of the library's arguments, as far as the architecture's `classify` takes them.
+
+        Raises:
+            TypeError: if there is no input, or an argument is not known.
+        """
+        if inputs is None:
+            inputs = arguments.pop(self.architecture.input_name, None)
+        if inputs is None:
+            raise TypeError(f"forward() needs {self.architecture.input_name}.")
+        return self.architecture.classify(self, self.forward_features(inputs), **arguments)
 
     def _warn_of_errors(self) -> None:
         # Read one step late, when the values are there and nothing has to wait for them.

@@ -87,3 +87,8 @@ def head_name(project: str, name: str) -> str:
     for pattern, replacement in HEAD_NAMES[project]:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def slowfast_name(name: str) -> str:
+    """From OpenTAD's name of a rewired SlowFast's parameter to mmaction2's, which is ours."""
+    return re.sub(r"\.blocks\.(\d+)\.(?:(?:inv_block\.)?Fm\.)?", r".\1.", name)

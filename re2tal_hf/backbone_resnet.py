@@ -1,0 +1,121 @@
+"""Video ResNets (arXiv 1711.11248) as torchvision ships them: R3D, MC3, R(2+1)D, with torchvision's parameter names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.video.resnet import (
+    BasicBlock,
+    BasicStem,
+    Bottleneck,
+    Conv2Plus1D,
+    Conv3DNoTemporal,
+    Conv3DSimple,
+    R2Plus1dStem,
+    VideoResNet,
+)
+
+from .reversible import Stage
+from .rewiring import Architecture, register
+from .slowfast import initialize_layers
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+STEMS = {"basic": BasicStem, "2plus1d": R2Plus1dStem}
+CONVOLUTIONS = {"3d": Conv3DSimple, "2d": Conv3DNoTemporal, "2plus1d": Conv2Plus1D}
+VARIANTS = {
+    "r3d_18": {"stem": "basic", "conv_makers": ("3d", "3d", "3d", "3d")},
+    "mc3_18": {"stem": "basic", "conv_makers": ("3d", "2d", "2d", "2d")},
+    "r2plus1d_18": {"stem": "2plus1d", "conv_makers": ("2plus1d", "2plus1d", "2plus1d", "2plus1d")},
+}
+
+
+def residual_branch(block: BasicBlock | Bottleneck) -> nn.Sequential:
+    """Returns a block without its shortcut and without the ReLU after the sum."""
+    last = [block.conv3] if isinstance(block, Bottleneck) else []
+    return nn.Sequential(block.conv1, block.conv2, *last)
+
+
+@register
+class VideoResNetArchitecture(Architecture):
+    """torchvision's `r3d_18`, `mc3_18`, `r2plus1d_18` and free depths."""
+
+    model_type = "video_resnet"
+    model_class = VideoResNet
+
+    def build(
+        self,
+        *,
+        variant: str = "r3d_18",
+        block: str = "basic",
+        layers: Sequence[int] = (2, 2, 2, 2),
+        stem: str | None = None,
+        conv_makers: Sequence[str] | None = None,
+    ) -> VideoResNet:
+        """Builds a video ResNet without classifier.
+
+        Args:
+            variant (`str`): `"r3d_18"`, `"mc3_18"` or `"r2plus1d_18"`: sets `stem` and `conv_makers`.
+            block (`str`): `"basic"` or `"bottleneck"`.
+            layers (`Sequence[int]`): Number of blocks of each of the four stages.
+            stem (`str`, *optional*): `"basic"` or `"2plus1d"`.
+            conv_makers (`Sequence[str]`, *optional*): Convolutions of each stage: `"3d"`, `"2d"` (no temporal
+                extent) or `"2plus1d"`.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        settings = _named(VARIANTS, "variant", variant)
+        model = VideoResNet(
+            block=_named(BLOCKS, "block", block),
+            conv_makers=[_named(CONVOLUTIONS, "conv_makers", c) for c in conv_makers or settings["conv_makers"]],
+            layers=list(layers),
+            stem=_named(STEMS, "stem", stem or settings["stem"]),
+        )
+        model.fc = nn.Identity()
+        return model
+
+    def stages(self, model: VideoResNet, size: Sequence[int] | None = None) -> list[Stage]:
+        """Returns the runs of blocks of equal shape; a block that changes it begins the next stage."""
+        stages = []
+        entry, branches = [model.stem], []
+        for block in _blocks(model):
+            if block.downsample is None:
+                branches.append(residual_branch(block))
+                continue
+            if branches:
+                stages.append(Stage(nn.Sequential(*entry), branches, activation=torch.relu))
+                entry, branches = [], []
+            entry.append(block)
+        stages.append(Stage(nn.Sequential(*entry), branches, activation=torch.relu))
+        return stages
+
+    def norm(self, model: VideoResNet, *outputs: Tensor) -> Tensor:  # noqa: D102
+        return outputs[0].permute(0, 2, 3, 4, 1)
+
+    def classify(self, model: VideoResNet, features: Tensor) -> Tensor:  # noqa: D102
+        return model.fc(model.avgpool(features.permute(0, 4, 1, 2, 3)).flatten(1))
+
+    def initialize(self, model: VideoResNet) -> None:  # noqa: D102
+        initialize_layers(model)
+
+    def feature_size(self, model: VideoResNet) -> int:  # noqa: D102
+        return model.inplanes
+
+    def feature_stride(self, model: VideoResNet) -> int:  # noqa: D102
+        stem = [module.stride[0] for module in model.stem.modules() if isinstance(module, nn.Conv3d)]
+        blocks = [block.downsample[0].stride[0] for block in _blocks(model) if block.downsample is not None]
+        return math.prod(stem + blocks)
+
+
+def _blocks(model: VideoResNet) -> list[BasicBlock | Bottleneck]:
+    return [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
+
+
+def _named(choices: dict[str, Any], key: str, name: str) -> Any:
+    if name not in choices:
+        raise ValueError(f"backbone_config[{key!r}] has {name!r}; choose one of {sorted(choices)}.")
+    return choices[name]

@@ -1,0 +1,237 @@
+"""SlowFast, slow-only and fast-only networks: their stages, residual branches and temporal features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .reversible import INPUT, Stage
+from .rewiring import Architecture, register
+from .slowfast import (
+    DEPTHS,
+    Bottleneck,
+    FastOnly,
+    SinglePathway,
+    SlowFast,
+    SlowOnly,
+    initialize_weights,
+)
+
+SETTINGS = {
+    "4x16": {"resample_rate": 8, "speed_ratio": 8, "fusion_kernel": 5},
+    "8x8": {"resample_rate": 4, "speed_ratio": 4, "fusion_kernel": 7},
+}
+"""Settings by number and distance of the slow frames; of the video, the input has every second frame."""
+
+
+def residual_branch(block: Bottleneck) -> nn.Sequential:
+    """Returns a block without its shortcut and without the ReLU after the sum."""
+    return nn.Sequential(block.conv1, block.conv2, block.conv3)
+
+
+class FirstBlock(nn.Module):
+    """What leads into a stage: the first block, whose shortcut `d` changes the shape, and what comes before it.
+
+    Its residual connection is rewired as those of the other blocks are: with the branch `F` and the coupling
+    `(a, b)` it gives `relu(F(x) + a d(x)) + b d(x)`, the block itself at `(1, 0)`.
+
+    Args:
+        block ([`Bottleneck`]): The first block of the stage.
+        stem (`nn.Module`, *optional*): From the first input to what the block takes.
+        lateral (`nn.Module`, *optional*): From the second input, the fast pathway, to what is joined to it.
+    """
+
+    def __init__(self, block: Bottleneck, stem: nn.Module | None, lateral: nn.Module | None):
+        super().__init__()
+        self.stem = nn.Identity() if stem is None else stem
+        self.lateral = lateral
+        self.branch = residual_branch(block)
+        self.shortcut = nn.Identity() if block.downsample is None else block.downsample
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """From `[B, C, T, H, W]`, the fast pathway's output if there is a lateral connection, and the coupling."""
+        *fast, coupling = others
+        x = self.stem(x)
+        if self.lateral is not None:
+            x = torch.cat((x, self.lateral(*fast)), dim=1)
+        increment, shortcut = self.branch(x), self.shortcut(x)
+        if coupling.a:
+            increment = increment + coupling.a * shortcut
+        increment = torch.relu(increment)
+        return increment + coupling.b * shortcut if coupling.b else increment
+
+
+def residual_stage(
+    layer: nn.Sequential,
+    sources: Sequence[int] | None = None,
+    stem: nn.Module | None = None,
+    lateral: nn.Module | None = None,
+) -> Stage:
+    """Makes a stage of the blocks of `layer`; `stem` and `lateral` are those of its [`FirstBlock`]."""
+    first, *others = cast("list[Bottleneck]", list(layer))
+    branches = [residual_branch(block) for block in others]
+    return Stage(FirstBlock(first, stem, lateral), branches, sources, activation=torch.relu, coupled_entry=True)
+
+
+def at_feature_rate(x: Tensor, stride: int, feature_stride: int, length: int) -> Tensor:
+    """Interpolates linearly between frames.
+
+    Args:
+        x (`Tensor`): `[B, N, D]`; frame `i` stands for input frames `i * stride` to `(i + 1) * stride`.
+        stride (`int`), feature_stride (`int`): Input frames for each of the frames and of the features.
+        length (`int`): Number of features.
+
+    Returns:
+        `Tensor`: `[B, length, D]`, each feature at the middle of its own input frames.
+    """
+    if stride == feature_stride:
+        return x[:, :length]
+    last = x.shape[1] - 1
+    features = torch.arange(length, device=x.device)
+    place = (((features + 0.5) * feature_stride / stride) - 0.5).clamp(0, last)
+    before = place.long()
+    weight = (place - before).to(x.dtype)[:, None]
+    return torch.lerp(x[:, before], x[:, (before + 1).clamp(max=last)], weight)
+
+
+def variant_settings(variant: str | None, names: Sequence[str]) -> dict[str, Any]:
+    """Returns what a variant such as `"101_8x8"` sets of the settings `names`; nothing for None.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    if variant is None:
+        return {}
+    depth, _, setting = variant.partition("_")
+    if setting not in SETTINGS or depth not in map(str, DEPTHS):
+        known = [f"{d}_{s}" for d in DEPTHS for s in SETTINGS]
+        raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {known}.")
+    return {"depth": int(depth), **{name: SETTINGS[setting][name] for name in names}}
+
+
+@register
+class SlowFastArchitecture(Architecture):
+    """[`SlowFast`] in the published and in free sizes."""
+
+    model_type = "slowfast"
+    model_class = SlowFast
+
+    def build(self, *, variant: str | None = None, **settings: Any) -> SlowFast:
+        """Builds a SlowFast network without classifier.
+
+        Args:
+            variant (`str`, *optional*): Depth and setting, such as `"50_4x16"` or `"101_8x8"`.
+            settings: Arguments of [`SlowFast`]; they win over the variant's.
+
+        Raises:
+            ValueError: if the variant is unknown or sizes do not go together.
+        """
+        return SlowFast(**(variant_settings(variant, ["resample_rate", "speed_ratio", "fusion_kernel"]) | settings))
+
+    def stages(self, model: SlowFast, size: Sequence[int] | None = None) -> list[Stage]:
+        """Returns the fast stem, then by turns the stages of the slow and of the fast pathway."""
+        stages = [Stage(model.fast_path.stem(model.frame_stride), [], sources=[INPUT])]
+        stem: nn.Module | None = model.slow_path.stem(model.resample_rate)
+        slow_source, fast_source = INPUT, 0
+        for lateral, slow_layer, fast_layer in zip(
+            model.slow_path.laterals, model.slow_path.layers, model.fast_path.layers, strict=True
+        ):
+            stages.append(residual_stage(slow_layer, [slow_source, fast_source], stem, lateral))
+            stages.append(residual_stage(fast_layer, [fast_source]))
+            stem, slow_source, fast_source = None, len(stages) - 2, len(stages) - 1
+        return stages
+
+    def norm(self, model: SlowFast, *outputs: Tensor) -> Tensor:
+        """Pools over space; the features are those of the fast frames, beside each the slow frame that it lies in."""
+        slow, fast = (output.mean((3, 4)).transpose(1, 2) for output in outputs)
+        slow = slow.repeat_interleave(model.speed_ratio, dim=1)[:, : fast.shape[1]]
+        return torch.cat((slow, fast), dim=-1)
+
+    def classify(self, model: SlowFast, features: Tensor) -> Tensor:
+        """The classifier takes the fast pathway's features first, as mmaction2's does."""
+        slow, fast = self._pathways(model, features)
+        return model.cls_head(torch.cat((fast.mean(1), slow.mean(1)), dim=-1))
+
+    def temporal_features(self, model: SlowFast, features: Tensor) -> Tensor:
+        """Brings both pathways to the rate of the features: the slow one's channels, then the fast one's."""
+        slow, fast = self._pathways(model, features)
+        length = -(-fast.shape[1] * model.frame_stride // model.feature_stride)
+        slow = at_feature_rate(slow, model.resample_rate, model.feature_stride, length)
+        fast = at_feature_rate(fast, model.frame_stride, model.feature_stride, length)
+        return torch.cat((slow, fast), dim=-1)
+
+    def _pathways(self, model: SlowFast, features: Tensor) -> tuple[Tensor, Tensor]:
+        slow_channels = model.slow_path.out_channels
+        return features[:, :: model.speed_ratio, :slow_channels], features[..., slow_channels:]
+
+    def initialize(self, model: SlowFast) -> None:  # noqa: D102
+        initialize_weights(model)
+
+    def feature_size(self, model: SlowFast) -> int:  # noqa: D102
+        return model.feature_size
+
+    def feature_stride(self, model: SlowFast) -> int:  # noqa: D102
+        return model.feature_stride
+
+
+class SinglePathwayArchitecture(Architecture):
+    """What slow-only and fast-only networks have in common."""
+
+    def stages(self, model: SinglePathway, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+        first, *others = model.layers
+        stem = model.stem(model.resample_rate)
+        return [residual_stage(first, stem=stem), *(residual_stage(layer) for layer in others)]
+
+    def norm(self, model: SinglePathway, *outputs: Tensor) -> Tensor:  # noqa: D102
+        return outputs[0].permute(0, 2, 3, 4, 1)
+
+    def classify(self, model: SinglePathway, features: Tensor) -> Tensor:  # noqa: D102
+        return model.cls_head(features.mean((1, 2, 3)))
+
+    def temporal_features(self, model: SinglePathway, features: Tensor) -> Tensor:
+        """Pools over space and brings the frames to the rate of the features."""
+        pooled = features.mean((2, 3))
+        length = -(-pooled.shape[1] * model.resample_rate // model.feature_stride)
+        return at_feature_rate(pooled, model.resample_rate, model.feature_stride, length)
+
+    def initialize(self, model: SinglePathway) -> None:  # noqa: D102
+        initialize_weights(model)
+
+    def feature_size(self, model: SinglePathway) -> int:  # noqa: D102
+        return model.out_channels
+
+    def feature_stride(self, model: SinglePathway) -> int:  # noqa: D102
+        return model.feature_stride
+
+
+@register
+class SlowOnlyArchitecture(SinglePathwayArchitecture):
+    """[`SlowOnly`] in the published and in free sizes."""
+
+    model_type = "slow_only"
+    model_class = SlowOnly
+
+    def build(self, *, variant: str | None = None, **settings: Any) -> SlowOnly:
+        """Builds a slow pathway without classifier from a variant of SlowFast or arguments of [`SlowOnly`]."""
+        return SlowOnly(**(variant_settings(variant, ["resample_rate"]) | settings))
+
+
+@register
+class FastOnlyArchitecture(SinglePathwayArchitecture):
+    """[`FastOnly`] in the published and in free sizes."""
+
+    model_type = "fast_only"
+    model_class = FastOnly
+
+    def build(self, *, variant: str | None = None, **settings: Any) -> FastOnly:
+        """Builds a fast pathway without classifier from a variant of SlowFast or arguments of [`FastOnly`].
+
+        A variant's features come at the rate of its slow pathway.
+        """
+        given = variant_settings(variant, ["resample_rate"])
+        if "resample_rate" in given:
+            given["feature_stride"] = given.pop("resample_rate")
+        return FastOnly(**(given | settings))

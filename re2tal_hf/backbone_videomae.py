@@ -1,0 +1,82 @@
+"""VideoMAE (arXiv 2203.12602) as transformers ships it, with its parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
+from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
+
+from .clip_transformer import ClipTransformer, pair
+from .reversible import Stage
+from .rewiring import register
+from .video_clips import check_clip, resize_positions
+
+
+class TubeletEmbedding(nn.Module):
+    """Tokens of tubelets, with sine and cosine positions that are interpolated where the image size differs."""
+
+    def __init__(self, embeddings: VideoMAEEmbeddings):
+        super().__init__()
+        self.projection = embeddings.patch_embeddings.projection
+        self.positions = embeddings.position_embeddings[0]
+        height, width = embeddings.patch_embeddings.image_size
+        rows, columns = embeddings.patch_embeddings.patch_size
+        grid = height // rows, width // columns
+        self.grid = (len(self.positions) // (grid[0] * grid[1]), *grid)
+
+    def forward(self, videos: Tensor) -> Tensor:
+        """`[B, T, C, H, W]` -> `[B, T' * H' * W', D]`."""
+        patches = self.projection(videos.transpose(1, 2))
+        positions = resize_positions(self.positions, self.grid, patches.shape[2:])
+        return patches.flatten(2).transpose(1, 2) + positions.to(patches)
+
+
+@register
+class VideoMAE(ClipTransformer):
+    """transformers' `VideoMAEModel` and `VideoMAEForVideoClassification`."""
+
+    model_type = "videomae"
+    model_class = (VideoMAEModel, VideoMAEForVideoClassification)
+    config_class = VideoMAEConfig
+    variants = {
+        "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
+        "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+        "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+        "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
+    }
+
+    def encoder(self, config: VideoMAEConfig) -> VideoMAEModel:  # noqa: D102
+        return VideoMAEModel(config)
+
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+        encoder = model.base_model
+        if size is not None:
+            check_clip(size, model.config.num_frames, pair(model.config.patch_size))
+        branches: list[nn.Module] = []
+        for layer in encoder.encoder.layer:
+            branches.append(nn.Sequential(layer.layernorm_before, layer.attention))
+            output = layer.output
+            branches.append(nn.Sequential(layer.layernorm_after, layer.intermediate, output.dense, output.dropout))
+        return [Stage(TubeletEmbedding(encoder.embeddings), branches)]
+
+    def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
+        [tokens] = outputs
+        layernorm = model.base_model.layernorm
+        return tokens if layernorm is None else layernorm(tokens)
+
+    def logits(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+        # The norm comes after the mean in models that were trained with it.
+        pooled = features[:, 0] if model.fc_norm is None else model.fc_norm(features.mean(1))
+        return model.classifier(pooled)
+
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+        return features.unflatten(1, (model.config.num_frames // self.feature_stride(model), -1)).mean(2)
+
+    def feature_stride(self, model: Any) -> int:  # noqa: D102
+        return model.config.tubelet_size
+
+    def clip_length(self, model: Any) -> int:  # noqa: D102
+        return model.config.num_frames

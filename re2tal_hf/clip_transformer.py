@@ -1,0 +1,97 @@
+"""What the video transformers of the transformers library have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.utils import ModelOutput
+
+from .rewiring import Architecture
+
+
+class FirstOutput(nn.Module):
+    """A module that returns a tuple, as one that returns the tuple's first tensor."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes what the module takes."""
+        return self.module(x)[0]
+
+
+class ClipTransformer(Architecture):
+    """A transformer over the patches of clips of a fixed number of frames.
+
+    The features of these models are tokens, `[B, N, D]`, the library's `last_hidden_state`. A rewired model is
+    called as the library's own, `model(pixel_values=..., labels=...)`, and returns the library's output class.
+
+    Attributes:
+        config_class (`type[PreTrainedConfig]`): The library's configuration.
+        variants (`Mapping`): Settings of the published sizes, by name.
+    """
+
+    config_class: ClassVar[type[PreTrainedConfig]]
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]]
+    input_name = "pixel_values"
+
+    def build(self, *, variant: str | None = None, **settings: Any) -> PreTrainedModel:
+        """Builds a model without classifier.
+
+        Args:
+            variant (`str`, *optional*): Name of a published size.
+            settings: Arguments of the library's configuration, and `attn_implementation`; they win over the variant's.
+
+        Raises:
+            ValueError: if the variant or a setting is unknown, or a value is not of the setting's type.
+        """
+        if variant is not None and variant not in self.variants:
+            raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {sorted(self.variants)}.")
+        sizes = {**(self.variants[variant] if variant else {}), **settings}
+        known = {field.name for field in dataclasses.fields(self.config_class)} | {"attn_implementation"}
+        if unknown := sorted(sizes.keys() - known):
+            raise ValueError(f"backbone_config of {self.model_type!r}: {self.config_class.__name__} has no {unknown}.")
+        try:
+            config = self.config_class(**sizes)
+        except StrictDataclassError as error:
+            raise ValueError(f"backbone_config of {self.model_type!r}: {error}") from error
+        return self.encoder(config)
+
+    @abstractmethod
+    def encoder(self, config: Any) -> PreTrainedModel:
+        """Returns the library's model of this configuration, without what its features do not need."""
+
+    def classify(self, model: Any, features: Tensor, labels: Tensor | None = None) -> ModelOutput:
+        """Returns `BaseModelOutput`, or of a classifier `ImageClassifierOutput`, with `loss` where labels are given."""
+        if model.base_model is model:
+            return BaseModelOutput(last_hidden_state=features)
+        logits = self.logits(model, features)
+        loss = None if labels is None else model.loss_function(labels, logits, model.config)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def logits(self, model: Any, features: Tensor) -> Tensor:
+        """From the features to class scores, by the class token unless overridden."""
+        return model.classifier(features[:, 0])
+
+    def initialize(self, model: Any) -> None:  # noqa: D102
+        # Children first: some modules draw again what their children have drawn.
+        model.apply(model._init_weights)
+
+    def feature_size(self, model: Any) -> int:  # noqa: D102
+        return model.config.hidden_size
+
+    def to_library_input(self, videos: Tensor) -> Tensor:  # noqa: D102
+        return videos
+
+
+def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """Returns height and width of a size that is one number where they are equal."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,262 @@
+"""What every registered architecture must do, on a small model of each."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from architecture_cases import CASES, Case
+from torch import Tensor, nn
+
+from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
+from re2tal_hf.reversible import Stage
+from re2tal_hf.rewiring import Architecture, RewiredModel, architecture_names, build_backbone, register
+from re2tal_hf.training.memory import saved_for_backward
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+CLIP_MODELS = {"mvit", "videomae", "vivit", "timesformer", "vjepa2"}
+every_clip_model = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.config["model_type"] in CLIP_MODELS], ids=lambda case: case.name
+)
+
+
+def backbone(case: Case, backprop: str = "plain", rewiring: str = "re2tal", **settings) -> RewiredModel:
+    """A model of the case with weights of one seed, none of them zero."""
+    torch.manual_seed(1)
+    model = build_backbone({**case.config, **settings}, rewiring, backprop)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def video(shape: tuple[int, int, int], batch: int = 2) -> Tensor:
+    frames, height, width = shape
+    return torch.randn(batch, frames, 3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+def clip(model: RewiredModel, case: Case) -> Tensor:
+    """Videos in the library's own form, of a length that it takes."""
+    frames, height, width = case.shape
+    frames = model.architecture.clip_length(model) or frames
+    return model.architecture.to_library_input(video((frames, height, width)))
+
+
+def tensors(output) -> list[Tensor]:
+    """The tensors of what a library's forward returns."""
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if isinstance(output, dict) else output
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def gradients(model: nn.Module, videos: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    torch.manual_seed(7)
+    model.video_features(videos).square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_every_architecture_has_a_case():
+    tested = {case.config["model_type"] for case in CASES}
+    assert tested == set(architecture_names()) - {PlainResidual.model_type}
+
+
+@every_case
+def test_rewiring_and_training_keep_the_keys(case):
+    model = backbone(case)
+    original = copy.deepcopy(model)
+    original.__class__ = type(model).original_class
+    keys, parameters = list(original.state_dict()), list(original.parameters())
+    rewired = rewire(original)
+    assert rewired is original
+    for backprop in ("reversible", "checkpoint", "plain"):
+        rewired.backprop = backprop
+        rewired.train().video_features(video(case.shape)).sum().backward()
+        rewired.eval()
+        assert list(rewired.state_dict()) == keys
+    assert all(a is b for a, b in zip(rewired.parameters(), parameters, strict=True))
+
+
+@every_case
+@pytest.mark.parametrize("backprop", ["plain", "checkpoint"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_no_rewiring_is_the_librarys_forward(case, backprop, dtype, tolerance):
+    model = backbone(case, backprop, "none").to(dtype).eval()
+    inputs = clip(model, case).to(dtype)
+    found = tensors(model(inputs))
+    expected = tensors(type(model).original_class.forward(model, inputs, **case.library_arguments))
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= tolerance * other.abs().max()
+    rewired = tensors(rewire(model)(inputs))[0]
+    assert (rewired - expected[0]).abs().max() > 1e-3 * expected[0].abs().max()
+
+
+@every_case
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_gradients_are_those_of_plain_autograd(case, dtype, tolerance):
+    model = backbone(case, **case.stochastic).to(dtype).train()
+    videos = video(case.shape).to(dtype)
+    expected = gradients(model, videos)
+    if case.stochastic:
+        torch.manual_seed(8)
+        assert not torch.equal(model.video_features(videos), model.video_features(videos))
+    for backprop in ("reversible", "checkpoint"):
+        model.backprop = backprop
+        found = gradients(model, videos)
+        assert found.keys() == expected.keys()
+        # Of a bias that comes before a softmax the gradient is zero but for rounding.
+        smallest = 1e-3 * max(grad.norm() for grad in expected.values())
+        for name, grad in expected.items():
+            assert (found[name] - grad).norm() <= tolerance * grad.norm().clamp_min(smallest), (backprop, name)
+    if dtype == torch.float32:
+        assert 0 <= model.reconstruction_errors.largest() < 1e-5
+    assert model.reconstruction_errors.by_stage
+
+
+@every_case
+def test_bytes_kept_do_not_depend_on_the_depth(case):
+    kept = {}
+    for backprop in ("plain", "reversible"):
+        for depth, settings in (("config", {}), ("deeper", case.deeper)):
+            model = backbone(case, backprop, **settings).train()
+            with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
+                model.video_features(video(case.shape))
+            kept[backprop, depth] = saved.total()
+    assert kept["reversible", "config"] == kept["reversible", "deeper"]
+    assert kept["plain", "config"] < kept["plain", "deeper"]
+
+
+@every_case
+@pytest.mark.parametrize("attribute", ["shape", "odd_shape"])
+def test_features_and_masks(case, attribute):
+    model = Re2TALModel(Re2TALConfig(backbone_config=case.config)).eval()
+    videos = video(getattr(case, attribute))
+    frame_mask = torch.ones(videos.shape[:2], dtype=torch.bool)
+    frame_mask[1, 3:] = False
+    with torch.no_grad():
+        output = model(videos, frame_mask)
+    num_features = -(-videos.shape[1] // model.feature_stride)
+    assert output.last_hidden_state.shape == (2, num_features, model.feature_size)
+    assert output.feature_mask.shape == (2, num_features)
+    assert output.last_hidden_state.isfinite().all()
+
+
+@every_clip_model
+def test_each_clip_is_seen_alone(case):
+    model = backbone(case).eval()
+    length = model.architecture.clip_length(model)
+    videos = video((3 * length - 1, *case.shape[1:]))
+    with torch.no_grad():
+        features = model.video_features(videos)
+        second = model.video_features(videos[:, length : 2 * length])
+    per_clip = second.shape[1]
+    torch.testing.assert_close(features[:, per_clip : 2 * per_clip], second, rtol=1e-5, atol=1e-6)
+
+
+@every_case
+def test_saves_and_loads(case, tmp_path):
+    torch.manual_seed(3)
+    model = Re2TALModel(Re2TALConfig(backbone_config=case.config)).eval()
+    model.save_pretrained(tmp_path)
+    loaded, info = Re2TALModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    videos = video(case.odd_shape)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(videos).last_hidden_state, model(videos).last_hidden_state)
+
+
+@every_case
+def test_copies_and_pickles(case):
+    model = backbone(case).eval()
+    videos = video(case.shape)
+    with torch.no_grad():
+        expected = model.video_features(videos)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(other.video_features(videos), expected)
+
+
+@every_case
+def test_initialization_draws_what_the_constructor_draws(case):
+    torch.manual_seed(4)
+    model = build_backbone(case.config)
+    constructed = {name: (p.mean(), p.std(unbiased=False)) for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+        model.architecture.initialize(model)
+    for name, parameter in model.named_parameters():
+        mean, std = constructed[name]
+        assert parameter.isfinite().all(), name
+        spread = std * (12 / parameter.numel() ** 0.5 + 0.02)
+        assert (parameter.mean() - mean).abs() <= spread, name
+        assert (parameter.std(unbiased=False) - std).abs() <= spread, name
+
+
+@every_case
+@pytest.mark.parametrize(("setting", "value"), [("no_such_setting", 1), ("variant", "no such variant")])
+def test_wrong_settings_are_named(case, setting, value):
+    with pytest.raises(ValueError, match=setting):
+        build_backbone({**case.config, setting: value})
+
+
+# The README's example of a family of one's own.
+class ResidualVideoModel(nn.Module):
+    def __init__(self, width: int = 16, depth: int = 4):
+        super().__init__()
+        self.stem = nn.Conv3d(3, width, kernel_size=(2, 4, 4), stride=(2, 4, 4))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(1, width), nn.Conv3d(width, width, 3, padding=1), nn.GELU())
+            for _ in range(depth)
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return x.permute(0, 2, 3, 4, 1)
+
+
+@register
+class PlainResidual(Architecture):
+    model_type = "residual"
+    model_class = ResidualVideoModel
+
+    def build(self, width=16, depth=4):
+        return ResidualVideoModel(width, depth)
+
+    def stages(self, model, size=None):
+        return [Stage(model.stem, list(model.blocks))]
+
+    def norm(self, model, x):  # [B, C, T', H', W'] -> [B, T', H', W', C]
+        return x.permute(0, 2, 3, 4, 1)
+
+    def classify(self, model, features):
+        return features
+
+    def initialize(self, model):
+        for module in model.modules():
+            if isinstance(module, (nn.Conv3d, nn.GroupNorm)):
+                module.reset_parameters()
+
+    def feature_size(self, model):
+        return model.stem.out_channels
+
+    def feature_stride(self, model):
+        return 2
+
+
+def test_an_architecture_of_ones_own():
+    inputs = torch.randn(1, 3, 8, 16, 16)
+    model = ResidualVideoModel()
+    expected = model(inputs)
+    torch.testing.assert_close(rewire(model, "none", "plain")(inputs), expected)
+    tal_model = Re2TALModel(Re2TALConfig(backbone_config={"model_type": "residual", "depth": 6}))
+    assert tal_model(torch.randn(2, 8, 3, 16, 16)).last_hidden_state.shape == (2, 4, 16)
+    grads = {}
+    for backprop in ("plain", "reversible"):
+        tal_model.backprop = backprop
+        grads[backprop] = gradients(tal_model.backbone, torch.randn(1, 8, 3, 16, 16).fill_(0.5))
+    for name, grad in grads["plain"].items():
+        torch.testing.assert_close(grads["reversible"][name], grad, rtol=1e-4, atol=1e-6)

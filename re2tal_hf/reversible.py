@@ -122,7 +122,9 @@ def run_stages(
         )
     state: tuple[Tensor, ...] = (inputs,)
     for index, stage in enumerate(stages):
-        parameters = [parameter for module in stage.modules for parameter in module.parameters()]
+        # Not asked for in inference, where compilers cannot follow the question.
+        modules = stage.modules if torch.is_grad_enabled() else ()
+        parameters = [parameter for module in modules for parameter in module.parameters()]
         if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*state, *parameters)):
             with torch.no_grad():
                 state = _forward(stage, state, coupling)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
+import torch
 from torch import Tensor, nn
 
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
@@ -172,7 +173,8 @@ class RewiredModel(nn.Module):
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         """From the library's own input form to normalised features `[B, T', ..., D]`."""
-        self._warn_of_errors()
+        if torch.is_grad_enabled():  # a compiled inference graph could not read the errors
+            self._warn_of_errors()
         output = run_stages(
             self.architecture.stages(self),
             inputs,

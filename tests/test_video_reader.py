@@ -437,5 +437,5 @@ def test_placeholders_of_frames_held_back_are_no_frames(ut_interaction_clips):
         rows = list(csv.DictReader(file))[::10]
     for row in rows:
         with VideoReader(ut_interaction_clips / row["file"], backend="pyav") as reader:
-            assert reader.duration == pytest.approx(int(row["frames"]) / float(row["fps"]), abs=1e-3)
+            assert abs(reader.duration * reader.frame_rate - int(row["frames"])) <= 1.01
             assert len(reader.frames_at([0.0, reader.duration])) == 2

@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .rewiring import DUAL_RESIDUAL, check_rewiring
 
@@ -69,4 +70,15 @@ class Re2TALConfig(PreTrainedConfig):
         check_rewiring(self.rewiring, self.backprop, self.coupling)
         if self.frozen_stages < 0:
             raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
+        # A saved pipeline names its code. Where this package is installed its own is registered, and
+        # transformers would ask for trust in the other: hidden from it, but saved again.
+        if "custom_pipelines" in kwargs and not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            self._saved_pipelines = kwargs.pop("custom_pipelines")
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers."""
+        values = super().to_dict()
+        if pipelines := values.pop("_saved_pipelines", None):
+            values.setdefault("custom_pipelines", pipelines)
+        return values

@@ -1,17 +1,22 @@
-"""`pipeline("temporal-action-localization")`: a video file in, actions in seconds out."""
+"""`pipeline("temporal-action-localization")`: a video in, actions in seconds out."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from transformers import Pipeline
+from tqdm.auto import tqdm
+from transformers import AutoModel, Pipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from .video_reader import VideoReader
+from .video_source import VideoSource, is_video, open_video
+
+Progress = Callable[[int, int], None]
+"""Takes the number of windows done and of all windows of the video."""
 
 
 class TemporalActionLocalizationPipeline(ChunkPipeline):
@@ -26,6 +31,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     >>> pipe("match.mp4")
     [{"label": "CricketShot", "score": 0.91, "start": 12.4, "end": 14.0}, ...]
     ```
+
+    With `re2tal_hf` installed and imported, its own code runs and `trust_remote_code` is not needed.
     """
 
     _load_processor = False
@@ -34,64 +41,107 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    _registered_impl: ClassVar[dict[str, dict[str, Any]]]
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.model.eval()
 
-    def __call__(self, videos: Any, **kwargs: Any) -> list[Any]:
+    def __call__(
+        self,
+        videos: Any,
+        *,
+        frame_rate: float | None = None,
+        progress: bool | Progress = False,
+        **settings: Any,
+    ) -> Any:
         """Localizes actions in one video or in several.
 
         Args:
-            videos (`str`, `Path` or `bytes`, or a list of them): Video files.
+            videos (`str`, `Path`, `bytes`, frames or `dict`, or several of them): A video is the path of a file, its
+                bytes, a URL (http, https, hf; downloaded to a temporary file), or frames: a list of PIL images or of
+                arrays, or an array or tensor `[T, H, W, 3]` or `[T, 3, H, W]`, uint8, RGB. Or it is a dictionary:
+                `{"frames": ..., "frame_rate": ...}`, or `{"path": ..., "bytes": ...}` as `datasets` has it.
+            frame_rate (`float`, *optional*): Frames per second of frames in memory, which need it.
+            progress (`bool` or `Callable[[int, int], None]`, *optional*, defaults to `False`): `True` for a bar over
+                the windows of each video, or a function that takes the number of windows done and of all of them.
             threshold (`float`, *optional*): Lowest score returned.
-            max_detections (`int`, *optional*): Most segments returned for a video.
+            top_k (`int`, *optional*): Most actions returned for a video, the best.
+            max_segments (`int`, *optional*): Segments of a video that the suppression keeps, in place of the
+                processor's `max_detections`.
             window_overlap (`float`, *optional*): Overlap of sliding windows, a share of their length in [0, 1).
             windows_per_step (`int`, *optional*, defaults to 1): Windows that go through the model together.
             video_scores (`dict[int, float]` or `torch.Tensor`, *optional*): Scores of an external video
                 classifier, which give the segments of a class-agnostic model their classes.
 
         Returns:
-            `list[dict]`: `label`, `score`, `start` and `end` (seconds) of each action, best first; for a list of
-            videos, a list of such lists.
+            `list[dict]`: `label`, `score`, `start` and `end` (seconds) of each action, best first; for several
+            videos a list of such lists, and for an iterator of videos an iterator over them.
 
         Raises:
-            VideoReadError: if a file cannot be read as a video.
+            VideoReadError: if a file cannot be downloaded or read as a video; names it.
+            ValueError: if a setting is out of range, or frames in memory are not as they must be.
+            TypeError: if a setting is unknown, or something stands for no video.
         """
-        if isinstance(videos, (list, tuple)):
-            return [self(video, **kwargs) for video in videos]
-        return super().__call__(videos, **kwargs)
+        self._sanitize_parameters(**settings)
+        if not (isinstance(progress, bool) or callable(progress)):
+            raise TypeError(f"progress is {progress!r}; give True, False or a function of (done, all).")
+        if is_video(videos):
+            return self._localize(videos, frame_rate, progress, settings)
+        if not (hasattr(videos, "__iter__") or hasattr(videos, "__getitem__")):
+            raise TypeError(f"{type(videos).__name__} is no video; give a path, a URL, bytes or frames.")
+        found = (self._localize(video, frame_rate, progress, settings) for video in videos)
+        return found if isinstance(videos, Iterator) else list(found)
+
+    def _localize(
+        self, video: Any, frame_rate: float | None, progress: bool | Progress, settings: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        with open_video(video, frame_rate) as source, _reporting(progress, source.name) as report:
+            return super().__call__(source, progress=report, **settings)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         known = {
             "preprocess": ("window_overlap", "windows_per_step"),
-            "postprocess": ("threshold", "max_detections", "video_scores"),
+            "forward": ("progress",),
+            "postprocess": ("threshold", "top_k", "max_segments", "video_scores"),
         }
         if unknown := kwargs.keys() - set(itertools.chain(*known.values())):
             raise TypeError(f"Unknown arguments of the pipeline: {sorted(unknown)}.")
-        chosen = {step: {n: kwargs[n] for n in names if n in kwargs} for step, names in known.items()}
-        return chosen["preprocess"], {}, chosen["postprocess"]
+        for name in ("windows_per_step", "top_k", "max_segments"):
+            value = kwargs.get(name)
+            if value is not None and (value < 1 or value != int(value)):
+                raise ValueError(f"{name} is {value}; it must be a whole number above 0.")
+        if (threshold := kwargs.get("threshold")) is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; it must be in [0, 1].")
+        if (overlap := kwargs.get("window_overlap")) is not None and not 0 <= overlap < 1:
+            raise ValueError(f"window_overlap is {overlap}; it must be in [0, 1).")
+        chosen = [{name: kwargs[name] for name in names if name in kwargs} for names in known.values()]
+        return chosen[0], chosen[1], chosen[2]
 
     def preprocess(
-        self,
-        video: str | Path | bytes,
-        window_overlap: float | None = None,
-        windows_per_step: int = 1,
+        self, source: VideoSource, window_overlap: float | None = None, windows_per_step: int = 1
     ) -> Iterator[dict[str, Any]]:
         """Yields batches of windows, decoding each when it is asked for."""
         processor = self.video_processor
-        with VideoReader(video) as reader:
-            windows = processor.windows(reader.name, reader.duration, overlap=window_overlap)
-            for first in range(0, len(windows), windows_per_step):
-                chosen = windows[first : first + windows_per_step]
-                read = [processor.read_window(reader, window) for window in chosen]
-                batch = {name: torch.stack([item[name] for item in read]) for name in read[0]}
-                is_last = first + len(chosen) == len(windows)
-                yield {**batch, "windows": chosen, "is_last": is_last}
+        windows = processor.windows(source.name, source.duration, overlap=window_overlap)
+        for first in range(0, len(windows), windows_per_step):
+            chosen = windows[first : first + windows_per_step]
+            read = [processor.read_window(source, window) for window in chosen]
+            batch = {name: torch.stack([item[name] for item in read]) for name in read[0]}
+            done = first + len(chosen)
+            yield {**batch, "windows": chosen, "counts": (done, len(windows)), "is_last": done == len(windows)}
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def get_inference_context(self) -> Any:
+        """The model runs without anything that only gradients need."""
+        return torch.inference_mode
+
+    def _forward(self, model_inputs: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         carried = {name: model_inputs.pop(name) for name in ("windows", "is_last")}
+        counts = model_inputs.pop("counts")
         model_inputs["pixel_values_videos"] = model_inputs["pixel_values_videos"].to(self.model.dtype)
         output = self.model(**model_inputs)
+        if progress:
+            progress(*counts)
         return {
             "logits": output.logits.float(),
             "pred_segments": output.pred_segments.float(),
@@ -99,17 +149,25 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             **carried,
         }
 
-    def postprocess(self, model_outputs: list[dict[str, Any]], **kwargs: Any) -> list[dict]:
+    def postprocess(
+        self,
+        model_outputs: list[dict[str, Any]],
+        threshold: float | None = None,
+        top_k: int | None = None,
+        max_segments: int | None = None,
+        video_scores: Any = None,
+    ) -> list[dict[str, Any]]:
         """Merges the windows of the video into detections in seconds."""
         windows = [window for output in model_outputs for window in output["windows"]]
-        [found] = self.video_processor.post_process_temporal_action_localization(model_outputs, windows, **kwargs)
-        names = self.model.config.id2label
-        rows = zip(
-            found["labels"].tolist(),
-            found["scores"].tolist(),
-            found["segments"].tolist(),
-            strict=True,
+        [found] = self.video_processor.post_process_temporal_action_localization(
+            model_outputs,
+            windows,
+            threshold=threshold,
+            max_detections=max_segments,
+            video_scores=video_scores,
         )
+        names = self.model.config.id2label
+        rows = zip(*(found[name][:top_k].tolist() for name in ("labels", "scores", "segments")), strict=True)
         return [
             {"label": names[label], "score": score, "start": start, "end": end} for label, score, (start, end) in rows
         ]
@@ -118,3 +176,24 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         """Saves model, pipeline code and video processor to a folder."""
         Pipeline.save_pretrained(self, save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+# What registering does, so that a pipeline whose code came from the Hub saves its code, too.
+TemporalActionLocalizationPipeline._registered_impl = {
+    "temporal-action-localization": {"impl": TemporalActionLocalizationPipeline, "pt": (AutoModel,)}
+}
+
+
+@contextlib.contextmanager
+def _reporting(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
+    """The function that takes the counts of windows: the caller's, or that of a bar."""
+    if callable(progress) or not progress:
+        yield progress or None
+        return
+    with tqdm(desc=Path(name).name, unit="window") as bar:
+
+        def show(done: int, windows: int) -> None:
+            bar.total = windows
+            bar.update(done - bar.n)
+
+        yield show

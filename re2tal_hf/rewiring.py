@@ -236,7 +236,7 @@ class RewiredModel(nn.Module):
             if torch.is_grad_enabled():
                 errors = self.reconstruction_errors.by_stage
                 modes, probes = self.backprop_switch.choose(stages, couplings, errors)
-        else:
+        elif torch.is_grad_enabled():  # a compiled inference graph could not read the errors
             self._warn_of_errors()
         outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes)
         return self.architecture.norm(self, *outputs)

@@ -23,7 +23,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
 from .temporal_segments import assign_video_classes, suppress
-from .video_reader import VideoReader
+from .video_source import VideoSource
 
 ClassScores = Mapping[int, float] | Tensor
 
@@ -179,7 +179,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             for first in [*range(0, last, step), last]
         ]
 
-    def read_window(self, reader: VideoReader, window: Window) -> dict[str, Tensor]:
+    def read_window(self, reader: VideoSource, window: Window) -> dict[str, Tensor]:
         """Decodes one window and prepares it for the model.
 
         Args:

@@ -59,9 +59,10 @@ class VideoReader:
             or cannot read the file.
         size: (height, width) of the frames returned (bilinear, antialiased); None for their own.
         num_threads: threads of the decoder.
+        name: what error messages call the video; by default its path, or a description of the bytes.
 
     Attributes:
-        name: what error messages call the video: its path, or a description of the bytes.
+        name: what error messages call the video.
         backend: the backend in use.
         duration: seconds from the start of the first frame to the end of the last.
         frame_rate: mean number of frames per second.
@@ -81,6 +82,7 @@ class VideoReader:
         backend: Literal["auto", "torchcodec", "pyav"] = "auto",
         size: tuple[int, int] | None = None,
         num_threads: int = 1,
+        name: str | None = None,
     ) -> None:
         if backend not in ("auto", "torchcodec", "pyav"):
             raise ValueError(f"backend is {backend!r}; choose 'auto', 'torchcodec' or 'pyav'.")
@@ -89,10 +91,10 @@ class VideoReader:
         self._num_threads = num_threads
         self._kept: dict[int, Tensor] = {}
         self._kept_resize: Resize | None = None
-        decoder = _PyAVDecoder(source, num_threads)
+        self.name = _describe(source) if name is None else name
+        decoder = _PyAVDecoder(source, self.name, num_threads)
         self._decoder: _PyAVDecoder | _TorchcodecDecoder = decoder
         self._timeline = decoder.timeline
-        self.name = decoder.name
         self.backend = "pyav"
         self.duration = decoder.timeline.duration
         self.frame_rate = len(decoder.timeline.seconds) / self.duration
@@ -161,7 +163,7 @@ class VideoReader:
                 raise
             logger.info("read with PyAV from here on: %s", error)
         self._decoder.close()
-        self._decoder = _PyAVDecoder(self._source, self._num_threads)
+        self._decoder = _PyAVDecoder(self._source, self.name, self._num_threads)
         self.backend = "pyav"
         return self._decoder.read(indices)
 
@@ -219,11 +221,12 @@ class _Timeline:
     @classmethod
     def of(cls, container: Any, stream: Any, name: str) -> _Timeline:
         """Reads the packets of a stream to the end of the file; nothing is decoded."""
-        # Packets without data repeat the frame before (AVI) or mark the end of the file.
+        # Packets without data repeat the frame before (AVI) or mark the end of the file; those of one byte
+        # keep the place of frames that the encoder was still holding back (AVI).
         packets = [
             (packet.pts, packet.duration, packet.is_keyframe, packet.is_discard)
             for packet in container.demux(stream)
-            if packet.size
+            if packet.size > 1
         ]
         if len(packets) < 0.9 * stream.frames:
             announced = "%s: holds %d of the %d frames that its header announces; it may be cut off."
@@ -262,8 +265,8 @@ def _frame_ticks(stream: Any) -> int:
 class _PyAVDecoder:
     """Decodes frames by index with PyAV; goes on from where it stands where that is nearer."""
 
-    def __init__(self, source: str | Path | bytes, num_threads: int) -> None:
-        self.name = _describe(source)
+    def __init__(self, source: str | Path | bytes, name: str, num_threads: int) -> None:
+        self.name = name
         self._source = source
         self._num_threads = num_threads
         self._graph: Any = None

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from transformers import pipeline
 
-from re2tal_hf import TemporalActionLocalizationPipeline
 from re2tal_hf.timeline import draw_timeline
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
@@ -22,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="a model folder or a Hub id")
     parser.add_argument("--output", default="predictions", help="folder for the results")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score reported")
-    parser.add_argument("--max-detections", type=int, help="most actions reported for a video")
+    parser.add_argument("--top-k", type=int, help="most actions reported for a video, the best")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--windows-per-step", type=int, default=1)
     parser.add_argument("videos", nargs="+")
@@ -42,15 +41,13 @@ def write_results(folder: Path, name: str, rows: list[dict], duration: float) ->
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    pipe = pipeline(
-        "temporal-action-localization",
-        model=arguments.model,
-        device=arguments.device,
-        pipeline_class=TemporalActionLocalizationPipeline,
-    )
-    settings = {"threshold": arguments.threshold, "windows_per_step": arguments.windows_per_step}
-    if arguments.max_detections is not None:
-        settings["max_detections"] = arguments.max_detections
+    pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
+    settings = {
+        "threshold": arguments.threshold,
+        "top_k": arguments.top_k,
+        "windows_per_step": arguments.windows_per_step,
+        "progress": sys.stderr.isatty(),
+    }
     folder = Path(arguments.output)
     failed = 0
     for path in arguments.videos:

@@ -50,6 +50,11 @@ def ut_interaction() -> Path:
     return _folder("data/ut_interaction_tal")
 
 
+@pytest.fixture(scope="session")
+def ut_interaction_clips() -> Path:
+    return _folder("data/ut_interaction_clips")
+
+
 @dataclass(frozen=True)
 class LocalHub:
     """A stand-in for the Hub, in memory; libraries read its address when they are imported."""

@@ -1,5 +1,17 @@
+import copy
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from transformers import pipeline
 from video_factory import write_video
 
@@ -9,7 +21,7 @@ from re2tal_hf import (
     Re2TALVideoProcessor,
     TemporalActionLocalizationPipeline,
 )
-from re2tal_hf.video_reader import VideoReadError
+from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 RATE = 10.0
 
@@ -57,19 +69,95 @@ def test_settings_of_a_call(pipe, video):
     rows = pipe(video)
     threshold = rows[3]["score"]
     assert pipe(video, threshold=threshold) == rows[:4]
-    assert len(pipe(video, max_detections=2)) == 2
+    assert pipe(video, top_k=2) == rows[:2]
+    assert pipe(video, top_k=None) == rows
+    assert len(pipe(video, max_segments=2)) == 2
     assert pipe(video, window_overlap=0.0) != rows
-    with pytest.raises(TypeError, match="treshold"):
-        pipe(video, treshold=0.1)
-    with pytest.raises(ValueError, match="overlap"):
-        pipe(video, window_overlap=1.0)
 
 
-def test_several_videos_and_bytes(pipe, video):
-    with open(video, "rb") as file:
-        content = file.read()
-    first, second = pipe([video, content])
-    assert first == second == pipe(video)
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"treshold": 0.1}, TypeError, "treshold"),
+        ({"max_detections": 2}, TypeError, "max_detections"),
+        ({"window_overlap": 1.0}, ValueError, "window_overlap is 1.0"),
+        ({"threshold": 30}, ValueError, "threshold is 30"),
+        ({"top_k": 0}, ValueError, "top_k is 0"),
+        ({"max_segments": 1.5}, ValueError, "max_segments is 1.5"),
+        ({"windows_per_step": 0}, ValueError, "windows_per_step is 0"),
+        ({"progress": "bar"}, TypeError, "progress is 'bar'"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_read(pipe, settings, error, message):
+    with pytest.raises(error, match=message):
+        pipe("http://127.0.0.1:1/never-asked-for.mp4", **settings)
+
+
+def test_forms_of_a_video_give_the_same(pipe, video):
+    expected = pipe(video)
+    with VideoReader(video) as reader:
+        frames = reader.frames_at([k / RATE for k in range(53)])
+    array = frames.permute(0, 2, 3, 1).numpy()
+    pictures = [Image.fromarray(frame) for frame in array]
+    assert pipe(array, frame_rate=RATE) == expected
+    assert pipe(pictures, frame_rate=RATE) == expected
+    assert pipe(list(frames), frame_rate=RATE) == expected
+    assert pipe({"frames": frames, "frame_rate": RATE}) == expected
+    assert pipe({"path": video, "bytes": None}) == expected
+    assert pipe(frames, frame_rate=2 * RATE) != expected
+    with pytest.raises(ValueError, match="frame_rate is None"):
+        pipe(pictures)
+    with pytest.raises(ValueError, match="float32; give uint8"):
+        pipe(frames.float(), frame_rate=RATE)
+
+
+def test_several_videos(pipe, video):
+    expected = pipe(video)
+    content = Path(video).read_bytes()
+    assert pipe([video, content]) == [expected, expected]
+    assert pipe((Path(video),)) == [expected]
+    assert pipe([]) == []
+    column = Dataset.from_dict({"video": [{"path": video, "bytes": None}, {"path": None, "bytes": content}]})["video"]
+    assert pipe(column) == [expected, expected]
+    streamed = pipe(path for path in (video, "missing.mp4"))
+    assert next(streamed) == expected
+    with pytest.raises(VideoReadError, match=r"missing\.mp4"):
+        next(streamed)
+    with pytest.raises(TypeError, match="int is no video"):
+        pipe(3)
+
+
+def test_urls(pipe, video):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(Path(video).parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            assert pipe(f"http://127.0.0.1:{server.server_port}/noise.mp4") == pipe(video)
+        finally:
+            server.shutdown()
+
+
+def test_progress(pipe, video, capsys):
+    counts = []
+    pipe(video, progress=lambda done, windows: counts.append((done, windows)), windows_per_step=2)
+    assert counts == [(2, 6), (4, 6), (6, 6)]
+    assert capsys.readouterr().err == ""
+    pipe(video, progress=True)
+    bar = capsys.readouterr().err
+    assert "noise.mp4: 100%" in bar
+    assert "6/6" in bar
+
+
+def test_rows_are_plain_and_made_without_gradients(pipe, video):
+    seen = []
+    hook = pipe.model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits.is_inference()))
+    rows = pipe(video)
+    hook.remove()
+    assert seen
+    assert all(seen)
+    assert json.loads(json.dumps(rows)) == rows
+    assert all(list(row) == ["label", "score", "start", "end"] for row in rows)
+    assert {type(row[name]) for row in rows for name in ("score", "start", "end")} == {float}
 
 
 def test_a_file_that_is_no_video_is_named(pipe, tmp_path):
@@ -78,18 +166,79 @@ def test_a_file_that_is_no_video_is_named(pipe, tmp_path):
         pipe(str(tmp_path / "text.mp4"))
 
 
-def test_saved_pipelines_load(pipe, video, tmp_path):
-    pipe.save_pretrained(tmp_path)
-    loaded = pipeline(
-        "temporal-action-localization", model=str(tmp_path), pipeline_class=TemporalActionLocalizationPipeline
+def test_a_compiled_model_gives_the_same(pipe, video):
+    compiled = TemporalActionLocalizationPipeline(
+        model=copy.deepcopy(pipe.model), video_processor=pipe.video_processor, device="cpu"
     )
-    assert loaded(video) == pipe(video)
+    compiled.model.compile(backend="eager")
+    assert compiled(video) == pipe(video)
 
 
 def test_half_precision(pipe, video):
     half = TemporalActionLocalizationPipeline(
-        model=Re2TALForTemporalActionLocalization(pipe.model.config).to(torch.bfloat16),
-        video_processor=pipe.video_processor,
-        device="cpu",
+        model=copy.deepcopy(pipe.model).to(torch.bfloat16), video_processor=pipe.video_processor, device="cpu"
     )
-    assert all(0 <= row["score"] <= 1 for row in half(video))
+    best, expected = half(video, top_k=1)[0], pipe(video, top_k=1)[0]
+    assert best["score"] == pytest.approx(expected["score"], rel=0.1)
+    assert best["score"] != expected["score"]
+
+
+def test_saved_pipelines_load_with_the_package(pipe, video, tmp_path):
+    pipe.save_pretrained(tmp_path / "first")
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert config["custom_pipelines"]["temporal-action-localization"]["impl"] == (
+        "pipeline_re2tal.TemporalActionLocalizationPipeline"
+    )
+    for trust in (None, True):
+        loaded = pipeline("temporal-action-localization", model=str(tmp_path / "first"), trust_remote_code=trust)
+        assert type(loaded) is TemporalActionLocalizationPipeline
+        assert type(loaded.model) is Re2TALForTemporalActionLocalization
+        assert loaded(video) == pipe(video)
+    loaded.model.save_pretrained(tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "config.json").read_text()) == config
+    loaded.save_pretrained(tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "config.json").read_text()) == config
+    assert {file.name for file in (tmp_path / "first").iterdir()} == {
+        file.name for file in (tmp_path / "second").iterdir()
+    }
+
+
+WITHOUT_THE_PACKAGE = """
+import json, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "re2tal_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocker())
+from transformers import pipeline
+
+first, second, video = sys.argv[1:]
+pipe = pipeline(model=first, trust_remote_code=True)
+rows = pipe(video)
+pipe.save_pretrained(second)
+again = pipeline("temporal-action-localization", model=second, trust_remote_code=True)
+assert type(again).__module__ != type(pipe).__module__
+assert again(video) == rows
+try:
+    pipeline("temporal-action-localization", model=first, trust_remote_code=False)
+except ValueError as error:
+    refused = str(error)
+print(json.dumps({"rows": rows, "refused": refused, "module": type(pipe).__module__}))
+"""
+
+
+def test_saved_pipelines_load_without_the_package(pipe, video, tmp_path):
+    pipe.save_pretrained(tmp_path / "first")
+    arguments = [sys.executable, "-c", WITHOUT_THE_PACKAGE, tmp_path / "first", tmp_path / "second", video]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["rows"] == pipe(video)
+    assert printed["module"].startswith("transformers_modules.")
+    assert "trust_remote_code=True" in printed["refused"]
+    loaded = pipeline("temporal-action-localization", model=str(tmp_path / "second"))
+    assert type(loaded) is TemporalActionLocalizationPipeline
+    assert loaded(video) == pipe(video)

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import io
 import logging
@@ -429,3 +430,12 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_placeholders_of_frames_held_back_are_no_frames(ut_interaction_clips):
+    with (ut_interaction_clips / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))[::10]
+    for row in rows:
+        with VideoReader(ut_interaction_clips / row["file"], backend="pyav") as reader:
+            assert abs(reader.duration * reader.frame_rate - int(row["frames"])) <= 1.01
+            assert len(reader.frames_at([0.0, reader.duration])) == 2

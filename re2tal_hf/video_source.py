@@ -1,0 +1,246 @@
+"""What can stand for a video: a file, its bytes, a URL, or frames in memory, all read by time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from huggingface_hub import HfFileSystem
+from huggingface_hub.errors import HTTPError
+from PIL import Image
+from torch import Tensor
+
+from .video_reader import BATCH_BYTES, Resize, VideoReader, VideoReadError
+
+URL_SCHEMES = ("http://", "https://", "hf://")
+MAX_DOWNLOAD_BYTES = 4 * 2**30
+# Seconds without data after which a download is given up.
+DOWNLOAD_TIMEOUT = 30
+DOWNLOAD_CHUNK_BYTES = 2**20
+# Seconds by which rounding may put the time of a frame before its start.
+TIME_TOLERANCE = 1e-6
+
+
+class VideoSource(Protocol):
+    """The frames of one video by time.
+
+    Attributes:
+        name: what error messages call the video.
+        duration: in seconds.
+    """
+
+    name: str
+    duration: float
+
+    def frames_at(self, times: Sequence[float], *, resize: Resize | None = None) -> Tensor:
+        """Returns the frames on screen at the given seconds, uint8 `[T, C, H, W]`."""
+
+    def close(self) -> None:
+        """Lets go of files."""
+
+
+class FramesInMemory:
+    """Frames in memory by time, as a `VideoReader` gives those of a file.
+
+    Args:
+        frames: an array or a tensor `[T, H, W, 3]` or `[T, 3, H, W]`, or a list of PIL images or of
+            arrays or tensors `[H, W, 3]` or `[3, H, W]`; RGB, uint8, of one size. Where both places
+            have a 3, the last is the colour.
+        frame_rate: frames per second.
+
+    Attributes:
+        name: what error messages call the video.
+        duration: seconds from the start of the first frame to the end of the last.
+        frame_rate: frames per second.
+
+    Raises:
+        ValueError: if the frame rate is missing or not above 0, or the frames are none, are of other
+            types or shapes, or differ.
+    """
+
+    def __init__(self, frames: Any, frame_rate: float | None):
+        self.name = f"video of {len(frames)} frames"
+        if frame_rate is None or not 0 < frame_rate < math.inf:
+            raise ValueError(f"{self.name}: frame_rate is {frame_rate!r}; give frames per second, above 0.")
+        shape = self._common_shape(frames)
+        self._frames = frames
+        self._channels_last = shape[-1] == 3
+        self._frame_bytes = math.prod(shape)
+        self.frame_rate = float(frame_rate)
+        self.duration = len(frames) / self.frame_rate
+
+    def frames_at(self, times: Sequence[float], *, resize: Resize | None = None) -> Tensor:
+        """Returns the frames on screen at the given times; see `VideoReader.frames_at`.
+
+        Args:
+            times: seconds from the start of the video.
+            resize: maps uint8 `[N, C, H, W]` to the frames wanted; called with a few at a time.
+
+        Returns:
+            uint8 `[T, C, H, W]`, RGB, in the order of `times`.
+
+        Raises:
+            ValueError: if there are no times, or one is not finite.
+        """
+        if not len(times) or not np.isfinite(times).all():
+            raise ValueError(f"{self.name}: times must be one or more finite numbers of seconds.")
+        shown = np.floor((np.asarray(times) + TIME_TOLERANCE) * self.frame_rate).astype(np.int64)
+        indices, places = np.unique(shown.clip(0, len(self._frames) - 1), return_inverse=True)
+        length = max(1, BATCH_BYTES // self._frame_bytes)
+        batches = [self._stacked(indices[first : first + length]) for first in range(0, len(indices), length)]
+        return torch.cat([resize(batch) if resize else batch for batch in batches])[torch.from_numpy(places)]
+
+    def close(self) -> None:
+        """Does nothing: the frames are the caller's."""
+
+    def _stacked(self, indices: np.ndarray) -> Tensor:
+        frames = torch.stack([_as_tensor(self._frames[index]) for index in indices.tolist()])
+        return frames.permute(0, 3, 1, 2) if self._channels_last else frames
+
+    def _common_shape(self, frames: Any) -> tuple[int, ...]:
+        if not len(frames):
+            raise ValueError(f"{self.name}: give at least one frame.")
+        kinds = {_shape_and_type(frame) for frame in frames}
+        shape, dtype = min(kinds)
+        if len(kinds) > 1:
+            raise ValueError(f"{self.name}: its frames differ ({', '.join(map(str, sorted(kinds)))}); make them alike.")
+        if dtype != "uint8":
+            raise ValueError(f"{self.name}: its frames are {dtype}; give uint8, with values from 0 to 255.")
+        if len(shape) != 3 or 3 not in (shape[0], shape[2]) or 0 in shape:
+            raise ValueError(f"{self.name}: a frame has the shape {shape}; give [H, W, 3] or [3, H, W].")
+        return shape
+
+
+def is_video(video: Any) -> bool:
+    """Whether this is one video, by its type: not several, and nothing else."""
+    return isinstance(video, (str, Path, bytes, Mapping)) or _is_frames(video)
+
+
+@contextlib.contextmanager
+def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSource]:
+    """Opens whatever stands for a video; a file that had to be downloaded is removed at the end.
+
+    Args:
+        video: path or bytes of a file, URL (http, https, hf), frames (see `FramesInMemory`), or a
+            mapping: `{"frames", "frame_rate"}`, or `{"path", "bytes"}` as `datasets` has it.
+        frame_rate: of frames in memory, frames per second.
+
+    Yields:
+        The video by time.
+
+    Raises:
+        VideoReadError: if a file cannot be downloaded or is not a readable video; names it.
+        ValueError: if the frames or their rate are not as they must be, or a file is given a rate.
+        TypeError: if this stands for no video.
+    """
+    if isinstance(video, Mapping):
+        video, frame_rate = _from_mapping(video, frame_rate)
+    if _is_frames(video):
+        yield FramesInMemory(video, frame_rate)
+        return
+    if not isinstance(video, (str, Path, bytes)):
+        raise TypeError(f"{type(video).__name__} is no video; give a path, a URL, bytes or frames.")
+    if frame_rate is not None:
+        raise ValueError("frame_rate belongs to frames in memory; a video file has its own.")
+    with contextlib.ExitStack() as stack:
+        if isinstance(video, str) and video.lower().startswith(URL_SCHEMES):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video"
+            download(video, path)
+            reader = VideoReader(path, name=video)
+        else:
+            reader = VideoReader(video)
+        yield stack.enter_context(reader)
+
+
+def download(url: str, path: Path, *, max_bytes: int = MAX_DOWNLOAD_BYTES) -> None:
+    """Streams a video from the web, or from the Hub's file system (`hf://datasets/user/name/...`), to a file.
+
+    Args:
+        url: its address.
+        path: the file to write.
+        max_bytes: largest size taken.
+
+    Raises:
+        VideoReadError: if it cannot be had or is too large; names the URL.
+    """
+    too_large = VideoReadError(f"{url}: larger than {max_bytes / 2**20:.0f} MiB; download it, and pass its path.")
+    try:
+        with _opened(url) as (size, chunks), path.open("wb") as file:
+            if size > max_bytes:
+                raise too_large
+            for chunk in chunks:
+                if file.tell() + len(chunk) > max_bytes:
+                    raise too_large
+                file.write(chunk)
+            if file.tell() < size:
+                raise _undownloadable(url, f"cut off after {file.tell()} of {size} bytes")
+    except VideoReadError:
+        raise
+    except urllib.error.HTTPError as error:
+        raise _undownloadable(url, f"{error.code} {error.reason}".strip()) from error
+    # ValueError: of an address that names no file; OSError: of the network and of the disk.
+    except (OSError, ValueError, HTTPException, HTTPError) as error:
+        raise _undownloadable(url, str(error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Size in bytes (0 if not announced) and content, in pieces."""
+    if url.lower().startswith("hf://"):
+        with HfFileSystem().open(url, "rb") as file:
+            yield file.size, iter(lambda: file.read(DOWNLOAD_CHUNK_BYTES), b"")
+    else:
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer:
+            size = int(answer.headers.get("content-length", 0))
+            yield size, iter(lambda: answer.read(DOWNLOAD_CHUNK_BYTES), b"")
+
+
+def _undownloadable(url: str, reason: str) -> VideoReadError:
+    return VideoReadError(f"{url}: cannot be downloaded ({reason.splitlines()[0]}); check the address.")
+
+
+def _from_mapping(video: Mapping[str, Any], frame_rate: float | None) -> tuple[Any, float | None]:
+    """What a mapping holds, and the frame rate of it."""
+    if (frames := video.get("frames")) is not None:
+        if not _is_frames(frames):
+            raise TypeError(f"The 'frames' of a video are {type(frames).__name__}; give a list of them or an array.")
+        return frames, video.get("frame_rate", frame_rate)
+    content = video.get("path") if video.get("bytes") is None else video["bytes"]
+    if content is None:
+        raise ValueError(f"A video of the keys {sorted(video)}: give 'frames' and 'frame_rate', 'path' or 'bytes'.")
+    return content, frame_rate
+
+
+def _is_frames(video: Any) -> bool:
+    if isinstance(video, (np.ndarray, Tensor)):
+        return True
+    return isinstance(video, (list, tuple)) and len(video) > 0 and _is_frame(video[0])
+
+
+def _is_frame(frame: Any) -> bool:
+    return isinstance(frame, Image.Image) or (isinstance(frame, (np.ndarray, Tensor)) and frame.ndim < 4)
+
+
+def _shape_and_type(frame: Any) -> tuple[tuple[int, ...], str]:
+    if isinstance(frame, Image.Image):
+        return (frame.height, frame.width, 3), "uint8"
+    if isinstance(frame, (np.ndarray, Tensor)):
+        return tuple(frame.shape), str(frame.dtype).removeprefix("torch.")
+    return (), type(frame).__name__
+
+
+def _as_tensor(frame: Image.Image | np.ndarray | Tensor) -> Tensor:
+    """A frame on the CPU, channels where they are."""
+    if isinstance(frame, Tensor):
+        return frame.detach().cpu()
+    # Copied, for PyTorch takes neither read-only arrays nor reversed ones.
+    return torch.from_numpy(np.array(frame.convert("RGB") if isinstance(frame, Image.Image) else frame))

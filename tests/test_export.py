@@ -1,0 +1,142 @@
+import builtins
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf.export import (
+    check_format,
+    export_graph,
+    largest_differences,
+    load_graph,
+    random_windows,
+    save_graph,
+    window_shape,
+)
+
+SHAPE = (16, 24, 32)
+SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
+
+
+def make_model(rewiring: str = "re2tal") -> Re2TALForTemporalActionLocalization:
+    config = Re2TALConfig(
+        # Frames of 6 x 8 patches: windows are padded, shifted and, after the merging, cut.
+        backbone_config={
+            "model_type": "video_swin",
+            "embed_dim": 8,
+            "depths": [2, 2],
+            "num_heads": [1, 2],
+            "window_size": [4, 4, 4],
+        },
+        head_config={
+            "hidden_size": 16,
+            "num_levels": 2,
+            "num_stem_layers": 1,
+            "num_head_layers": 1,
+            "attention_window": 4,
+        },
+        rewiring=rewiring,
+        num_labels=2,
+    )
+    model = Re2TALForTemporalActionLocalization(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Re2TALForTemporalActionLocalization:
+    torch.manual_seed(0)
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def program(model) -> torch.export.ExportedProgram:
+    return export_graph(model, SHAPE)
+
+
+def check(graph, model, limit: float) -> None:
+    for batch in (1, 2, 3):
+        differences = largest_differences(graph, model, random_windows(model, SHAPE, batch))
+        assert differences.keys() == {"logits", "pred_segments", "point_mask"}
+        assert differences.pop("point_mask") == 0
+        assert max(differences.values()) < limit, (batch, differences)
+
+
+def test_graph_of_a_rewired_model(model, program):
+    check(program.module(), model, 1e-5)
+
+
+def test_graph_of_a_model_that_is_not_rewired():
+    model = make_model("none")
+    check(export_graph(model, SHAPE).module(), model, 1e-5)
+
+
+def test_a_difference_shows(model, program):
+    torch.manual_seed(1)
+    other = make_model()
+    assert largest_differences(program.module(), other, random_windows(model, SHAPE))["logits"] > 1e-2
+
+
+def test_onnx(model, program, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    save_graph(program, tmp_path / "model.onnx", "onnx")
+    check(load_graph(tmp_path / "model.onnx", "onnx"), model, 1e-4)
+    assert (tmp_path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("rewiring", ["re2tal", "none"])
+def test_compiled_inference_is_one_graph(rewiring):
+    model = make_model(rewiring).eval()
+    videos, frame_mask = random_windows(model, SHAPE)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        found, expected = compiled(videos, frame_mask=frame_mask), model(videos, frame_mask=frame_mask)
+    for name in ("logits", "pred_segments"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_window_shape():
+    settings = {"num_frames": 8, "size": {"height": 24, "width": 32}}
+    assert window_shape(Re2TALVideoProcessor(**settings)) == (8, 24, 32)
+    crop = {"do_center_crop": True, "crop_size": {"height": 16, "width": 20}}
+    assert window_shape(Re2TALVideoProcessor(num_frames=8, size={"shortest_edge": 32}, **crop)) == (8, 16, 20)
+    for size in ({"size": {"shortest_edge": 32}}, {"do_resize": False}):
+        with pytest.raises(ValueError, match="no fixed size"):
+            window_shape(Re2TALVideoProcessor(**size))
+
+
+def test_formats(monkeypatch):
+    with pytest.raises(ValueError, match="'tflite'; choose one of torch, onnx"):
+        check_format("tflite")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_format("torch")
+    with pytest.raises(ImportError, match=r"onnx and onnxscript; install .*\[export\]"):
+        check_format("onnx")
+
+
+def test_the_script(model, tmp_path, monkeypatch, capsys):
+    model.save_pretrained(tmp_path / "model")
+    size = {"height": SHAPE[1], "width": SHAPE[2]}
+    Re2TALVideoProcessor(num_frames=SHAPE[0], size=size).save_pretrained(tmp_path / "model")
+    arguments = [str(SCRIPT), str(tmp_path / "model"), "--output", str(tmp_path / "model.pt2")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert "windows of 16 frames, 24 x 32" in printed
+    assert "largest difference" in printed
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "model.pt2"}
+
+    monkeypatch.setattr(sys, "argv", [*arguments, "--format", "onnx"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(builtins, "print", lambda *_: pytest.fail("went on without ONNX"))
+    with pytest.raises(SystemExit, match="error: Export to ONNX needs"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -74,7 +74,9 @@ class TimeSformer(ClipTransformer):
     def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
         encoder, num_frames = model.base_model, model.config.num_frames
         if size is not None:
-            check_clip(size, num_frames, pair(model.config.patch_size))
+            height, width = pair(model.config.patch_size)
+            # The library cannot interpolate its positions to a single column of patches.
+            check_clip(size, num_frames, (height, 2 * width))
         branches: list[nn.Module] = []
         for layer in encoder.encoder.layer:
             if layer.attention_type == "divided_space_time":

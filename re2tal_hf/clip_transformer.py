@@ -31,8 +31,8 @@ class FirstOutput(nn.Module):
 class ClipTransformer(Architecture):
     """A transformer over the patches of clips of a fixed number of frames.
 
-    The features of these models are tokens, `[B, N, D]`, the library's `last_hidden_state`. A rewired model is
-    called as the library's own, `model(pixel_values=..., labels=...)`, and returns the library's output class.
+    A rewired model is called as the library's own, `model(pixel_values=..., labels=...)`, and returns an instance of
+    the library's output class, without the hidden states and attention matrices of single layers.
 
     Attributes:
         config_class (`type[PreTrainedConfig]`): The library's configuration.

@@ -59,6 +59,21 @@ def assign_labels(
     return class_targets, offset_targets
 
 
+def offset_iou(offsets: Tensor, targets: Tensor) -> Tensor:
+    """Intersection over union, also the generalized one, of segments that share the point they are seen from.
+
+    Args:
+        offsets: `[..., 2]` distances to start and end, not negative.
+        targets: `[..., 2]`, likewise.
+
+    Returns:
+        `[...]` in [0, 1].
+    """
+    intersection = torch.minimum(offsets, targets).sum(dim=-1)
+    union = offsets.sum(dim=-1) + targets.sum(dim=-1) - intersection
+    return intersection / union.clamp(min=SMALLEST_LENGTH)
+
+
 def segment_diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
     """Distance-IoU loss (arXiv 1911.08287) of segments that share the point they are seen from.
 
@@ -69,13 +84,10 @@ def segment_diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
     Returns:
         `[...]`, 0 for equal segments.
     """
-    intersection = torch.minimum(offsets, targets).sum(dim=-1)
     hull = torch.maximum(offsets, targets).sum(dim=-1).clamp(min=SMALLEST_LENGTH)
-    union = offsets.sum(dim=-1) + targets.sum(dim=-1) - intersection
-    iou = intersection / union.clamp(min=SMALLEST_LENGTH)
     error = offsets - targets
     center_distance = (error[..., 1] - error[..., 0]) / 2
-    return 1 - iou + (center_distance / hull) ** 2
+    return 1 - offset_iou(offsets, targets) + (center_distance / hull) ** 2
 
 
 class LocalizationLoss(nn.Module):
@@ -123,7 +135,7 @@ class LocalizationLoss(nn.Module):
         """Compares predictions with annotated segments.
 
         Args:
-            output: what a head returned for `B` sequences.
+            output: what a head returned for `B` sequences; `offsets` may differ by class, `[B, P, K, 2]`.
             targets: one mapping per sequence: `segments`, float `[N, 2]` in feature steps, and
                 `class_labels`, long `[N]`. `N` may be 0. With one class the labels do not matter.
 
@@ -134,55 +146,46 @@ class LocalizationLoss(nn.Module):
         Raises:
             ValueError: if targets do not fit the predictions.
         """
-        logits = _at_least_float32(output.logits)
-        offsets = _at_least_float32(output.offsets)
+        logits = at_least_float32(output.logits)
+        offsets = at_least_float32(output.offsets)
         class_targets, offset_targets = self._targets(output, targets)
-        positive = (class_targets.sum(dim=-1) > 0) & output.point_mask
-        normalizer = self._update_normalizer(positive.sum())
+        positive = (class_targets > 0) & output.point_mask.unsqueeze(-1)  # [B, P, K]
+        normalizer = self._update_normalizer(positive.any(dim=-1).sum())
+
+        if offsets.dim() == 3:
+            chosen, offsets = positive.any(dim=-1, keepdim=True), offsets.unsqueeze(2)
+        else:
+            chosen = positive
+        # Elsewhere both sides are 1: no loss and a zero gradient, without waiting for the device
+        # to count the positives.
+        offsets = torch.where(chosen.unsqueeze(-1), offsets, 1)
+        offset_targets = torch.where(chosen.unsqueeze(-1), offset_targets.unsqueeze(2), 1).to(offsets)
 
         num_labels = logits.shape[-1]
         smooth = self.label_smoothing
         soft_targets = class_targets * (1 - smooth) + smooth / (num_labels + 1)
         focal = sigmoid_focal_loss(logits, soft_targets.to(logits))
+        focal = self._weigh(focal, positive, offset_iou(offsets, offset_targets))
         classification = (focal * output.point_mask.unsqueeze(-1)).sum() / normalizer
-
-        # Elsewhere both sides are 1: no loss and a zero gradient, without waiting for the device
-        # to count the positives.
-        chosen = positive.unsqueeze(-1)
-        offsets = torch.where(chosen, offsets, 1)
-        diou = segment_diou_loss(offsets, torch.where(chosen, offset_targets, 1).to(offsets))
-        regression = self.loss_weight * diou.sum() / normalizer
+        regression = self.loss_weight * segment_diou_loss(offsets, offset_targets).sum() / normalizer
         return {
             "loss": classification + regression,
             "classification": classification,
             "regression": regression,
         }
 
+    def _weigh(self, focal: Tensor, positive: Tensor, iou: Tensor) -> Tensor:
+        """The focal loss `[B, P, K]`, weighed by the tIoU `[B, P, 1 or K]` of positives with their targets."""
+        return focal
+
     def _targets(
         self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         batch, _, num_labels = output.logits.shape
-        if len(targets) != batch:
-            raise ValueError(f"{len(targets)} targets for a batch of {batch}; give one each.")
-        device = output.logits.device
-        assigned = []
-        for index, target in enumerate(targets):
-            segments = _at_least_float32(target["segments"]).to(device)
-            labels = target["class_labels"]
-            if segments.shape != (len(labels), 2):
-                raise ValueError(
-                    f"targets[{index}]: segments {tuple(segments.shape)} and class_labels "
-                    f"{tuple(labels.shape)} must be [N, 2] and [N]."
-                )
-            if num_labels == 1:
-                labels = torch.zeros_like(labels)
-            elif labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
-                raise ValueError(
-                    f"targets[{index}]: class_labels must lie in 0..{num_labels - 1}, got "
-                    f"{int(labels.min())}..{int(labels.max())}; set num_labels to the classes of "
-                    "the annotations."
-                )
-            assigned.append(assign_labels(output.points, segments, labels.to(device), num_labels, self.center_radius))
+        assigned = [
+            assign_labels(output.points, segments, labels, num_labels, self.center_radius)
+            for segments, labels in checked_targets(targets, batch, num_labels, output.logits.device)
+        ]
         class_targets, offset_targets = zip(*assigned, strict=True)
         return torch.stack(class_targets), torch.stack(offset_targets)
 
@@ -190,14 +193,69 @@ class LocalizationLoss(nn.Module):
     def _update_normalizer(self, num_positives: Tensor) -> Tensor:
         if not self.training:
             return num_positives.clamp(min=1)
-        count = num_positives.to(self.normalizer.dtype)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            count = count / dist.get_world_size()
-        kept = self.normalizer_momentum
-        self.normalizer.copy_(kept * self.normalizer + (1 - kept) * count.clamp(min=1))
-        return self.normalizer.clone()
+        return update_running_mean(self.normalizer, num_positives, self.normalizer_momentum)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+class TriDetLoss(LocalizationLoss):
+    """As `LocalizationLoss`, but positives weigh less the worse their boundaries (arXiv 2303.07347, section 3.4).
+
+    Args:
+        iou_weight_power: the focal loss of a point and class is multiplied by the tIoU of its segment to
+            this power; 0 for no weight.
+        options: see `LocalizationLoss`.
+    """
+
+    def __init__(self, *, iou_weight_power: float = 0.2, **options: float):
+        super().__init__(**options)
+        self.iou_weight_power = iou_weight_power
+
+    def _weigh(self, focal: Tensor, positive: Tensor, iou: Tensor) -> Tensor:
+        return torch.where(positive, focal * iou.clamp(min=SMALLEST_LENGTH) ** self.iou_weight_power, focal)
+
+
+def checked_targets(
+    targets: Sequence[Mapping[str, Tensor]], batch: int, num_labels: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Segments `[N, 2]`, float32 or wider, and class labels `[N]` of every sequence, on `device`.
+
+    With one class all labels are 0, whatever was given.
+
+    Raises:
+        ValueError: if they do not fit the batch, each other or the classes.
+    """
+    if len(targets) != batch:
+        raise ValueError(f"{len(targets)} targets for a batch of {batch}; give one each.")
+    checked = []
+    for index, target in enumerate(targets):
+        segments = at_least_float32(target["segments"]).to(device)
+        labels = target["class_labels"]
+        if segments.shape != (len(labels), 2):
+            raise ValueError(
+                f"targets[{index}]: segments {tuple(segments.shape)} and class_labels "
+                f"{tuple(labels.shape)} must be [N, 2] and [N]."
+            )
+        if num_labels == 1:
+            labels = torch.zeros_like(labels)
+        elif labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+            raise ValueError(
+                f"targets[{index}]: class_labels must lie in 0..{num_labels - 1}, got "
+                f"{int(labels.min())}..{int(labels.max())}; set num_labels to the classes of "
+                "the annotations."
+            )
+        checked.append((segments, labels.to(device)))
+    return checked
+
+
+def update_running_mean(mean: Tensor, count: Tensor, momentum: float) -> Tensor:
+    """Moves `mean`, in place, towards `count` (at least 1) averaged over the processes; returns its new value."""
+    count = count.to(mean.dtype)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    mean.copy_(momentum * mean + (1 - momentum) * count.clamp(min=1))
+    return mean.clone()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or as it is if wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -22,12 +22,17 @@ from .backbone_videomae import VideoMAE  # noqa: F401
 from .backbone_vivit import ViViT  # noqa: F401
 from .backbone_vjepa2 import VJEPA2  # noqa: F401
 from .configuration_re2tal import Re2TALConfig
-from .localization_head import ActionFormerHead, decode_segments
-from .localization_losses import LocalizationLoss
+from .head_actionformer import ActionFormerHead
+from .head_tridet import TriDetHead
+from .localization_losses import LocalizationLoss, TriDetLoss
 from .reversible import Backprop, Stage
 from .rewiring import RewiredModel, build_backbone
 
-HEADS = {"actionformer": ActionFormerHead}
+# A head, and the loss that understands its output.
+HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "actionformer": (ActionFormerHead, LocalizationLoss),
+    "tridet": (TriDetHead, TriDetLoss),
+}
 
 
 @dataclass
@@ -50,7 +55,7 @@ class TemporalActionLocalizationOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Weighted sum of the parts.
-        loss_dict (`dict`, *optional*): The parts, `classification` and `regression`.
+        loss_dict (`dict`, *optional*): The parts, by the head's own names, such as `classification` and `regression`.
         logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid.
         pred_segments (`torch.FloatTensor` of shape `(batch, P, 2)`): Start and end in frames of the window;
             not clipped to it.
@@ -95,7 +100,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, RewiredModel):
                 module.architecture.initialize(module)
-            elif isinstance(module, (ActionFormerHead, LocalizationLoss)):
+            elif isinstance(module, tuple(part for parts in HEADS.values() for part in parts)):
                 module.initialize_weights()
         if isinstance(self, Re2TALForVideoClassification):
             nn.init.normal_(self.classifier.weight, std=0.02)
@@ -206,9 +211,10 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         head_type = settings.pop("model_type")
         if head_type not in HEADS:
             raise ValueError(f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}.")
+        head_class, loss_class = HEADS[head_type]
         try:
-            self.head = HEADS[head_type](self.model.feature_size, config.num_labels, **settings)
-            self.criterion = LocalizationLoss(**config.loss_config)
+            self.head = head_class(self.model.feature_size, config.num_labels, **settings)
+            self.criterion = loss_class(**config.loss_config)
         except TypeError as error:
             raise ValueError(f"head_config or loss_config: {error}") from error
         self.post_init()
@@ -255,12 +261,13 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
                 {"segments": target["segments"] / stride, "class_labels": target["class_labels"]} for target in labels
             ]
             losses = self.criterion(head_output, targets)
+        logits, segments, point_mask = head_output.scored_segments()
         return TemporalActionLocalizationOutput(
             loss=losses.pop("loss") if losses else None,
             loss_dict=losses,
-            logits=head_output.logits,
-            pred_segments=decode_segments(head_output) * stride,
-            point_mask=head_output.point_mask,
+            logits=logits,
+            pred_segments=segments * stride,
+            point_mask=point_mask,
         )
 
 

@@ -373,6 +373,6 @@ def _head(feature_size: int, num_classes: int | None, dropout: float) -> nn.Modu
 
 def _norms_in_evaluation(model: ModuleT) -> ModuleT:
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     return model

@@ -35,6 +35,24 @@ def convolve(convolution: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
     return zero_padding(out, mask[:, :: convolution.stride[0]])
 
 
+def masked_group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """Group norm of `[B, T, C]` whose mean and variance are of the real steps; padding is not zero afterwards."""
+    groups = x.unflatten(-1, (norm.num_groups, -1))  # [B, T, groups, C / groups]
+    real = mask[:, :, None, None]
+    count = (real.sum(dim=1, keepdim=True) * groups.shape[-1]).clamp_min(1)
+    mean = groups.where(real, 0).sum(dim=(1, 3), keepdim=True) / count
+    centred = (groups - mean).where(real, 0)
+    variance = centred.square().sum(dim=(1, 3), keepdim=True) / count
+    return (centred * (variance + norm.eps).rsqrt()).flatten(2) * norm.weight + norm.bias
+
+
+def max_pool(x: Tensor, mask: Tensor, stride: int, isolate_padding: bool) -> Tensor:
+    """Maximum over three steps of `[B, T, C]` around every `stride`-th; `isolate_padding` leaves padded steps out."""
+    if isolate_padding:
+        x = x.masked_fill(~mask.unsqueeze(-1), -torch.inf)
+    return F.max_pool1d(x.transpose(1, 2), 3, stride, padding=1).transpose(1, 2)
+
+
 def full_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Attention of every step to every real step.
 
@@ -214,11 +232,14 @@ class TransformerBlock(nn.Module):
         self.mlp_scale = nn.Parameter(torch.empty(size))
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
+    def initialize_weights(self) -> None:
+        """Sets the scales of the branches to their initial value."""
+        nn.init.constant_(self.attention_scale, self.branch_scale)
+        nn.init.constant_(self.mlp_scale, self.branch_scale)
+
     def _skip(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.stride > 1:
-            if self.isolate_padding:
-                x = x.masked_fill(~mask.unsqueeze(-1), -torch.inf)
-            x = F.max_pool1d(x.transpose(1, 2), 3, self.stride, padding=1).transpose(1, 2)
+            x = max_pool(x, mask, self.stride, self.isolate_padding)
         return zero_padding(x, mask[:, :: self.stride])
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,3 +92,22 @@ def head_name(project: str, name: str) -> str:
 def slowfast_name(name: str) -> str:
     """From OpenTAD's name of a rewired SlowFast's parameter to mmaction2's, which is ours."""
     return re.sub(r"\.blocks\.(\d+)\.(?:(?:inv_block\.)?Fm\.)?", r".\1.", name)
+
+
+TRIDET_BLOCK_NAMES = [
+    (r"\bln\b", "norm"),
+    (r"\bgn\b", "mlp_norm"),
+    (r"\bpsi\b", "gate"),
+    (r"\bconvw\b", "narrow"),
+    (r"\bconvkw\b", "wide"),
+    (r"\bfc\b", "instant"),
+    (r"\bglobal_fc\b", "context"),
+    (r"\bdrop_path_out\b", "perception_path"),
+    (r"\bdrop_path_mlp\b", "mlp_path"),
+]
+HEAD_NAMES["tridet"] = [
+    *TRIDET_BLOCK_NAMES,
+    (r"^rpn_head\.cls_(start|end)_convs\.", r"\1.layers."),
+    (r"^rpn_head\.cls_(start|end)_head\.", r"\1.predictor."),
+    *HEAD_NAMES["opentad"],
+]

@@ -59,7 +59,7 @@ def gradients(model: nn.Module, videos: Tensor) -> dict[str, Tensor]:
 
 def test_every_architecture_has_a_case():
     tested = {case.config["model_type"] for case in CASES}
-    assert tested == set(architecture_names()) - {PlainResidual.model_type}
+    assert tested == set(architecture_names()) - {ResidualVideo.model_type}
 
 
 @every_case
@@ -99,6 +99,7 @@ def test_gradients_are_those_of_plain_autograd(case, dtype, tolerance):
     model = backbone(case, **case.stochastic).to(dtype).train()
     videos = video(case.shape).to(dtype)
     expected = gradients(model, videos)
+    assert expected.keys() == dict(model.named_parameters()).keys()
     if case.stochastic:
         torch.manual_seed(8)
         assert not torch.equal(model.video_features(videos), model.video_features(videos))
@@ -201,26 +202,27 @@ def test_wrong_settings_are_named(case, setting, value):
         build_backbone({**case.config, setting: value})
 
 
-# The README's example of a family of one's own.
 class ResidualVideoModel(nn.Module):
-    def __init__(self, width: int = 16, depth: int = 4):
+    """Some user's own model."""
+
+    def __init__(self, width: int, depth: int, num_classes: int | None = None):
         super().__init__()
         self.stem = nn.Conv3d(3, width, kernel_size=(2, 4, 4), stride=(2, 4, 4))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, width), nn.Conv3d(width, width, 3, padding=1), nn.GELU())
-            for _ in range(depth)
-        )
+        blocks = [nn.Sequential(nn.GroupNorm(1, width), nn.Conv3d(width, width, 3, padding=1)) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
             x = x + block(x)
-        return x.permute(0, 2, 3, 4, 1)
+        return self.head(x.mean((2, 3, 4)))
 
 
+# As the README shows it.
 @register
-class PlainResidual(Architecture):
-    model_type = "residual"
+class ResidualVideo(Architecture):
+    model_type = "residual_video"
     model_class = ResidualVideoModel
 
     def build(self, width=16, depth=4):
@@ -233,30 +235,33 @@ class PlainResidual(Architecture):
         return x.permute(0, 2, 3, 4, 1)
 
     def classify(self, model, features):
-        return features
+        return model.head(features.mean((1, 2, 3)))
 
     def initialize(self, model):
-        for module in model.modules():
-            if isinstance(module, (nn.Conv3d, nn.GroupNorm)):
-                module.reset_parameters()
+        model.apply(lambda module: getattr(module, "reset_parameters", lambda: None)())
 
     def feature_size(self, model):
         return model.stem.out_channels
 
     def feature_stride(self, model):
-        return 2
+        return model.stem.stride[0]
 
 
 def test_an_architecture_of_ones_own():
     inputs = torch.randn(1, 3, 8, 16, 16)
-    model = ResidualVideoModel()
-    expected = model(inputs)
-    torch.testing.assert_close(rewire(model, "none", "plain")(inputs), expected)
-    tal_model = Re2TALModel(Re2TALConfig(backbone_config={"model_type": "residual", "depth": 6}))
-    assert tal_model(torch.randn(2, 8, 3, 16, 16)).last_hidden_state.shape == (2, 4, 16)
+    users_model = ResidualVideoModel(width=8, depth=3, num_classes=5)
+    expected = users_model(inputs)
+    torch.testing.assert_close(rewire(users_model, "none", "plain")(inputs), expected)
+    assert rewire(users_model)(inputs).shape == (1, 5)
+
+    config = {"model_type": "residual_video", "depth": 6}
+    model = Re2TALModel(Re2TALConfig(backbone_config=config)).double()
+    videos = torch.randn(2, 8, 3, 16, 16, dtype=torch.float64)
+    assert model(videos).last_hidden_state.shape == (2, 4, 16)
     grads = {}
     for backprop in ("plain", "reversible"):
-        tal_model.backprop = backprop
-        grads[backprop] = gradients(tal_model.backbone, torch.randn(1, 8, 3, 16, 16).fill_(0.5))
+        model.backprop = backprop
+        grads[backprop] = gradients(model.backbone, videos)
+    assert len(grads["plain"]) == len(list(model.parameters()))
     for name, grad in grads["plain"].items():
-        torch.testing.assert_close(grads["reversible"][name], grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(grads["reversible"][name], grad, rtol=1e-10, atol=1e-14)

@@ -77,3 +77,16 @@ def test_features_are_means_over_places():
     tokens[:, 0] = 100.0  # the class token does not count
     tokens[:, 1:] = torch.arange(4.0).repeat(16)[:, None]
     assert model.architecture.temporal_features(model, tokens)[0, :, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [(8, 16), (16, 40), (35, 41)])
+def test_frames_of_other_sizes(size):
+    model = rewire(library_model())
+    assert model.video_features(torch.randn(1, 4, 3, *size, dtype=torch.float64)).isfinite().all()
+
+
+@pytest.mark.parametrize(("num_frames", "size"), [(5, (32, 32)), (4, (32, 15)), (4, (7, 32))])
+def test_what_does_not_fit_is_named(num_frames, size):
+    model = rewire(library_model())
+    with pytest.raises(ValueError, match=f"{num_frames} frames of {size[0]}x{size[1]}.*4 frames of at least 8x16"):
+        model(torch.randn(1, num_frames, 3, *size, dtype=torch.float64))

@@ -1,7 +1,6 @@
 """transformers' video models as their users hold them: classifiers, keywords, losses, saved checkpoints."""
 
 import io
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,8 +44,8 @@ def inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_classifiers_without_rewiring_are_the_librarys(model_type, attention, dtype, tolerance):
-    if model_type == "timesformer" and attention == "sdpa":
-        pytest.skip("the library has one implementation of it")
+    # TimeSformer has one implementation of its attention only.
+    attention = "eager" if model_type == "timesformer" else attention
     settings = {"num_labels": 3, "attn_implementation": attention}
     model = library_model(model_type, "ForVideoClassification", **settings).to(dtype)
     videos = {name: tensor.to(dtype) for name, tensor in inputs(model).items()}
@@ -117,6 +116,15 @@ def test_a_classifiers_gradients_are_those_of_plain_autograd(model_type):
         assert (grads["reversible"][name] - grad).norm() <= 1e-10 * grad.norm().clamp_min(smallest), name
 
 
+@pytest.mark.parametrize("model_type", ["videomae", "vivit"])
+@pytest.mark.parametrize("shape", [(5, 32, 32), (4, 7, 32), (4, 32, 7)])
+def test_clips_that_do_not_fit_are_named(model_type, shape):
+    model = rewire(library_model(model_type, "Model"))
+    frames, height, width = shape
+    with pytest.raises(ValueError, match=f"{frames} frames of {height}x{width}.*4 frames of at least 8x8"):
+        model(torch.randn(1, frames, 3, height, width))
+
+
 def test_arguments_that_are_not_there_are_named():
     model = rewire(library_model("videomae", "Model"))
     with pytest.raises(TypeError, match="needs pixel_values"):
@@ -138,30 +146,33 @@ def test_wrong_settings_are_named(change, message):
         build_backbone({"model_type": "videomae", **change})
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_backbones_have_keys_of_the_library(model_type):
+    config = next(case.config for case in CASES if case.name == model_type)
+    own, library = build_backbone(config).state_dict(), library_model(model_type, "Model").state_dict()
+    left_out = {name.split(".")[0] for name in library.keys() - own.keys()}
+    assert left_out <= {"pooler", "predictor"}
+    assert all(library[name].shape == tensor.shape for name, tensor in own.items())
+
+
 @pytest.mark.parametrize(
-    ("model_type", "variant", "million_parameters"),
+    ("model_type", "variant", "million_parameters", "clip_length"),
     [
-        ("videomae", "small", 22),
-        ("videomae", "base", 86),
-        ("videomae", "large", 304),
-        ("videomae", "huge", 631),
-        ("vivit", "base", 89),
-        ("timesformer", "base", 121),
-        ("vjepa2", "large", 304),
-        ("vjepa2", "huge", 632),
-        ("vjepa2", "giant", 1012),
+        ("videomae", "small", 22, 16),
+        ("videomae", "base", 86, 16),
+        ("videomae", "large", 304, 16),
+        ("videomae", "huge", 631, 16),
+        ("vivit", "base", 89, 32),
+        ("timesformer", "base", 121, 8),
+        ("vjepa2", "large", 304, 64),
+        ("vjepa2", "huge", 632, 64),
+        ("vjepa2", "giant", 1012, 64),
     ],
 )
-def test_sizes_of_the_variants(model_type, variant, million_parameters):
-    """The sizes that the papers and model cards give; keys that a pretrained encoder has."""
+def test_sizes_of_the_variants(model_type, variant, million_parameters, clip_length):
+    """The encoders' sizes as published."""
     with torch.device("meta"):
         model = build_backbone({"model_type": model_type, "variant": variant})
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters / 1e6 == pytest.approx(million_parameters, abs=1)
-    frames = SimpleNamespace(videomae=16, vivit=32, timesformer=8, vjepa2=64)
-    assert model.architecture.clip_length(model) == getattr(frames, model_type)
-    with torch.device("meta"):
-        library = type(model).original_class(model.config).state_dict()
-    assert {name: t.shape for name, t in model.state_dict().items()}.items() <= {
-        name: t.shape for name, t in library.items()
-    }.items()
+    assert model.architecture.clip_length(model) == clip_length

@@ -3,12 +3,10 @@ import json
 import pytest
 import torch
 from golden_weights import gradient_norms, head_name, read_golden, relative_difference
+from head_cases import assert_same_detections, candidates_of, concatenated, prefix_mask, seconds, stored_detections
 
-from re2tal_hf.localization_head import (
-    ActionFormerHead,
-    decode_segments,
-    sinusoidal_positions,
-)
+from re2tal_hf.head_actionformer import ActionFormerHead
+from re2tal_hf.localization_head import decode_segments, sinusoidal_positions
 from re2tal_hf.localization_losses import LocalizationLoss
 from re2tal_hf.temporal_layers import full_attention, local_attention
 from re2tal_hf.temporal_segments import suppress
@@ -23,10 +21,6 @@ def small_head(**options):
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, 0.3, 0.5)
     return head
-
-
-def prefix_mask(lengths, total):
-    return torch.arange(total)[None] < torch.tensor(lengths)[:, None]
 
 
 def valid_points(output, index):
@@ -389,11 +383,6 @@ def references(model_goldens):
     return reference_files(model_goldens)
 
 
-def concatenated(tensors, prefix, num_levels):
-    levels = [tensors[f"{prefix}.{level}"] for level in range(num_levels)]
-    return torch.cat(levels, dim=-1).transpose(1, 2)
-
-
 @torch.no_grad()
 def test_predictions_of_both_projects(references):
     for reference in references:
@@ -496,41 +485,6 @@ def test_normalizer_after_a_step_of_both_projects(references):
         assert float(loss.normalizer) == pytest.approx(float(stored), rel=1e-6)
 
 
-def candidates_of(output, index, top_k=2000, min_score=0.001):
-    """The best scores of one sequence, whatever their class, and their segments."""
-    scores = output.logits[index].sigmoid() * output.point_mask[index].unsqueeze(-1)
-    points, labels = torch.nonzero(scores > min_score, as_tuple=True)
-    scores = scores[points, labels]
-    order = scores.argsort(descending=True, stable=True)[:top_k]
-    return decode_segments(output)[index][points[order]], scores[order], labels[order]
-
-
-def assert_same_detections(found, expected, time_tolerance, score_tolerance):
-    """As sets: near-ties may swap, and one may fall on the other side of the least score."""
-    segments, scores, labels = (value.detach().double() for value in found)
-    unmatched = torch.ones(len(scores), dtype=torch.bool)
-    missing = 0
-    for segment, score, label in zip(*expected, strict=True):
-        near = (segments - segment).abs().amax(dim=1) <= time_tolerance
-        near &= ((scores - score).abs() <= score_tolerance) & (labels == label) & unmatched
-        if near.any():
-            unmatched[int(near.nonzero()[0])] = False
-        else:
-            missing += 1
-    assert missing <= 1 and unmatched.sum() <= 1
-    assert len(scores) > 0
-
-
-def stored_detections(tensors, prefix):
-    return [tensors[f"{prefix}.{name}"] for name in ("segments", "scores", "labels")]
-
-
-def seconds(segments, meta):
-    frames = segments * meta["snippet_stride"] + meta["offset_frames"]
-    times = (frames + meta.get("window_start_frame", 0)) / meta["fps"]
-    return times.clamp(0, meta["duration"])
-
-
 @torch.no_grad()
 def test_detections_of_opentad(references):
     for reference in (r for r in references if r.project == "opentad" and r.num_labels > 1):
@@ -544,13 +498,13 @@ def test_detections_of_opentad(references):
             "max_detections": nms["max_seg_num"],
         }
         for index, meta in enumerate(json.loads(reference.metadata["metas"])):
-            segments, scores, labels = suppress(*candidates_of(output, index), **settings)
+            segments, scores, labels = suppress(*candidates_of(output.scored_segments(), index), **settings)
             found = (seconds(segments, meta), scores, labels)
             expected = stored_detections(reference.tensors, f"det.nosliding.{meta['video_name']}")
             assert_same_detections(found, expected, 0.011, 1.1e-4)
         windows = {}
         for index, meta in enumerate(json.loads(reference.metadata["metas_sliding"])):
-            segments, scores, labels = candidates_of(output, index)
+            segments, scores, labels = candidates_of(output.scored_segments(), index)
             # OpenTAD rounds before it merges windows.
             rounded = (
                 seconds(segments, meta).mul(100).round() / 100,
@@ -571,7 +525,7 @@ def test_detections_of_actionformer_release(references):
         for index in range(4):
             features = reference.tensors[f"feats.{index}"][None]
             output = head(features, torch.ones(1, features.shape[2], dtype=torch.bool))
-            segments, scores, labels = candidates_of(output, 0, top_k=10**6)
+            segments, scores, labels = candidates_of(output.scored_segments(), 0, top_k=10**6)
             long_enough = segments[:, 1] - segments[:, 0] > test["duration_thresh"]
             segments, scores, labels = suppress(
                 segments[long_enough],

@@ -1,0 +1,351 @@
+"""TriDet's localization head: a pyramid without attention, boundaries as distributions over bins.
+
+Shi et al., "TriDet: Temporal Action Detection with Relative Boundary Modeling", arXiv 2303.07347.
+Shapes and masks as in `localization_head`; `N` bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from .localization_head import (
+    LocalizationHeadOutput,
+    Neck,
+    Padding,
+    PredictionBranch,
+    PyramidHead,
+    ScoredSegments,
+)
+from .temporal_layers import masked_group_norm, max_pool, zero_padding
+
+NORM_GROUPS = 16
+
+
+class TriDetHeadOutput(LocalizationHeadOutput):
+    """Raw predictions of TriDet, whose boundaries depend on the class.
+
+    As `LocalizationHeadOutput`, but `offsets` are `[B, P, K, 2]`, in the point's strides, 0 to `N`.
+    """
+
+    def scored_segments(self) -> ScoredSegments:
+        """Returns one segment a point and class: `P * K` points, each certain not to be of another class.
+
+        Logits of the other classes are minus infinity: a probability of zero.
+        """
+        num_labels = self.logits.shape[-1]
+        position, stride = self.points[:, :1], self.points[:, 3:]
+        start = position - self.offsets[..., 0] * stride
+        end = position + self.offsets[..., 1] * stride
+        own_class = torch.eye(num_labels, dtype=torch.bool, device=self.logits.device)
+        logits = self.logits.unsqueeze(2).where(own_class, -torch.inf)  # [B, P, K, K]
+        return ScoredSegments(
+            logits=logits.flatten(1, 2),
+            segments=torch.stack((start, end), dim=-1).flatten(1, 2),
+            point_mask=self.point_mask.repeat_interleave(num_labels, dim=1),
+        )
+
+
+class ScaledPath(nn.Module):
+    """What a residual branch adds: its output times a learnable scale per channel, or for some sequences nothing.
+
+    Args:
+        size: channels.
+        drop_path: probability that a sequence skips the branch.
+        initial_scale: of every channel.
+    """
+
+    def __init__(self, size: int, drop_path: float, initial_scale: float):
+        super().__init__()
+        self.initial_scale = initial_scale
+        self.scale = nn.Parameter(torch.empty(size))
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, C]` -> the same shape."""
+        return self.drop_path(self.scale * x)
+
+
+class SGPBlock(nn.Module):
+    """Scalable-granularity perception: what TriDet has in place of attention (section 3.2, equations 4 to 6).
+
+    The instant-level branch weighs every step by what the mean of the sequence says, the window-level
+    branch sums two convolutions of different widths under a gate. Both make steps differ, where
+    attention makes them alike.
+
+    Args:
+        size: channels, a multiple of 16.
+        mlp_size: channels inside the MLP.
+        stride: 1, or 2 to halve the sequence by maximum pooling before anything else.
+        window: steps of the narrow convolution and of the gate, odd.
+        wide_window: steps of the wide convolution, odd.
+        drop_path: probability that a sequence skips a branch, where these have a scale.
+        branch_scale: initial value of a learnable scale of both branches; None for no scale.
+        isolate_padding: whether the padding has no effect on the real steps.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mlp_size: int,
+        *,
+        stride: int,
+        window: int,
+        wide_window: int,
+        drop_path: float,
+        branch_scale: float | None,
+        isolate_padding: bool,
+    ):
+        super().__init__()
+        self.stride = stride
+        self.isolate_padding = isolate_padding
+        self.norm = nn.LayerNorm(size)
+        self.gate = _depthwise(size, window)
+        self.narrow = _depthwise(size, window)
+        self.wide = _depthwise(size, wide_window)
+        self.instant = _depthwise(size, 1)
+        self.context = _depthwise(size, 1)
+        self.mlp_norm = nn.GroupNorm(NORM_GROUPS, size)
+        self.mlp = nn.Sequential(nn.Linear(size, mlp_size), nn.GELU(), nn.Linear(mlp_size, size))
+        self.perception_path, self.mlp_path = (
+            nn.Identity() if branch_scale is None else ScaledPath(size, drop_path, branch_scale) for _ in range(2)
+        )
+
+    def initialize_weights(self) -> None:
+        """Sets the scales of the branches to their initial value."""
+        for path in (self.perception_path, self.mlp_path):
+            if isinstance(path, ScaledPath):
+                nn.init.constant_(path.scale, path.initial_scale)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, C]` and its mask -> `[B, T / stride, C]` and its mask."""
+        if self.stride > 1:
+            x = max_pool(x, mask, self.stride, self.isolate_padding)
+            mask = mask[:, :: self.stride]
+        if self.isolate_padding:
+            x = zero_padding(x, mask)
+        x = zero_padding(x, mask) + self.perception_path(self._perceive(x, mask))
+        x = x + self.mlp_path(self.mlp(self._normalize(x, mask)))
+        return (zero_padding(x, mask) if self.isolate_padding else x), mask
+
+    def _perceive(self, x: Tensor, mask: Tensor) -> Tensor:
+        normed = self.norm(x)
+        if self.isolate_padding:
+            normed = zero_padding(normed, mask)
+            mean = normed.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
+        else:
+            mean = normed.mean(dim=1)
+        context = F.relu(self.context(mean.unsqueeze(-1)))  # [B, C, 1]
+        x = normed.transpose(1, 2)
+        windows = (self.narrow(x) + self.wide(x)) * self.gate(x)
+        return (self.instant(x) * context + windows + x).transpose(1, 2)
+
+    def _normalize(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.isolate_padding:
+            return masked_group_norm(self.mlp_norm, x, mask)
+        return self.mlp_norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class TriDetHead(PyramidHead):
+    """TriDet from features to predictions (arXiv 2303.07347).
+
+    ActionFormer's pyramid with `SGPBlock`s for transformer blocks, and the trident head (section 3.3)
+    for boundaries: each step has, for each class, a score for being a start and one for being an end.
+    The start of a point's action is the expected position under the softmax of the start scores of
+    the `num_bins` steps before it and its own, plus scores relative to the point; likewise the end.
+
+    Args:
+        input_size: channels of the features.
+        num_labels: classes; 1 for class-agnostic localization.
+        hidden_size: channels inside the head, a multiple of 16.
+        standardize_input: see `ActionFormerHead`.
+        num_embedding_layers: convolutions before the first SGP block.
+        num_stem_layers: SGP blocks at full resolution.
+        num_levels: pyramid levels; the strides are 1, 2, ..., `2 ** (num_levels - 1)`.
+        mlp_size: channels inside the MLPs.
+        window: steps of the narrow convolutions, odd; one number or one a level.
+        window_factor: the wide convolutions see about `(window + 1) * window_factor` steps.
+        num_bins: farthest distance to a boundary, in steps of the level.
+        boundary_kernel_size: steps of the convolution that predicts start and end scores, odd.
+        max_length: feature steps of a training window; see `ActionFormerHead`.
+        use_position_embedding: whether sinusoidal absolute positions are added after the embedding.
+        neck: `"identity"` or `"fpn"`.
+        regression_ranges: see `ActionFormerHead`.
+        num_head_layers: convolutions before the predicting one in each branch.
+        drop_path: probability that a sequence skips a branch of a pyramid block.
+        branch_scale: initial value of the learnable scale of these branches.
+        class_prior: initial probability of every class.
+        norm_eps: of the norms of embedding, neck and branches; 1e-6 in OpenTAD.
+        padding: `"isolated"`: padding has no effect on real steps. `"opentad"`: it takes part in means,
+            norms, pooling and convolutions as there, for weights trained there.
+
+    Raises:
+        ValueError: if arguments do not go together.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_labels: int,
+        *,
+        hidden_size: int = 512,
+        standardize_input: bool = False,
+        num_embedding_layers: int = 2,
+        num_stem_layers: int = 2,
+        num_levels: int = 6,
+        mlp_size: int = 768,
+        window: int | Sequence[int] = 1,
+        window_factor: float = 5,
+        num_bins: int = 16,
+        boundary_kernel_size: int = 3,
+        max_length: int = 2304,
+        use_position_embedding: bool = False,
+        neck: Neck = "identity",
+        regression_ranges: Sequence[Sequence[float]] | None = None,
+        num_head_layers: int = 2,
+        drop_path: float = 0.1,
+        branch_scale: float = 1e-4,
+        class_prior: float = 0.01,
+        norm_eps: float = 1e-6,
+        padding: Padding = "isolated",
+    ):
+        windows = [window] * num_levels if isinstance(window, int) else list(window)
+        _check_sizes(hidden_size, num_levels, windows, num_bins, boundary_kernel_size, padding)
+        # The stem has neither drop path nor scales, and is part of the finest level.
+        blocks = [
+            SGPBlock(
+                hidden_size,
+                mlp_size,
+                stride=2 if level else 1,
+                window=windows[level],
+                wide_window=_wide_window(windows[level], window_factor),
+                drop_path=drop_path,
+                branch_scale=branch_scale if level else None,
+                isolate_padding=padding == "isolated",
+            )
+            for level in [0] * num_stem_layers + list(range(1, num_levels))
+        ]
+        super().__init__(
+            input_size,
+            num_labels,
+            stem=blocks[:num_stem_layers],
+            pyramid=blocks[num_stem_layers:],
+            boundary_size=2 * (num_bins + 1),
+            length_multiple=2 ** (num_levels - 1),
+            hidden_size=hidden_size,
+            standardize_input=standardize_input,
+            num_embedding_layers=num_embedding_layers,
+            max_length=max_length,
+            use_position_embedding=use_position_embedding,
+            neck=neck,
+            regression_ranges=regression_ranges,
+            num_head_layers=num_head_layers,
+            class_prior=class_prior,
+            norm_eps=norm_eps,
+            padding=padding,
+        )
+        self.num_bins = num_bins
+        self.start, self.end = (
+            PredictionBranch(hidden_size, num_labels, num_head_layers, norm_eps, True, boundary_kernel_size)
+            for _ in range(2)
+        )
+        self.initialize_weights()
+
+    def forward(self, features: Tensor, mask: Tensor) -> TriDetHeadOutput:
+        """Predicts classes and boundaries at every point.
+
+        Args:
+            features: `[B, input_size, T]`, of any length.
+            mask: bool `[B, T]`, True where a step is real.
+
+        Returns:
+            The predictions; points that the head added at the end are masked.
+
+        Raises:
+            ValueError: if the shapes do not fit each other.
+        """
+        levels, masks = self.extract_pyramid(features, mask)
+        levels = self.neck(levels, masks)
+        logits = [zero_padding(self.classification(x, m), m) for x, m in zip(levels, masks, strict=True)]
+        offsets = [
+            self.decode(self.relative_scores(x, m, scale), self.boundary_scores(x, m), m)
+            for x, m, scale in zip(levels, masks, self.level_scales, strict=True)
+        ]
+        return TriDetHeadOutput(
+            logits=torch.cat(logits, dim=1),
+            offsets=torch.cat(offsets, dim=1),
+            points=self._points([m.shape[1] for m in masks], features.device),
+            point_mask=torch.cat(masks, dim=1),
+        )
+
+    def relative_scores(self, x: Tensor, mask: Tensor, scale: Tensor) -> Tensor:
+        """`[B, T, C]` of a level -> `[B, T, 2 * (N + 1)]`, scores of the bins of start and end, not negative."""
+        return F.relu(scale * zero_padding(self.boundary(x, mask), mask))
+
+    def boundary_scores(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, C]` of a level -> for each step and class its scores as start and as end, both `[B, T, K]`.
+
+        The features get no gradient from here (section 3.3 leaves that to the center branch).
+        """
+        x = x.detach()
+        start, end = self.start(x, mask), self.end(x, mask)
+        if self.padding == "isolated":
+            return zero_padding(start, mask), zero_padding(end, mask)
+        return start, end
+
+    def decode(self, relative: Tensor, boundaries: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Expected distances to start and end (equations 7 to 10).
+
+        Args:
+            relative: see `relative_scores`.
+            boundaries: see `boundary_scores`.
+            mask: bool `[B, T]`.
+
+        Returns:
+            `[B, T, K, 2]` in steps of the level, float32 or wider; zero at padding.
+        """
+        wide = torch.promote_types(relative.dtype, torch.float32)
+        to_start, to_end = relative.to(wide).chunk(2, dim=-1)
+        start, end = (scores.to(wide).transpose(1, 2) for scores in boundaries)  # [B, K, T]
+        bins, steps = self.num_bins, self.num_bins + 1
+        before = F.pad(start, (bins, 0)).unfold(2, steps, 1)  # [B, K, T, N + 1], farthest first
+        after = F.pad(end, (0, bins)).unfold(2, steps, 1)
+        distance = torch.arange(steps, dtype=wide, device=relative.device)
+        # Not a product of matrices, which autocast would compute in half precision.
+        left = ((before + to_start.unsqueeze(1)).softmax(dim=-1) * distance.flip(0)).sum(dim=-1)
+        right = ((after + to_end.unsqueeze(1)).softmax(dim=-1) * distance).sum(dim=-1)
+        offsets = torch.stack((left, right), dim=-1).transpose(1, 2)
+        return offsets.masked_fill(~mask[:, :, None, None], 0)
+
+
+def _depthwise(size: int, kernel_size: int) -> nn.Conv1d:
+    return nn.Conv1d(size, size, kernel_size, padding=kernel_size // 2, groups=size)
+
+
+def _wide_window(window: int, factor: float) -> int:
+    wide = round((window + 1) * factor)
+    return wide + 1 if wide % 2 == 0 else wide
+
+
+def _check_sizes(
+    hidden_size: int,
+    num_levels: int,
+    windows: list[int],
+    num_bins: int,
+    boundary_kernel_size: int,
+    padding: str,
+) -> None:
+    if hidden_size % NORM_GROUPS:
+        raise ValueError(f"hidden_size={hidden_size} is not a multiple of {NORM_GROUPS}.")
+    if len(windows) != num_levels or any(window < 1 or window % 2 == 0 for window in windows):
+        raise ValueError(f"window is {windows} for num_levels={num_levels}; give one odd number, or one a level.")
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}; it must be at least 1.")
+    if boundary_kernel_size < 1 or boundary_kernel_size % 2 == 0:
+        raise ValueError(f"boundary_kernel_size is {boundary_kernel_size}; it must be odd.")
+    if padding == "actionformer":
+        raise ValueError("padding 'actionformer' is of another head; choose 'isolated' or 'opentad'.")

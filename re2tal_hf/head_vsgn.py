@@ -1,0 +1,395 @@
+"""VSGN's localization head: anchors on a cross-scale graph pyramid, refined at their boundaries.
+
+Zhao, Thabet and Ghanem, "Video Self-Stitching Graph Network for Temporal Action Localization",
+ICCV 2021, arXiv 2011.14598. Self-stitching, which prepares the input, is not part of the head.
+
+Shapes and masks as in `localization_head`; here `P` are the anchors of all levels, finest first, the
+anchors of a step next to each other, and steps of the input are intervals `[t, t + 1]`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cross_scale_graph import CrossScaleGraph
+from .localization_head import Padding, ScoredSegments, check_choice
+from .temporal_layers import convolve, masked_group_norm, standardize, zero_padding
+
+NORM_GROUPS = 32
+# Weights of center and length in the regression, those of Faster R-CNN (arXiv 1506.01497) as usually built.
+CENTER_WEIGHT, LENGTH_WEIGHT = 0.1, 0.2
+LARGEST_LOG_LENGTH = math.log(1000.0)
+SMALLEST_PROBABILITY = 1e-7
+
+
+@dataclass
+class VSGNHeadOutput:
+    """Raw predictions of VSGN; segments are start and end in feature steps.
+
+    Attributes:
+        class_logits: `[B, P, 1 + K]`, scores before the softmax; the first is the background's.
+        proposals: `[B, P, 2]`, anchors after the regression.
+        refined: `[B, P, 2]`, proposals after the adjustment of their boundaries.
+        boundary_logits: `[B, T, 3]`, scores before the sigmoid of each step being a start, an end, in an action.
+        anchors: float32 `[P, 2]`.
+        anchors_per_step: so many neighbouring anchors belong to one step of a level.
+        point_mask: bool `[B, P]`, True for anchors of real steps.
+        step_mask: bool `[B, T]`.
+    """
+
+    class_logits: Tensor
+    proposals: Tensor
+    refined: Tensor
+    boundary_logits: Tensor
+    anchors: Tensor
+    anchors_per_step: int
+    point_mask: Tensor
+    step_mask: Tensor
+
+    def scored_segments(self) -> ScoredSegments:
+        """Returns refined segments, scored by class, start and end together (section 3.4).
+
+        The probability of a class is its share of the softmax over all classes and the background,
+        times the probabilities that the segment's start is a start and its end an end. The logits are
+        those whose sigmoid is this probability.
+        """
+        wide = torch.promote_types(self.class_logits.dtype, torch.float32)
+        classes = self.class_logits.to(wide).softmax(dim=-1)[..., 1:]
+        last = (self.step_mask.sum(dim=1) - 1).clamp_min(0)[:, None]
+        boundaries = self.boundary_logits.to(wide).sigmoid()
+        for side in range(2):
+            position = self.refined[..., side].clamp(min=0).minimum(last)
+            score = boundaries[..., side]
+            around = [score.gather(1, step.long()) for step in (position.floor(), position.ceil())]
+            classes = classes * (sum(around) / 2).unsqueeze(-1)
+        return ScoredSegments(torch.logit(classes, eps=SMALLEST_PROBABILITY), self.refined, self.point_mask)
+
+
+class Tower(nn.Module):
+    """Convolutions with group norm and ReLU, shared by all levels, and the convolution that predicts."""
+
+    def __init__(self, size: int, output_size: int, num_layers: int, isolate_padding: bool):
+        super().__init__()
+        self.isolate_padding = isolate_padding
+        self.convs = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1, bias=False) for _ in range(num_layers))
+        self.norms = nn.ModuleList(nn.GroupNorm(NORM_GROUPS, size) for _ in range(num_layers))
+        self.predictor = nn.Conv1d(size, output_size, 3, padding=1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, T, C]` -> `[B, T, output_size]`."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = conv(x.transpose(1, 2))
+            if self.isolate_padding:
+                x = zero_padding(masked_group_norm(norm, x.transpose(1, 2), mask), mask)
+            else:
+                x = norm(x).transpose(1, 2)
+            x = F.relu(x)
+        return self.predictor(x.transpose(1, 2)).transpose(1, 2)
+
+
+class DecoderNeck(nn.Module):
+    """The decoder of the pyramid: from the coarsest level up, each level joined by its encoder's features.
+
+    Args:
+        size: channels.
+        num_levels: of the pyramid.
+        isolate_padding: whether convolutions see nothing of the padding.
+    """
+
+    def __init__(self, size: int, num_levels: int, isolate_padding: bool):
+        super().__init__()
+        self.isolate_padding = isolate_padding
+        self.top = nn.Conv1d(size, size, 3, padding=1)
+        joints = range(num_levels - 1)
+        self.laterals = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1) for _ in joints)
+        self.upsamplings = nn.ModuleList(
+            nn.ConvTranspose1d(size, size, 3, stride=2, padding=1, output_padding=1) for _ in joints
+        )
+        self.fusions = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1) for _ in joints)
+
+    def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """List of `[B, T_l, C]`, finest first -> the same shapes, zero at padding."""
+        x = self._layer(self.top, levels[-1], masks[-1])
+        outputs = [x]
+        joints = zip(self.laterals, self.upsamplings, self.fusions, levels[-2::-1], masks[-2::-1], strict=True)
+        for lateral, upsampling, fusion, encoded, mask in joints:
+            x = self._layer(lateral, encoded, mask) + self._layer(upsampling, x, mask)
+            x = self._layer(fusion, x, mask)
+            outputs.append(x)
+        return [zero_padding(x, mask) for x, mask in zip(outputs[::-1], masks, strict=True)]
+
+    def _layer(self, conv: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        x = F.relu(conv(x.transpose(1, 2)).transpose(1, 2))
+        return zero_padding(x, mask) if self.isolate_padding else x
+
+
+class BoundaryAdjustment(nn.Module):
+    """How far a boundary should move, from three features around it (section 3.4).
+
+    They are taken at the boundary and to either side of it, `1 / reach` of the segment's length away.
+    """
+
+    def __init__(self, size: int, reach: float):
+        super().__init__()
+        self.reach = reach
+        self.conv = nn.Conv1d(size, size, 3)
+        self.predictor = nn.Conv1d(size, 1, 1)
+
+    def forward(self, x: Tensor, stride: int, boundary: Tensor, length: Tensor) -> Tensor:
+        """Adjustments in feature steps.
+
+        Args:
+            x: `[B, T_l, C]` of the finest level.
+            stride: of this level.
+            boundary: `[B, P]` in feature steps.
+            length: `[B, P]` of the segments.
+
+        Returns:
+            `[B, P]`.
+        """
+        aside = length / self.reach
+        positions = torch.stack((boundary - aside, boundary, boundary + aside), dim=-1) / stride
+        index = positions.clamp(0, x.shape[1] - 1).long()  # [B, P, 3]
+        batch, num_segments, _ = index.shape
+        around = x.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        around = around.unflatten(1, (-1, 3)).flatten(0, 1).transpose(1, 2)  # [B * P, C, 3]
+        return self.predictor(F.relu(self.conv(around))).view(batch, num_segments)
+
+
+class VSGNHead(nn.Module):
+    """VSGN from features to predictions (arXiv 2011.14598).
+
+    A convolution and an encoder whose levels each halve the sequence by a convolution and a
+    cross-scale graph; a decoder back to the finest level; on every level anchors that are classified
+    and regressed; on all input steps scores of being start, end or inside; and a second regression of
+    every segment from the features at its two boundaries.
+
+    Args:
+        input_size: channels of the features.
+        num_labels: classes; 1 for class-agnostic localization.
+        hidden_size: channels inside the head, a multiple of 32.
+        standardize_input: see `ActionFormerHead`.
+        num_levels: pyramid levels; the strides are 2, 4, ..., `2 ** num_levels`.
+        num_neighbours: edges of a step in the graphs, half of them to steps of its own scale and half
+            to the finer scale; 0 for no graphs, as in OpenTAD.
+        anchor_scales: lengths of a step's anchors in strides of the level.
+        num_head_layers: convolutions before the predicting one in the towers.
+        boundary_reach: see `BoundaryAdjustment`.
+        max_length: feature steps of a training window, to which `"opentad"` pads.
+        class_prior: initial probability of being no background.
+        padding: `"isolated"`: padding has no effect on real steps. `"opentad"`: it takes part in norms
+            and in the decoder as there, for weights trained there.
+
+    Raises:
+        ValueError: if arguments do not go together.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_labels: int,
+        *,
+        hidden_size: int = 256,
+        standardize_input: bool = False,
+        num_levels: int = 5,
+        num_neighbours: int = 10,
+        anchor_scales: Sequence[float] = (1.0, 1.5),
+        num_head_layers: int = 4,
+        boundary_reach: float = 8.0,
+        max_length: int = 2304,
+        class_prior: float = 0.01,
+        padding: Padding = "isolated",
+    ):
+        super().__init__()
+        check_choice("padding", padding, tuple(set(get_args(Padding)) - {"actionformer"}))
+        _check_sizes(hidden_size, num_levels, num_neighbours, anchor_scales, boundary_reach)
+        self.input_size = input_size
+        self.standardize_input = standardize_input
+        self.num_levels = num_levels
+        self.anchor_scales = [float(scale) for scale in anchor_scales]
+        self.max_length = max_length
+        self.class_prior = class_prior
+        self.padding = padding
+
+        isolate = padding == "isolated"
+        self.embedding = nn.Conv1d(input_size, hidden_size, 3, padding=1)
+        self.encoder = nn.ModuleList(
+            nn.Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1) for _ in range(num_levels)
+        )
+        self.graphs = nn.ModuleList(
+            CrossScaleGraph(hidden_size, num_neighbours) for _ in range(num_levels if num_neighbours else 0)
+        )
+        self.neck = DecoderNeck(hidden_size, num_levels, isolate)
+        num_anchors = len(self.anchor_scales)
+        self.classification = Tower(hidden_size, num_anchors * (1 + num_labels), num_head_layers, isolate)
+        self.regression = Tower(hidden_size, num_anchors * 2, num_head_layers, isolate)
+        self.evaluation = nn.ModuleList(
+            nn.Sequential(nn.Conv1d(hidden_size, hidden_size, 3, padding=1), nn.ReLU(), nn.Conv1d(hidden_size, 1, 1))
+            for _ in ("start", "end", "action")
+        )
+        self.start_adjustment = BoundaryAdjustment(hidden_size, boundary_reach)
+        self.end_adjustment = BoundaryAdjustment(hidden_size, boundary_reach)
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """Draws all parameters anew, by functions of `torch.nn.init` only."""
+        class_bias = self.classification.predictor.bias
+        assert class_bias is not None
+        for module in self.modules():
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+                # Once for each parameter: transformers guards them against a second time.
+                if module.bias is not None and module.bias is not class_bias:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.GroupNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        num_labels = len(class_bias) // len(self.anchor_scales) - 1
+        background = math.log(num_labels * (1 - self.class_prior) / self.class_prior)
+        nn.init.zeros_(class_bias)
+        nn.init.constant_(class_bias.view(len(self.anchor_scales), -1)[:, 0], background)
+
+    def forward(self, features: Tensor, mask: Tensor) -> VSGNHeadOutput:
+        """Predicts classes, segments and boundaries.
+
+        Args:
+            features: `[B, input_size, T]`, of any length.
+            mask: bool `[B, T]`, True where a step is real.
+
+        Returns:
+            The predictions; anchors of steps that the head added at the end are masked.
+
+        Raises:
+            ValueError: if the shapes do not fit each other.
+        """
+        levels, masks, step_mask = self.extract_pyramid(features, mask)
+        levels = self.neck(levels, masks)
+        num_anchors = len(self.anchor_scales)
+        class_logits = [self.classification(x, m) for x, m in zip(levels, masks, strict=True)]
+        changes = [self.regression(x, m) for x, m in zip(levels, masks, strict=True)]
+        centers, lengths = self._anchors([m.shape[1] for m in masks], features.device)
+        proposals = _regress(centers, lengths, torch.cat([x.unflatten(2, (num_anchors, 2)).flatten(1, 2) for x in changes], dim=1))
+        return VSGNHeadOutput(
+            class_logits=torch.cat([x.unflatten(2, (num_anchors, -1)).flatten(1, 2) for x in class_logits], dim=1),
+            proposals=proposals,
+            refined=self._adjust(proposals, levels[0], step_mask),
+            boundary_logits=self._evaluate(levels[0], step_mask),
+            anchors=_segments(centers, lengths),
+            anchors_per_step=num_anchors,
+            point_mask=torch.cat(masks, dim=1).repeat_interleave(num_anchors, dim=1),
+            step_mask=step_mask,
+        )
+
+    def extract_pyramid(self, features: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Features of all levels before the neck.
+
+        Args:
+            features: as in `forward`.
+            mask: as in `forward`.
+
+        Returns:
+            Per level, finest first, `[B, T_l, hidden_size]` and its mask `[B, T_l]`; the mask of the padded input.
+
+        Raises:
+            ValueError: if the shapes do not fit each other.
+        """
+        x, step_mask = self._pad(features, mask)
+        x = F.relu(convolve(self.embedding, x, step_mask))
+        mask, levels, masks = step_mask, [], []
+        for level, conv in enumerate(self.encoder):
+            encoded = convolve(conv, x, mask)
+            if self.graphs:
+                encoded = encoded + self.graphs[level](x, mask)
+            mask = mask[:, ::2]
+            x = zero_padding(F.relu(encoded), mask)
+            levels.append(x)
+            masks.append(mask)
+        return levels, masks, step_mask
+
+    def _pad(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        batch, channels, length = features.shape
+        if channels != self.input_size or mask.shape != (batch, length):
+            raise ValueError(
+                f"features {tuple(features.shape)} and mask {tuple(mask.shape)} must be "
+                f"[B, {self.input_size}, T] and [B, T]."
+            )
+        mask = mask.bool()
+        x = features.transpose(1, 2)
+        if self.standardize_input:
+            x = standardize(x, mask)
+        elif self.padding == "isolated":
+            x = zero_padding(x, mask)
+        multiple = 2**self.num_levels
+        needed = length if self.padding == "isolated" else max(length, self.max_length)
+        missing = math.ceil(needed / multiple) * multiple - length
+        return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
+
+    def _anchors(self, lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        centers, widths = [], []
+        scales = torch.tensor(self.anchor_scales, dtype=torch.float32, device=device)
+        for level, length in enumerate(lengths):
+            stride = 2 ** (level + 1)
+            steps = torch.arange(length, dtype=torch.float32, device=device)
+            centers.append(((steps + 0.5) * stride).repeat_interleave(len(scales)))
+            widths.append((scales * stride).repeat(length))
+        return torch.cat(centers), torch.cat(widths)
+
+    def _evaluate(self, x: Tensor, step_mask: Tensor) -> Tensor:
+        length = step_mask.shape[1]
+        x = x.transpose(1, 2)
+        if self.padding == "isolated":
+            # One step more, because otherwise the last step would tell the end of the input from padding.
+            x = F.interpolate(F.pad(x, (0, 1)), length + 2, mode="linear")[..., :length]
+            x = x.masked_fill(~step_mask.unsqueeze(1), 0)
+        else:
+            x = F.interpolate(x, length, mode="linear", align_corners=True)
+        return torch.cat([evaluate(x) for evaluate in self.evaluation], dim=1).transpose(1, 2)
+
+    def _adjust(self, proposals: Tensor, x: Tensor, step_mask: Tensor) -> Tensor:
+        lengths = step_mask.sum(dim=1) if self.padding == "isolated" else step_mask.new_full((len(x),), step_mask.shape[1], dtype=torch.long)
+        last = (lengths - 1).clamp_min(0)[:, None, None]
+        start, end = proposals.detach().clamp(min=0).minimum(last).unbind(dim=-1)
+        length = end - start + 1
+        adjustments = (self.start_adjustment(x, 2, start, length), self.end_adjustment(x, 2, end, length))
+        return proposals + torch.stack(adjustments, dim=-1)
+
+
+def _segments(centers: Tensor, lengths: Tensor) -> Tensor:
+    """Segments from the first to the last of `lengths` steps, as pixels are counted in detection."""
+    half = (lengths - 1) / 2
+    return torch.stack((centers - half, centers + half), dim=-1)
+
+
+def _regress(centers: Tensor, lengths: Tensor, changes: Tensor) -> Tensor:
+    """Anchors `[P]` moved and stretched by `changes` `[B, P, 2]`, as segments `[B, P, 2]`."""
+    changes = changes.to(torch.promote_types(changes.dtype, torch.float32))
+    shift, stretch = changes.unbind(dim=-1)
+    moved = centers + CENTER_WEIGHT * shift * lengths
+    stretched = lengths * torch.exp((LENGTH_WEIGHT * stretch).clamp(max=LARGEST_LOG_LENGTH))
+    return _segments(moved, stretched)
+
+
+def _check_sizes(
+    hidden_size: int,
+    num_levels: int,
+    num_neighbours: int,
+    anchor_scales: Sequence[float],
+    boundary_reach: float,
+) -> None:
+    if hidden_size % NORM_GROUPS:
+        raise ValueError(f"hidden_size={hidden_size} is not a multiple of {NORM_GROUPS}.")
+    if num_levels < 1:
+        raise ValueError(f"num_levels is {num_levels}; it must be at least 1.")
+    if num_neighbours < 0 or num_neighbours % 2:
+        raise ValueError(f"num_neighbours is {num_neighbours}; it must be even, 0 for no graph.")
+    if not anchor_scales or min(anchor_scales) <= 0:
+        raise ValueError(f"anchor_scales is {anchor_scales}; give positive lengths.")
+    if boundary_reach <= 0:
+        raise ValueError(f"boundary_reach is {boundary_reach}; it must be positive.")

@@ -66,7 +66,8 @@ class OptimizationArguments:
             evaluated and saved; none for the weights themselves.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         pretrained_backbone (`str`, *optional*): Weights to start from: a torchvision name such as
-            `Swin3D_T_Weights.KINETICS400_V1`, or a `.pth` or `.safetensors` file with the same keys.
+            `Swin3D_T_Weights.KINETICS400_V1`, a Hub id of a transformers model, a `.pth` or `.safetensors` file, or a
+            folder such as `runs/backbone/best` of scripts/finetune_backbone.py.
         save_epochs (`int`): A checkpoint to resume from every so many epochs.
         trackers (`list[str]`): Experiment trackers by their names in Accelerate.
     """

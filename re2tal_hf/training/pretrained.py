@@ -6,30 +6,41 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..configuration_re2tal import Re2TALConfig
+from ..rewiring import RewiredModel
 
 logger = logging.getLogger(__name__)
 
-OWN_PREFIXES = ("model.backbone.", "backbone.")
+# What stands before the library's names: in our models with and without a head, and in mmaction2's files.
+PREFIXES = ("model.backbone.", "backbone.")
 
 
-def load_backbone_weights(backbone: nn.Module, source: str) -> None:
+def load_backbone_weights(backbone: RewiredModel, source: str) -> None:
     """Loads weights under the library's own names into a backbone; a classifier's weights are left out.
 
     Args:
-        backbone (`nn.Module`): A rewired model without classifier (`Re2TALModel.backbone`).
-        source (`str`): A torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`; the path of a `.safetensors` or
-            `.pth` file with the same keys; or a folder as `save_pretrained` writes it, of a Re2TAL model (such as the
-            result of the classification stage) or of the library's own model.
+        backbone (`RewiredModel`): A rewired model without classifier (`Re2TALModel.backbone`).
+        source (`str`): One of
+            - a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`;
+            - the path of a `.safetensors` or `.pth` file with the same keys, or with `backbone.` before them as
+              mmaction2 has it;
+            - a folder as `save_pretrained` writes it of a Re2TAL model, such as the result of the classification stage;
+            - a folder or a Hub id of the library's own model, where that is of transformers.
 
     Raises:
-        ValueError: if the source is neither, or a parameter of the backbone is missing or of another shape.
+        ValueError: if the source is none of them, or a parameter of the backbone is missing or of another shape.
     """
-    state = _read(source)
+    state = _read(backbone, source)
+    for prefix in PREFIXES:
+        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)} or state
     own = backbone.state_dict()
     missing = sorted(own.keys() - state.keys())
     shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -44,34 +55,43 @@ def load_backbone_weights(backbone: nn.Module, source: str) -> None:
 def load_classifier_weights(classifier: nn.Module, label_names: Sequence[str], source: str) -> bool:
     """Loads the classifier of a model of ours where it tells the same classes apart; returns whether it does."""
     folder = Path(source)
-    if not (folder / "config.json").is_file():
+    if not _is_ours(folder):
         return False
-    config = json.loads((folder / "config.json").read_text())
-    state = load_file(folder / "model.safetensors")
-    names = [config.get("id2label", {}).get(str(index)) for index in range(len(label_names))]
+    config, state = Re2TALConfig.from_pretrained(folder), _load_all(folder)
+    names = [config.id2label.get(index) for index in range(len(label_names))]
     if names != list(label_names) or "classifier.weight" not in state:
         return False
     classifier.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
     return True
 
 
-def _read(source: str) -> dict[str, Tensor]:
-    path = Path(source)
-    if (path / "model.safetensors").is_file():
-        state = load_file(path / "model.safetensors")
-        # Models with a head hold the backbone model as `model`, and that the network as `backbone`.
-        own = {name.partition("backbone.")[2]: t for name, t in state.items() if name.startswith(OWN_PREFIXES)}
-        return own or state
+def _is_ours(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("model_type") == Re2TALConfig.model_type
+
+
+def _load_all(folder: Path) -> dict[str, Tensor]:
+    """Weights of a folder, in one file or in several."""
+    return {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
+
+
+def _read(backbone: RewiredModel, source: str) -> dict[str, Tensor]:
+    path, library_class = Path(source), type(backbone).original_class
+    of_transformers = issubclass(library_class, PreTrainedModel)
     if path.suffix == ".safetensors" and path.is_file():
         return load_file(path)
     if path.suffix in (".pth", ".pt") and path.is_file():
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state.get("state_dict", state)
+    if _is_ours(path):
+        return _load_all(path)
     try:
-        weights = torchvision.models.get_weight(source)
-    except ValueError as error:
+        if of_transformers:
+            return cast(Any, library_class).from_pretrained(source).state_dict()
+        return torchvision.models.get_weight(source).get_state_dict(progress=True, check_hash=True)
+    except (ValueError, KeyError, OSError) as error:
+        named = "Hub id of transformers" if of_transformers else "name of torchvision weights"
         raise ValueError(
-            f"training.pretrained_backbone is {source!r}: neither a folder with model.safetensors, nor a .safetensors "
-            "or .pth file, nor the name of torchvision weights such as 'Swin3D_T_Weights.KINETICS400_V1'."
+            f"training.pretrained_backbone is {source!r}: neither a .safetensors or .pth file, nor a folder of a "
+            f"Re2TAL model, nor a {named} for {library_class.__name__} ({error})."
         ) from error
-    return weights.get_state_dict(progress=True, check_hash=True)

@@ -1,6 +1,8 @@
 """Memory and time of a training step: plain, checkpoint and reversible, side by side in one run.
 
 python scripts/benchmark.py                         # Swin-T, depths 2-2-6-2 and 2-2-18-2, one CPU thread
+python scripts/benchmark.py --families              # one backbone of every family
+python scripts/benchmark.py --backbone '{model_type: slowfast, variant: 101_8x8}'
 python scripts/benchmark.py --recipe ut_interaction # the shapes of a recipe, the head included
 python scripts/benchmark.py --device cuda --size 224 --frames 128 --find-frames
 """
@@ -12,13 +14,35 @@ import time
 from collections.abc import Callable
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.memory import peak_memory, reset_peak_memory, saved_for_backward
 
-MODES = ("plain", "checkpoint", "reversible")
+MODES = {
+    "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
+    "rewired, plain": {"backprop": "plain"},
+    "rewired, checkpoint": {"backprop": "checkpoint"},
+    "rewired, reversible": {"backprop": "reversible"},
+}
+SWINS = [
+    {"model_type": "video_swin", "variant": "tiny", "depths": depths, "stochastic_depth_prob": 0.0}
+    for depths in ([2, 2, 6, 2], [2, 2, 18, 2])
+]
+FAMILIES = [
+    SWINS[0],
+    {"model_type": "mvit", "variant": "v2_s"},
+    {"model_type": "slowfast", "variant": "101_8x8"},
+    {"model_type": "video_resnet", "variant": "r3d_18"},
+    {"model_type": "videomae", "variant": "base"},
+    {"model_type": "vivit", "variant": "base"},
+    {"model_type": "timesformer", "variant": "base"},
+    {"model_type": "vjepa2", "variant": "large", "frames_per_clip": 32},
+]
+# Families whose models are made for one frame size; their sizes elsewhere are interpolated.
+SIZED = ("videomae", "vivit", "timesformer")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
 
@@ -61,13 +85,13 @@ class Step:
         return time.perf_counter()
 
 
-def swin_step(arguments: argparse.Namespace, depths: list[int], mode: str) -> Step:
+def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict) -> Step:
     torch.manual_seed(0)
-    backbone = {"model_type": "video_swin", "variant": "tiny", "depths": depths}
-    config = Re2TALConfig(backbone_config={**backbone, "stochastic_depth_prob": 0.0}, backprop=mode)
-    shape = (1, arguments.frames, 3, arguments.size, arguments.size)
-    videos = torch.randn(shape, device=arguments.device)
-    return Step(Re2TALModel(config), videos, arguments.precision)
+    if backbone["model_type"] in SIZED:
+        backbone = {"image_size": arguments.size, **backbone}
+    model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
+    videos = torch.randn((1, arguments.frames, 3, arguments.size, arguments.size), device=arguments.device)
+    return Step(model, videos, arguments.precision)
 
 
 def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict) -> Step:
@@ -130,7 +154,7 @@ def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
     def fits(frames: int) -> bool:
         torch.cuda.empty_cache()
         try:
-            swin_step(argparse.Namespace(**{**vars(arguments), "frames": frames}), [2, 2, 6, 2], mode).run()
+            backbone_step(argparse.Namespace(**{**vars(arguments), "frames": frames}), SWINS[0], MODES[mode]).run()
         except torch.OutOfMemoryError:
             return False
         return True
@@ -147,6 +171,8 @@ def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", action="store_true", help="one backbone of every family")
+    parser.add_argument("--backbone", help="a backbone_config in YAML, in place of the two Video Swins")
     parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", type=int, default=112)
@@ -161,19 +187,18 @@ def main() -> None:
     builds: dict[str, dict[str, tuple]] = {}
     if arguments.recipe:
         recipe = load_recipe(arguments.recipe)
-        changes = {
-            "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
-            "rewired, plain": {"backprop": "plain"},
-            "rewired, checkpoint": {"backprop": "checkpoint"},
-            "rewired, reversible": {"backprop": "reversible"},
-            "rewired, frozen backbone": {"freeze_backbone": True},
-        }
+        changes = {**MODES, "rewired, frozen backbone": {"freeze_backbone": True}}
         builds[f"recipe {arguments.recipe}"] = {
             name: (recipe_step, (arguments, recipe, change)) for name, change in changes.items()
         }
     else:
-        for depths in ([2, 2, 6, 2], [2, 2, 18, 2]):
-            builds[f"Video Swin, depths {depths}"] = {mode: (swin_step, (arguments, depths, mode)) for mode in MODES}
+        backbones = FAMILIES if arguments.families else SWINS
+        if arguments.backbone:
+            backbones = [yaml.safe_load(arguments.backbone)]
+        for backbone in backbones:
+            builds[str(backbone)] = {
+                name: (backbone_step, (arguments, backbone, change)) for name, change in MODES.items()
+            }
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
         peaks = {name: peak_of_step(build, parameters, arguments.threads) for name, (build, parameters) in rows.items()}

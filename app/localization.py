@@ -1,0 +1,202 @@
+"""A visitor's video in, its actions out: one video at a time, window by window, until done or stopped."""
+
+import contextlib
+import contextvars
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from annotated_video import write_annotated_video
+from gradio.utils import get_upload_folder
+from models import ModelShelf
+from settings import FOLDER
+from videos import VideoError, VideoLimits, describe, is_playable, write_copy
+
+from re2tal_hf.video_reader import VideoReadError
+
+LOWEST_SCORE = 0.05
+MOST_ACTIONS = 200
+GPU_SECONDS = 120
+
+
+class Stopped(Exception):
+    """The visitor does not want the result any more."""
+
+
+@dataclass(frozen=True)
+class Localization:
+    """What was found in a video.
+
+    Attributes:
+        source: path of the video as it was sent.
+        playable: path of the same or of a copy that browsers play.
+        duration: seconds.
+        detections: mappings with `label`, `score`, `start` and `end` (seconds), best first.
+    """
+
+    source: str
+    playable: str
+    duration: float
+    detections: list[dict[str, Any]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes found, the one with the best score first."""
+        return list(dict.fromkeys(row["label"] for row in self.detections))
+
+
+@dataclass(frozen=True)
+class _Run:
+    session: str
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Localizer:
+    """Runs the models of a shelf on the videos of visitors.
+
+    Args:
+        shelf: of models.
+        limits: for videos.
+    """
+
+    def __init__(self, shelf: ModelShelf, limits: VideoLimits):
+        self._shelf = shelf
+        self._limits = limits
+        self._runs: dict[str, _Run] = {}
+        # One at a time, and in one thread: each thread would keep memory of its own for what it has freed.
+        self._worker = ThreadPoolExecutor(max_workers=1)
+
+        # ZeroGPU runs it in another process: what goes in and comes out are plain values.
+        def run_windows(video: str, model: str, run_id: str) -> list[dict[str, Any]]:
+            return self._run_windows(video, model, run_id)
+
+        self._run = _on_gpu(run_windows)
+
+    def detect(self, video: str | None, model: str, session: str) -> tuple[list[dict[str, Any]], float]:
+        """Finds the actions of a video.
+
+        Args:
+            video: path of a file that Gradio has received.
+            model: Hub id; empty for the operator's model.
+            session: names the visitor, for `stop`.
+
+        Returns:
+            Detections, best first, and the duration of the video in seconds.
+
+        Raises:
+            VideoError: if there is no video, it is beyond the limits or cannot be read.
+            ModelError: if the model cannot be used.
+            Stopped: after `stop`.
+        """
+        if not video:
+            raise VideoError("There is no video yet: drop one, pick an example or record one.")
+        check_confined(video)
+        duration = self._in_worker(self._limits.check, video)
+        run_id = uuid.uuid4().hex
+        self._runs[run_id] = _Run(session)
+        try:
+            self._shelf.pipeline(model)
+            with _naming(video):
+                return self._in_worker(self._run, video, model, run_id), duration
+        finally:
+            del self._runs[run_id]
+
+    def localize(self, video: str | None, model: str, session: str) -> Localization:
+        """Finds the actions of a video and makes sure that browsers play it; arguments and errors as for `detect`."""
+        detections, duration = self.detect(video, model, session)
+        source = str(video)
+        playable = source
+        if not is_playable(source):
+            playable = str(new_folder() / f"{Path(source).stem}.mp4")
+            show = _show_progress("Making a copy for the browser", "frames")
+            with _naming(source):
+                self._in_worker(write_copy, source, playable, progress=show)
+        return Localization(source, playable, duration, detections)
+
+    def annotate(self, found: Localization, detections: list[dict[str, Any]]) -> Path:
+        """Writes the video of a result with some of its detections burnt in.
+
+        Raises:
+            VideoError: if the video has been deleted meanwhile, or one of its frames does not decode.
+        """
+        check_confined(found.source)
+        self._in_worker(self._limits.check, found.source)
+        target = new_folder() / f"{Path(found.source).stem}_actions.mp4"
+        show = _show_progress("Drawing", "frames")
+        with _naming(found.source):
+            self._in_worker(write_annotated_video, found.source, target, detections, progress=show)
+        return target
+
+    def stop(self, session: str) -> None:
+        """Ends the visitor's runs, each after the window it is at; on ZeroGPU they go on unseen."""
+        for run in list(self._runs.values()):
+            if run.session == session:
+                run.stop.set()
+
+    def _in_worker(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        # Gradio tells by the context whose progress it is.
+        context = contextvars.copy_context()
+        return self._worker.submit(context.run, function, *arguments, **options).result()
+
+    def _run_windows(self, video: str, model: str, run_id: str) -> list[dict[str, Any]]:
+        run = self._runs.get(run_id)
+        show = _show_progress("Looking through the video", "windows")
+
+        def report(done: int, count: int) -> None:
+            if run is not None and run.stop.is_set():
+                raise Stopped
+            show(done, count)
+
+        pipe = self._shelf.pipeline(model)
+        return pipe(video, threshold=LOWEST_SCORE, top_k=MOST_ACTIONS, progress=report)
+
+
+@contextlib.contextmanager
+def _naming(video: str) -> Iterator[None]:
+    """Turns what a reader says of a video into a message for who sent it."""
+    try:
+        yield
+    except VideoReadError as error:
+        raise VideoError(describe(error, video)) from error
+
+
+def check_confined(path: str) -> None:
+    """Refuses files that neither came through Gradio nor are examples of the page.
+
+    Raises:
+        VideoError: for any other file, whether it exists or not.
+    """
+    real = Path(path).resolve()
+    if not any(real.is_relative_to(Path(folder).resolve()) for folder in (get_upload_folder(), FOLDER / "examples")):
+        raise VideoError("This file was not sent to the page.")
+
+
+def new_folder() -> Path:
+    """A folder for results in Gradio's temporary one, where Gradio deletes the files that a page has returned."""
+    uploads = Path(get_upload_folder())
+    uploads.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=uploads))
+
+
+def _show_progress(text: str, unit: str) -> Callable[[int, int], None]:
+    progress = gr.Progress()
+
+    def show(done: int, count: int) -> None:
+        progress((done, count), desc=text, unit=unit)
+
+    return show
+
+
+def _on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Asks ZeroGPU for a device while the function runs; elsewhere there is no package `spaces`."""
+    try:
+        import spaces
+    except ImportError:
+        return function
+    return spaces.GPU(duration=GPU_SECONDS)(function)

@@ -1,0 +1,140 @@
+"""Video files of visitors: what is taken, and copies that every browser plays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from re2tal_hf.video_reader import VideoReader, VideoReadError
+
+MAX_SIDE = 4096
+COPY_SIDE = 854
+COPY_FRAME_RATE = 30.0
+FRAMES_AT_ONCE = 16
+
+Paint = Callable[[np.ndarray, float], np.ndarray]
+Progress = Callable[[int, int], None]
+
+
+class VideoError(ValueError):
+    """A video that the page does not take; the message is for the visitor who sent it."""
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """What the page takes: seconds and megabytes of a video."""
+
+    max_seconds: float
+    max_megabytes: float
+
+    def check(self, path: str | Path) -> float:
+        """Opens a video and compares it with the limits.
+
+        Returns:
+            Its duration in seconds.
+
+        Raises:
+            VideoError: if it is too large or too long or cannot be read as a video.
+        """
+        name = Path(path).name
+        if not Path(path).is_file():
+            raise VideoError(f"{name} is no longer here; send it again.")
+        if (megabytes := Path(path).stat().st_size / 2**20) > self.max_megabytes:
+            raise VideoError(f"{name} has {megabytes:.0f} MB; this page takes up to {self.max_megabytes:g} MB.")
+        try:
+            with VideoReader(path) as reader:
+                duration, sides = reader.duration, (reader.width, reader.height)
+        except VideoReadError as error:
+            raise VideoError(describe(error, path)) from error
+        if duration > self.max_seconds:
+            raise VideoError(
+                f"{name} lasts {minutes(duration)}; this page takes up to {minutes(self.max_seconds)}. "
+                "Cut it, or run the page yourself with a larger --max-seconds."
+            )
+        if max(sides) > MAX_SIDE:
+            raise VideoError(
+                f"{name} has frames of {sides[0]}x{sides[1]}; this page takes up to {MAX_SIDE} pixels a side."
+            )
+        return duration
+
+
+def describe(error: VideoReadError, path: str | Path) -> str:
+    """The message of a reader without the folders of this machine."""
+    return str(error).replace(str(path), Path(path).name)
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people to read, such as `10:00 minutes`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} minutes"
+
+
+def is_playable(path: str | Path) -> bool:
+    """Whether browsers play a file as it is, its first frame at time 0: 8-bit H.264 in MP4."""
+    if Path(path).suffix.lower() not in (".mp4", ".m4v"):
+        return False
+    with av.open(str(path), metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        codec = stream.codec_context
+        start = float((stream.start_time or 0) * stream.time_base)
+        return (
+            "mp4" in container.format.name.split(",")
+            and codec.name == "h264"
+            and codec.pix_fmt in ("yuv420p", "yuvj420p")
+            and abs(start) < 0.5 / COPY_FRAME_RATE
+        )
+
+
+def write_copy(
+    source: str | Path, target: str | Path, *, paint: Paint | None = None, progress: Progress | None = None
+) -> None:
+    """Writes a video anew as H.264 in MP4: upright, silent, at most 854 pixels a side and 30 frames per second.
+
+    Args:
+        source: any video.
+        target: `.mp4`; its time 0 is the first frame of `source`.
+        paint: maps a frame, uint8 `[H, W, 3]`, and its time in seconds to the frame to be written.
+        progress: called with the number of frames written and of all.
+
+    Raises:
+        VideoReadError: if a frame of `source` does not decode; then there is no `target`.
+    """
+    with VideoReader(source) as probe:
+        scale = min(1.0, COPY_SIDE / max(probe.height, probe.width))
+        size = (_even(probe.height * scale), _even(probe.width * scale))
+    try:
+        with VideoReader(source, size=size) as reader, av.open(str(target), "w") as container:
+            _encode(reader, container, size, paint, progress)
+    except BaseException:
+        Path(target).unlink(missing_ok=True)
+        raise
+
+
+def _encode(
+    reader: VideoReader,
+    container: av.container.OutputContainer,
+    size: tuple[int, int],
+    paint: Paint | None,
+    progress: Progress | None,
+) -> None:
+    rate = Fraction(min(reader.frame_rate, COPY_FRAME_RATE)).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23"})
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    count = max(1, round(reader.duration * rate))
+    for first in range(0, count, FRAMES_AT_ONCE):
+        # The middle of a frame's time is inside it however its start is rounded.
+        times = [float((number + Fraction(1, 2)) / rate) for number in range(first, min(first + FRAMES_AT_ONCE, count))]
+        frames = reader.frames_at(times).permute(0, 2, 3, 1).numpy()
+        for frame, time in zip(frames, times, strict=True):
+            picture = np.ascontiguousarray(frame if paint is None else paint(frame, time))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        if progress is not None:
+            progress(first + len(times), count)
+    container.mux(stream.encode())
+
+
+def _even(length: float) -> int:
+    return max(2, 2 * round(length / 2))

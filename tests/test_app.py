@@ -1,0 +1,441 @@
+"""The demo page without a browser: its files, its models, its limits and its API."""
+
+import csv
+import io
+import json
+import re
+import runpy
+import shutil
+import sys
+import threading
+import time
+import types
+import wave
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from app_factory import APP, EXAMPLES, served_page
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from run_factory import LABELS, small_pipeline
+from video_factory import frame_numbers, numbered_frames, write_video
+
+from re2tal_hf.video_reader import VideoReader
+
+sys.path.insert(0, str(APP))
+
+import exports
+import localization
+from annotated_video import draw_captions, write_annotated_video
+from localization import Localizer, Stopped
+from models import ModelError, ModelShelf
+from settings import Settings, read_settings
+from videos import VideoError, VideoLimits, is_playable, write_copy
+
+BOUNCE = {"label": "Bounce", "score": 0.75, "start": 1.5, "end": 3.25}
+SWAY = {"label": "Sway <b>&\n-->", "score": 0.5, "start": 0.25, "end": 3661.0}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with served_page(tmp_path_factory.mktemp("uploads"), max_seconds=30, max_megabytes=1) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(page: str) -> Client:
+    return Client(page, verbose=False)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    return tmp_path
+
+
+def localize(client: Client, path: Any, **arguments: Any) -> list[dict[str, Any]]:
+    return client.predict(handle_file(path), **{"threshold": 0.05, **arguments}, api_name="/localize")
+
+
+# Settings
+
+
+def test_command_line_goes_before_the_environment() -> None:
+    environment = {"RE2TAL_MAX_SECONDS": "90", "RE2TAL_TRUST_REMOTE_CODE": "1", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    assert read_settings([], {}) == Settings()
+    assert read_settings([], environment) == Settings(max_seconds=90.0, trust_remote_code=True, host="0.0.0.0")
+    assert read_settings(["--max-seconds", "5", "--port", "80"], environment).max_seconds == 5.0
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "ten"])
+def test_limits_are_positive_numbers(value: str) -> None:
+    with pytest.raises(SystemExit):
+        read_settings([], {"RE2TAL_MAX_SECONDS": value})
+
+
+def test_the_space_is_deployable_as_it_is() -> None:
+    card = yaml.safe_load((APP / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert (card["sdk"], card["app_file"]) == ("gradio", "app.py")
+    assert f"gradio=={card['sdk_version']}" in (APP / "requirements.txt").read_text(encoding="utf-8")
+    assert len(EXAMPLES) == 2 and all(path.stat().st_size < 2**20 for path in EXAMPLES)
+    assert sum(path.stat().st_size for path in (APP / "model").iterdir()) < 5 * 2**20
+    assert not list((APP / "model").glob("*.py"))
+
+
+# Exports
+
+
+def test_json_and_csv_hold_the_detections_in_order_of_time() -> None:
+    assert json.loads(exports.to_json([BOUNCE, SWAY])) == [SWAY, BOUNCE]
+    rows = list(csv.DictReader(io.StringIO(exports.to_csv([BOUNCE, SWAY]))))
+    assert rows[0] == {"start": "0.250", "end": "3661.000", "label": SWAY["label"], "score": "0.5000"}
+    assert [row["label"] for row in rows] == [SWAY["label"], "Bounce"]
+    formula = exports.to_csv([{**BOUNCE, "label": "=1+1"}])
+    assert ",'=1+1," in formula
+
+
+def test_subtitles_survive_any_label() -> None:
+    srt, vtt = exports.to_srt([BOUNCE, SWAY]), exports.to_vtt([BOUNCE, SWAY])
+    assert srt.split("\n\n")[0] == "1\n00:00:00,250 --> 01:01:01,000\nSway <b>& -> (0.50)"
+    assert srt.split("\n\n")[1].startswith("2\n00:00:01,500 --> 00:00:03,250\nBounce (0.75)")
+    assert vtt.startswith("WEBVTT\n\n00:00:00.250 --> 01:01:01.000\nSway &lt;b&gt;&amp; -&gt; (0.50)\n\n")
+    assert vtt.count("-->") == srt.count("-->") == 2
+
+
+def test_selection_is_by_score_and_class() -> None:
+    assert exports.select([BOUNCE, SWAY], 0.75, ["Bounce", SWAY["label"]]) == [BOUNCE]
+    assert exports.select([BOUNCE, SWAY], 0.1, [SWAY["label"]]) == [SWAY]
+
+
+# Videos
+
+
+def test_mp4_with_8_bit_h264_is_played_as_it_is(tmp_path: Path) -> None:
+    frames = numbered_frames(8)
+    assert is_playable(write_video(tmp_path / "a.mp4", frames))
+    assert not is_playable(write_video(tmp_path / "b.mp4", frames, codec="mpeg4"))
+    assert not is_playable(write_video(tmp_path / "c.mkv", frames))
+    assert not is_playable(write_video(tmp_path / "d.mp4", frames, pixel_format="yuv444p"))
+    late = write_video(tmp_path / "e.mp4", frames, timestamps=[1 + number / 25 for number in range(8)])
+    assert not is_playable(late)
+
+
+def test_copy_keeps_times_and_is_playable(tmp_path: Path) -> None:
+    irregular = [0.5 + number * 0.1 + 0.03 * (number % 3) for number in range(40)]
+    source = write_video(tmp_path / "source.mkv", numbered_frames(40, 96, 128), 10, timestamps=irregular)
+    steps: list[tuple[int, int]] = []
+    write_copy(source, tmp_path / "copy.mp4", progress=lambda done, count: steps.append((done, count)))
+    assert is_playable(tmp_path / "copy.mp4")
+    middles = [later - irregular[0] - 0.03 for later in irregular[1:]]
+    with VideoReader(source) as before, VideoReader(tmp_path / "copy.mp4") as after:
+        assert abs(before.duration - after.duration) < 0.1
+        shown, expected = (frame_numbers(reader.frames_at(middles)) for reader in (after, before))
+    assert np.abs(np.subtract(shown, expected)).max() <= 1
+    assert steps[-1][0] == steps[-1][1] and len(steps) > 1
+
+
+def test_copy_is_upright_and_bounded(tmp_path: Path) -> None:
+    frames = np.zeros((4, 480, 1280, 3), dtype=np.uint8)
+    frames[:, :240] = 200
+    source = write_video(tmp_path / "source.mov", frames, rotation=90)
+    write_copy(source, tmp_path / "copy.mp4")
+    with VideoReader(source) as before, VideoReader(tmp_path / "copy.mp4") as after:
+        assert (before.height, before.width) == (1280, 480)
+        assert (after.height, after.width) == (854, 320)
+        original, copied = (reader.frames_at([0.0])[0, 0].float() for reader in (before, after))
+    halves = [(picture[:, : picture.shape[1] // 2].mean() > 100) for picture in (original, copied)]
+    assert halves[0] == halves[1]
+
+
+def test_limits_name_the_file_and_what_is_allowed(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", numbered_frames(50), 10)
+    assert VideoLimits(5.1, 1).check(path) == pytest.approx(5.0)
+    with pytest.raises(VideoError, match=r"clip\.mp4 lasts 0:05 minutes; .* up to 0:04 minutes"):
+        VideoLimits(4, 1).check(path)
+    with pytest.raises(VideoError, match=r"clip\.mp4 has .* MB; this page takes up to 0\.001 MB"):
+        VideoLimits(5, 0.001).check(path)
+    with pytest.raises(VideoError, match=r"^gone\.mp4 is no longer here"):
+        VideoLimits(5, 1).check(tmp_path / "gone.mp4")
+
+
+def test_captions_show_how_far_an_action_has_come() -> None:
+    frame = np.full((240, 320, 3), 255, dtype=np.uint8)
+    early, late = (draw_captions(frame, [BOUNCE], time) for time in (1.6, 3.2))
+    bar = [((picture == (255, 176, 0)).all(axis=-1)).sum() for picture in (early, late)]
+    assert 0 < bar[0] < bar[1] / 5
+    assert (early[:120] == 255).all() and (early[180:] < 128).any()
+
+
+def test_actions_are_burnt_in_while_they_last(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mp4", np.full((40, 240, 320, 3), 200, dtype=np.uint8), 10)
+    write_annotated_video(source, tmp_path / "out.mp4", [BOUNCE])
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        darkest = reader.frames_at([1.0, 2.0, 3.0, 3.5]).flatten(1).amin(dim=1).tolist()
+    assert darkest[0] > 180 and darkest[3] > 180
+    assert max(darkest[1:3]) < 100
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../model", "/etc/passwd", "app/../model", "user", "user/name/more", "user/na me", "user/name@../x", "-u/n"],
+)
+def test_only_hub_ids_are_taken(name: str) -> None:
+    with pytest.raises(ModelError, match="is not a model's id"):
+        ModelShelf(str(APP / "model")).pipeline(name)
+
+
+def test_operators_model_is_a_folder_of_a_model_or_a_run(tmp_path: Path) -> None:
+    shutil.copytree(APP / "model", tmp_path / "run" / "best")
+    shelf = ModelShelf(str(tmp_path / "run"))
+    assert shelf.own_name == "run"
+    assert shelf.pipeline() is shelf.pipeline("")
+    for folder, message in ((tmp_path, "no config.json in it"), (tmp_path / "gone", "neither a folder nor a Hub id")):
+        with pytest.raises(ModelError, match=message):
+            ModelShelf(str(folder))
+    config = tmp_path / "run" / "best" / "config.json"
+    config.write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match="of type 'bert'; this page runs those of type 're2tal'"):
+        ModelShelf(str(tmp_path / "run"))
+
+
+# Runs where the local hub is the Hub, which libraries learn when they are imported.
+HUB_CHECKS = """
+import json, os, sys, tempfile
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import models
+from huggingface_hub import HfApi
+api = HfApi()
+def publish(name, folder):
+    api.create_repo(name, exist_ok=True)
+    api.upload_folder(repo_id=name, folder_path=folder)
+publish("user/ours", sys.argv[2])
+api.create_tag("user/ours", tag="v1")
+for name, change in json.loads(sys.argv[3]).items():
+    with tempfile.TemporaryDirectory() as folder:
+        for file in Path(sys.argv[2]).iterdir():
+            Path(folder, file.name).write_bytes(file.read_bytes())
+        for file, text in change.items():
+            Path(folder, file).unlink() if text is None else Path(folder, file).write_text(text)
+        publish(name, folder)
+os.makedirs("user/local"); Path("user/local/config.json").write_text('{"model_type": "re2tal"}')
+shelf = models.ModelShelf(sys.argv[2])
+def outcome(name):
+    try:
+        return sorted(shelf.pipeline(name).model.config.id2label.values())
+    except models.ModelError as error:
+        return str(error)
+names = ["user/ours", "user/ours@v1", "user/ours@v9", "user/none", "user/local", *json.loads(sys.argv[3])]
+result = {name: outcome(name) for name in names}
+own = models.ModelShelf("user/ours@v1")
+result["own"] = sorted(own.pipeline().model.config.id2label.values())
+result["again"] = shelf.pipeline("user/ours") is shelf.pipeline("user/ours")
+result["kept"] = len(shelf._pipelines)
+shelf._max_megabytes = 0.1
+shelf._pipelines.clear()
+result["large"] = outcome("user/ours")
+models.HfApi = partial(HfApi, endpoint="http://127.0.0.1:9")
+result["away"] = outcome("user/ours")
+print(json.dumps(result))
+"""
+
+
+def test_models_of_the_hub(local_hub: Any, tmp_path: Path) -> None:
+    small_pipeline().save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    huge = json.loads(json.dumps(config))
+    huge["backbone_config"]["embed_dim"] = 100_000
+    window = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text()) | {"num_frames": 10**6}
+    changes = {
+        "user/bert": {"config.json": '{"model_type": "bert"}'},
+        "user/nothing": {"config.json": None},
+        "user/broken": {"model.safetensors": "x"},
+        "user/pickled": {"model.safetensors": None, "pytorch_model.bin": "x"},
+        "user/huge": {"config.json": json.dumps(huge)},
+        "user/window": {"video_preprocessor_config.json": json.dumps(window)},
+        "user/coded": {"modeling_re2tal.py": "open('ran', 'w')", "pipeline_re2tal.py": "open('ran', 'w')"},
+    }
+    (tmp_path / "checks.py").write_text(HUB_CHECKS)
+    arguments = (tmp_path / "checks.py", APP, tmp_path / "model", json.dumps(changes))
+    done = local_hub.run(*arguments, home=tmp_path / "home", cwd=tmp_path)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["own"] == result["user/ours"] == result["user/ours@v1"] == result["user/coded"] == sorted(LABELS)
+    assert not (tmp_path / "ran").exists()
+    assert "has no revision 'v9'" in result["user/ours@v9"]
+    assert "no public model" in result["user/none"] and "no public model" in result["user/local"]
+    assert "of type 'bert'" in result["user/bert"]
+    assert "no config.json" in result["user/nothing"]
+    assert "does not load" in result["user/broken"] and "does not load" in result["user/pickled"]
+    assert "MB of memory" in result["user/huge"] and "a window of it takes" in result["user/window"]
+    assert result["again"] is True and result["kept"] == 2
+    assert "takes up to 0.1 MB" in result["large"]
+    assert "could not be fetched" in result["away"]
+
+
+# Runs
+
+
+def make_localizer(pipeline: Any) -> Localizer:
+    shelf = types.SimpleNamespace(pipeline=lambda name: pipeline, own_name="model")
+    return Localizer(shelf, VideoLimits(60, 10))  # type: ignore[arg-type]
+
+
+def test_stop_ends_the_run_of_its_visitor_only(uploads: Path) -> None:
+    video = shutil.copy(EXAMPLES[0], uploads)
+    reached, stopped = threading.Event(), threading.Event()
+
+    def pipeline(path: str, *, progress: Any, **settings: Any) -> list:
+        progress(1, 3)
+        reached.set()
+        assert stopped.wait(10)
+        progress(2, 3)
+        return []
+
+    localizer = make_localizer(pipeline)
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(localizer.detect, video, "", "me")
+        assert reached.wait(10)
+        localizer.stop("another")
+        localizer.stop("me")
+        stopped.set()
+        with pytest.raises(Stopped):
+            run.result(10)
+        assert pool.submit(localizer.detect, video, "", "me").result(10)[0] == []
+
+
+def test_gpu_is_asked_for_where_spaces_is_present(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def gpu(duration: int) -> Any:
+        assert duration == localization.GPU_SECONDS
+        return lambda function: lambda *values: calls.append(json.dumps(values)) or function(*values)
+
+    monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
+    localizer = make_localizer(lambda path, **settings: [BOUNCE])
+    video = shutil.copy(EXAMPLES[0], uploads)
+    assert localizer.detect(video, "", "me")[0] == [BOUNCE]
+    assert len(calls) == 1 and json.loads(calls[0])[0] == video
+
+
+def test_files_of_the_server_are_refused(uploads: Path) -> None:
+    localizer = make_localizer(lambda *arguments, **settings: [BOUNCE])
+    for path in ("/etc/passwd", str(uploads / ".." / "x.mp4"), str(APP / "app.py")):
+        with pytest.raises(VideoError, match="not sent to the page"):
+            localizer.detect(path, "", "me")
+    with pytest.raises(VideoError, match="no video yet"):
+        localizer.detect(None, "", "me")
+
+
+# API
+
+
+def test_api_finds_actions(client: Client) -> None:
+    found = localize(client, EXAMPLES[0])
+    assert found and found == sorted(found, key=lambda row: -row["score"])
+    assert {"label", "score", "start", "end"} == set(found[0])
+    assert 0 <= found[0]["start"] < found[0]["end"] <= 31
+    strong = localize(client, EXAMPLES[0], threshold=found[0]["score"] - 1e-6)
+    assert strong == found[:1]
+
+
+def test_api_offers_one_endpoint(client: Client) -> None:
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/localize"]
+
+
+def write_sound(path: Path) -> Path:
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    return path
+
+
+def test_what_is_no_video_gets_a_message_and_the_page_goes_on(client: Client, tmp_path: Path) -> None:
+    good = write_video(tmp_path / "good.mp4", numbered_frames(200), 10)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a video")
+    long = write_video(tmp_path / "long.mp4", numbered_frames(310), 10)
+    expected = {
+        cut: "cut.mp4: not a video",
+        tmp_path / "text.mp4": "text.mp4: not a video",
+        tmp_path / "empty.mp4": "empty",
+        write_sound(tmp_path / "sound.wav"): "no video in it",
+        long: "lasts 0:31 minutes; this page takes up to 0:30 minutes",
+    }
+    for path, message in expected.items():
+        with pytest.raises(AppError, match=re.escape(message)) as error:
+            localize(client, path)
+        assert str(tmp_path) not in str(error.value) and "/gradio" not in str(error.value)
+    with pytest.raises(AppError, match="is not a model's id"):
+        localize(client, good, model="/etc")
+    assert isinstance(localize(client, good), list)
+
+
+def test_file_beyond_the_size_is_refused_on_its_way(client: Client, tmp_path: Path) -> None:
+    large = tmp_path / "large.mp4"
+    large.write_bytes(bytes(2 * 2**20))
+    with pytest.raises(Exception, match="(?i)size|large|413"):
+        localize(client, large)
+
+
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
+def test_api_callers_cannot_name_files_of_the_server(page: str, meta: dict[str, Any]) -> None:
+    import httpx
+
+    secret = str(APP / "model" / "config.json")
+    call = f"{page}/gradio_api/call/localize"
+    started = httpx.post(call, json={"data": [{"path": secret, **meta}, "", 0.3]})
+    if started.status_code == 200:
+        answer = httpx.get(f"{call}/{started.json()['event_id']}", timeout=60).text
+        assert "event: error" in answer and "event: complete" not in answer
+    for path in (secret, "/etc/passwd"):
+        assert httpx.get(f"{page}/gradio_api/file={path}").status_code in (403, 404)
+
+
+def resident_megabytes() -> float:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        pytest.skip("no /proc here")
+    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]
+
+
+def test_eight_visitors_at_once_are_all_answered(page: str, client: Client) -> None:
+    expected = [localize(client, path) for path in EXAMPLES]
+    before = resident_megabytes()
+    clients = [Client(page, verbose=False) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(localize, each, EXAMPLES[number % 2]) for number, each in enumerate(clients)]
+        answers = [job.result(60) for job in jobs]
+    assert answers == [expected[number % 2] for number in range(8)]
+    assert resident_megabytes() - before < 400
+
+
+def test_uploads_are_deleted(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "mine.mp4", numbered_frames(150), 10)
+    with served_page(tmp_path / "uploads", keep_seconds=2) as address:
+        client = Client(address, verbose=False)
+        assert isinstance(localize(client, video), list)
+        assert list((tmp_path / "uploads").rglob("mine.mp4"))
+        until = time.monotonic() + 15
+        while time.monotonic() < until and list((tmp_path / "uploads").rglob("mine.mp4")):
+            time.sleep(0.2)
+        left = {path.name for path in (tmp_path / "uploads").rglob("*") if path.is_file()}
+        assert left == {path.name for path in EXAMPLES}
+
+
+def test_page_says_why_it_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--model", str(tmp_path)])
+    # By its path: the metric's page is an app.py too.
+    assert runpy.run_path(str(APP / "app.py"))["main"]() == 2
+    assert "no config.json in it" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from .localization_head import (
     PredictionBranch,
     PyramidHead,
     ScoredSegments,
+    check_choice,
 )
 from .temporal_layers import masked_group_norm, max_pool, zero_padding
 
@@ -71,7 +72,7 @@ class ScaledPath(nn.Module):
 
 
 class SGPBlock(nn.Module):
-    """Scalable-granularity perception: what TriDet has in place of attention (section 3.2, equations 4 to 6).
+    """Scalable-granularity perception: what TriDet has in place of attention (section 3.2).
 
     The instant-level branch weighs every step by what the mean of the sequence says, the window-level
     branch sums two convolutions of different widths under a gate. Both make steps differ, where
@@ -127,6 +128,7 @@ class SGPBlock(nn.Module):
             x = max_pool(x, mask, self.stride, self.isolate_padding)
             mask = mask[:, :: self.stride]
         if self.isolate_padding:
+            # Pooling leaves minus infinity there, from which the norm would make NaN.
             x = zero_padding(x, mask)
         x = zero_padding(x, mask) + self.perception_path(self._perceive(x, mask))
         x = x + self.mlp_path(self.mlp(self._normalize(x, mask)))
@@ -298,7 +300,7 @@ class TriDetHead(PyramidHead):
         return start, end
 
     def decode(self, relative: Tensor, boundaries: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """Expected distances to start and end (equations 7 to 10).
+        """Expected distances to start and end (section 3.3).
 
         Args:
             relative: see `relative_scores`.
@@ -347,5 +349,4 @@ def _check_sizes(
         raise ValueError(f"num_bins is {num_bins}; it must be at least 1.")
     if boundary_kernel_size < 1 or boundary_kernel_size % 2 == 0:
         raise ValueError(f"boundary_kernel_size is {boundary_kernel_size}; it must be odd.")
-    if padding == "actionformer":
-        raise ValueError("padding 'actionformer' is of another head; choose 'isolated' or 'opentad'.")
+    check_choice("padding", padding, ("isolated", "opentad"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from .temporal_layers import convolve, masked_group_norm, standardize, zero_padd
 NORM_GROUPS = 32
 # Weights of center and length in the regression, those of Faster R-CNN (arXiv 1506.01497) as usually built.
 CENTER_WEIGHT, LENGTH_WEIGHT = 0.1, 0.2
+FINEST_STRIDE = 2
 LARGEST_LOG_LENGTH = math.log(1000.0)
 SMALLEST_PROBABILITY = 1e-7
 
@@ -54,7 +55,7 @@ class VSGNHeadOutput:
     step_mask: Tensor
 
     def scored_segments(self) -> ScoredSegments:
-        """Returns refined segments, scored by class, start and end together (section 3.4).
+        """Returns refined segments, scored by class, start and end together.
 
         The probability of a class is its share of the softmax over all classes and the background,
         times the probabilities that the segment's start is a start and its end an end. The logits are
@@ -67,8 +68,8 @@ class VSGNHeadOutput:
         for side in range(2):
             position = self.refined[..., side].clamp(min=0).minimum(last)
             score = boundaries[..., side]
-            around = [score.gather(1, step.long()) for step in (position.floor(), position.ceil())]
-            classes = classes * (sum(around) / 2).unsqueeze(-1)
+            before, after = score.gather(1, position.floor().long()), score.gather(1, position.ceil().long())
+            classes = classes * (before + after).unsqueeze(-1) / 2
         return ScoredSegments(torch.logit(classes, eps=SMALLEST_PROBABILITY), self.refined, self.point_mask)
 
 
@@ -87,7 +88,7 @@ class Tower(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x.transpose(1, 2))
             if self.isolate_padding:
-                x = zero_padding(masked_group_norm(norm, x.transpose(1, 2), mask), mask)
+                x = zero_padding(masked_group_norm(cast(nn.GroupNorm, norm), x.transpose(1, 2), mask), mask)
             else:
                 x = norm(x).transpose(1, 2)
             x = F.relu(x)
@@ -131,7 +132,7 @@ class DecoderNeck(nn.Module):
 
 
 class BoundaryAdjustment(nn.Module):
-    """How far a boundary should move, from three features around it (section 3.4).
+    """How far a boundary should move, from three features around it.
 
     They are taken at the boundary and to either side of it, `1 / reach` of the segment's length away.
     """
@@ -142,21 +143,21 @@ class BoundaryAdjustment(nn.Module):
         self.conv = nn.Conv1d(size, size, 3)
         self.predictor = nn.Conv1d(size, 1, 1)
 
-    def forward(self, x: Tensor, stride: int, boundary: Tensor, length: Tensor) -> Tensor:
+    def forward(self, x: Tensor, boundary: Tensor, length: Tensor, last: Tensor) -> Tensor:
         """Adjustments in feature steps.
 
         Args:
             x: `[B, T_l, C]` of the finest level.
-            stride: of this level.
             boundary: `[B, P]` in feature steps.
             length: `[B, P]` of the segments.
+            last: long `[B]`, the last feature step.
 
         Returns:
             `[B, P]`.
         """
         aside = length / self.reach
-        positions = torch.stack((boundary - aside, boundary, boundary + aside), dim=-1) / stride
-        index = positions.clamp(0, x.shape[1] - 1).long()  # [B, P, 3]
+        positions = torch.stack((boundary - aside, boundary, boundary + aside), dim=-1) / FINEST_STRIDE
+        index = positions.clamp(min=0).long().minimum(last[:, None, None] // FINEST_STRIDE)  # [B, P, 3]
         batch, num_segments, _ = index.shape
         around = x.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         around = around.unflatten(1, (-1, 3)).flatten(0, 1).transpose(1, 2)  # [B * P, C, 3]
@@ -179,11 +180,11 @@ class VSGNHead(nn.Module):
         num_levels: pyramid levels; the strides are 2, 4, ..., `2 ** num_levels`.
         num_neighbours: edges of a step in the graphs, half of them to steps of its own scale and half
             to the finer scale; 0 for no graphs, as in OpenTAD.
-        anchor_scales: lengths of a step's anchors in strides of the level.
+        anchor_scales: lengths of a step's anchors in strides of the level. An action much longer than the
+            longest has few good anchors, so give longer ones where actions fill the window.
         num_head_layers: convolutions before the predicting one in the towers.
         boundary_reach: see `BoundaryAdjustment`.
         max_length: feature steps of a training window, to which `"opentad"` pads.
-        class_prior: initial probability of being no background.
         padding: `"isolated"`: padding has no effect on real steps. `"opentad"`: it takes part in norms
             and in the decoder as there, for weights trained there.
 
@@ -204,18 +205,16 @@ class VSGNHead(nn.Module):
         num_head_layers: int = 4,
         boundary_reach: float = 8.0,
         max_length: int = 2304,
-        class_prior: float = 0.01,
         padding: Padding = "isolated",
     ):
         super().__init__()
-        check_choice("padding", padding, tuple(set(get_args(Padding)) - {"actionformer"}))
+        check_choice("padding", padding, ("isolated", "opentad"))
         _check_sizes(hidden_size, num_levels, num_neighbours, anchor_scales, boundary_reach)
         self.input_size = input_size
         self.standardize_input = standardize_input
         self.num_levels = num_levels
         self.anchor_scales = [float(scale) for scale in anchor_scales]
         self.max_length = max_length
-        self.class_prior = class_prior
         self.padding = padding
 
         isolate = padding == "isolated"
@@ -240,21 +239,14 @@ class VSGNHead(nn.Module):
 
     def initialize_weights(self) -> None:
         """Draws all parameters anew, by functions of `torch.nn.init` only."""
-        class_bias = self.classification.predictor.bias
-        assert class_bias is not None
         for module in self.modules():
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
                 nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-                # Once for each parameter: transformers guards them against a second time.
-                if module.bias is not None and module.bias is not class_bias:
+                if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.GroupNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-        num_labels = len(class_bias) // len(self.anchor_scales) - 1
-        background = math.log(num_labels * (1 - self.class_prior) / self.class_prior)
-        nn.init.zeros_(class_bias)
-        nn.init.constant_(class_bias.view(len(self.anchor_scales), -1)[:, 0], background)
 
     def forward(self, features: Tensor, mask: Tensor) -> VSGNHeadOutput:
         """Predicts classes, segments and boundaries.
@@ -272,12 +264,17 @@ class VSGNHead(nn.Module):
         levels, masks, step_mask = self.extract_pyramid(features, mask)
         levels = self.neck(levels, masks)
         num_anchors = len(self.anchor_scales)
-        class_logits = [self.classification(x, m) for x, m in zip(levels, masks, strict=True)]
-        changes = [self.regression(x, m) for x, m in zip(levels, masks, strict=True)]
+        class_logits, changes = (
+            torch.cat(
+                [tower(x, m).unflatten(2, (num_anchors, -1)).flatten(1, 2) for x, m in zip(levels, masks, strict=True)],
+                dim=1,
+            )
+            for tower in (self.classification, self.regression)
+        )
         centers, lengths = self._anchors([m.shape[1] for m in masks], features.device)
-        proposals = _regress(centers, lengths, torch.cat([x.unflatten(2, (num_anchors, 2)).flatten(1, 2) for x in changes], dim=1))
+        proposals = _regress(centers, lengths, changes)
         return VSGNHeadOutput(
-            class_logits=torch.cat([x.unflatten(2, (num_anchors, -1)).flatten(1, 2) for x in class_logits], dim=1),
+            class_logits=class_logits,
             proposals=proposals,
             refined=self._adjust(proposals, levels[0], step_mask),
             boundary_logits=self._evaluate(levels[0], step_mask),
@@ -304,7 +301,7 @@ class VSGNHead(nn.Module):
         x = F.relu(convolve(self.embedding, x, step_mask))
         mask, levels, masks = step_mask, [], []
         for level, conv in enumerate(self.encoder):
-            encoded = convolve(conv, x, mask)
+            encoded = convolve(cast(nn.Conv1d, conv), x, mask)
             if self.graphs:
                 encoded = encoded + self.graphs[level](x, mask)
             mask = mask[:, ::2]
@@ -335,7 +332,7 @@ class VSGNHead(nn.Module):
         centers, widths = [], []
         scales = torch.tensor(self.anchor_scales, dtype=torch.float32, device=device)
         for level, length in enumerate(lengths):
-            stride = 2 ** (level + 1)
+            stride = FINEST_STRIDE * 2**level
             steps = torch.arange(length, dtype=torch.float32, device=device)
             centers.append(((steps + 0.5) * stride).repeat_interleave(len(scales)))
             widths.append((scales * stride).repeat(length))
@@ -353,11 +350,13 @@ class VSGNHead(nn.Module):
         return torch.cat([evaluate(x) for evaluate in self.evaluation], dim=1).transpose(1, 2)
 
     def _adjust(self, proposals: Tensor, x: Tensor, step_mask: Tensor) -> Tensor:
-        lengths = step_mask.sum(dim=1) if self.padding == "isolated" else step_mask.new_full((len(x),), step_mask.shape[1], dtype=torch.long)
-        last = (lengths - 1).clamp_min(0)[:, None, None]
-        start, end = proposals.detach().clamp(min=0).minimum(last).unbind(dim=-1)
+        num_steps = step_mask.sum(dim=1)
+        if self.padding != "isolated":
+            num_steps = torch.full_like(num_steps, step_mask.shape[1])
+        last = (num_steps - 1).clamp_min(0)
+        start, end = proposals.detach().clamp(min=0).minimum(last[:, None, None]).unbind(dim=-1)
         length = end - start + 1
-        adjustments = (self.start_adjustment(x, 2, start, length), self.end_adjustment(x, 2, end, length))
+        adjustments = (self.start_adjustment(x, start, length, last), self.end_adjustment(x, end, length, last))
         return proposals + torch.stack(adjustments, dim=-1)
 
 

@@ -13,6 +13,7 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
+from .anchor_losses import VSGNLoss
 from .backbone_mvit import MultiscaleViT  # noqa: F401 - importing a family registers it
 from .backbone_resnet import VideoResNetArchitecture  # noqa: F401
 from .backbone_slowfast import SlowFastArchitecture  # noqa: F401
@@ -24,6 +25,7 @@ from .backbone_vjepa2 import VJEPA2  # noqa: F401
 from .configuration_re2tal import Re2TALConfig
 from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
+from .head_vsgn import VSGNHead
 from .localization_losses import LocalizationLoss, TriDetLoss
 from .reversible import Backprop, Stage
 from .rewiring import RewiredModel, build_backbone
@@ -32,6 +34,7 @@ from .rewiring import RewiredModel, build_backbone
 HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "actionformer": (ActionFormerHead, LocalizationLoss),
     "tridet": (TriDetHead, TriDetLoss),
+    "vsgn": (VSGNHead, VSGNLoss),
 }
 
 
@@ -51,12 +54,13 @@ class Re2TALModelOutput(ModelOutput):
 
 @dataclass
 class TemporalActionLocalizationOutput(ModelOutput):
-    """Scored segments, one for each point of the feature pyramid and class.
+    """Scored segments, one for each point of the head and class.
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Weighted sum of the parts.
         loss_dict (`dict`, *optional*): The parts, by the head's own names, such as `classification` and `regression`.
-        logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid.
+        logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid, whatever
+            the head; minus infinity where a point stands for one class only.
         pred_segments (`torch.FloatTensor` of shape `(batch, P, 2)`): Start and end in frames of the window;
             not clipped to it.
         point_mask (`torch.BoolTensor` of shape `(batch, P)`): False for points that lie on padding; their
@@ -78,7 +82,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = False
-    _keep_in_fp32_modules_strict = ["normalizer"]
+    _keep_in_fp32_modules_strict = ["normalizer", "regression_normalizer", "refinement_normalizer"]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -97,11 +101,12 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         Whole parts know how to draw theirs; transformers would ask layer by layer, and of custom code
         only the layers that hold parameters themselves.
         """
+        heads_and_losses = tuple(part for parts in HEADS.values() for part in parts)
         for module in self.modules():
             if isinstance(module, RewiredModel):
                 module.architecture.initialize(module)
-            elif isinstance(module, tuple(part for parts in HEADS.values() for part in parts)):
-                module.initialize_weights()
+            elif isinstance(module, heads_and_losses):
+                cast(Any, module).initialize_weights()
         if isinstance(self, Re2TALForVideoClassification):
             nn.init.normal_(self.classifier.weight, std=0.02)
             nn.init.zeros_(self.classifier.bias)

@@ -36,14 +36,19 @@ def convolve(convolution: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
-    """Group norm of `[B, T, C]` whose mean and variance are of the real steps; padding is not zero afterwards."""
-    groups = x.unflatten(-1, (norm.num_groups, -1))  # [B, T, groups, C / groups]
+    """Group norm of `[B, T, C]` whose mean and variance are of the real steps; padding is not zero afterwards.
+
+    The statistics are computed in float32 or wider.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    groups = wide.unflatten(-1, (norm.num_groups, -1))  # [B, T, groups, C / groups]
     real = mask[:, :, None, None]
     count = (real.sum(dim=1, keepdim=True) * groups.shape[-1]).clamp_min(1)
     mean = groups.where(real, 0).sum(dim=(1, 3), keepdim=True) / count
     centred = (groups - mean).where(real, 0)
     variance = centred.square().sum(dim=(1, 3), keepdim=True) / count
-    return (centred * (variance + norm.eps).rsqrt()).flatten(2) * norm.weight + norm.bias
+    normed = (centred * (variance + norm.eps).rsqrt()).flatten(2)
+    return (normed * norm.weight + norm.bias).to(x.dtype)
 
 
 def max_pool(x: Tensor, mask: Tensor, stride: int, isolate_padding: bool) -> Tensor:

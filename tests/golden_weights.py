@@ -111,3 +111,21 @@ HEAD_NAMES["tridet"] = [
     (r"^rpn_head\.cls_(start|end)_head\.", r"\1.predictor."),
     *HEAD_NAMES["opentad"],
 ]
+HEAD_NAMES["vsgn"] = [
+    (r"^projection\.stem_convs\.conv\.", "embedding."),
+    (r"^projection\.pyramid_convs\.(\d+)\.conv\.", r"encoder.\1."),
+    (r"^neck\.levels_transit\.0\.", "neck.top."),
+    (r"^neck\.levels_enc\.(\d+)\.0\.", r"neck.laterals.\1."),
+    (r"^neck\.levels_dec\.(\d+)\.0\.", r"neck.upsamplings.\1."),
+    (r"^neck\.levels_fuse\.(\d+)\.0\.", r"neck.fusions.\1."),
+    (r"^rpn_head\.cls_tower\.(\d+)\.0\.", r"classification.convs.\1."),
+    (r"^rpn_head\.cls_tower\.(\d+)\.1\.", r"classification.norms.\1."),
+    (r"^rpn_head\.reg_tower\.(\d+)\.0\.", r"regression.convs.\1."),
+    (r"^rpn_head\.reg_tower\.(\d+)\.1\.", r"regression.norms.\1."),
+    (r"^rpn_head\.cls_head\.", "classification.predictor."),
+    (r"^rpn_head\.reg_head\.", "regression.predictor."),
+    (r"^rpn_head\.tem_head\.tem\.(\d+)\.0\.conv\.", r"evaluation.\1.0."),
+    (r"^rpn_head\.tem_head\.tem\.(\d+)\.1\.conv\.", r"evaluation.\1.2."),
+    (r"^roi_head\.(start|end)_conv\.0\.", r"\1_adjustment.conv."),
+    (r"^roi_head\.(start|end)_conv\.2\.", r"\1_adjustment.predictor."),
+]

@@ -3,7 +3,17 @@ import json
 import pytest
 import torch
 from golden_weights import gradient_norms, head_name, read_golden, relative_difference
-from head_cases import assert_same_detections, candidates_of, concatenated, prefix_mask, seconds, stored_detections
+from head_cases import (
+    assert_learns,
+    assert_same_detections,
+    assert_survives_saving,
+    candidates_of,
+    concatenated,
+    prefix_mask,
+    seconds,
+    stored_detections,
+    tiny_model,
+)
 
 from re2tal_hf.head_tridet import SGPBlock, TriDetHead
 from re2tal_hf.localization_losses import TriDetLoss
@@ -128,17 +138,25 @@ def test_the_weight_of_positives_is_a_power_of_their_overlap():
 # Numbers
 
 
-def test_bfloat16_autocast_stays_near_float32():
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_autocast_stays_near_float32(half):
     head = small_head().float()
     features, mask = torch.randn(2, 8, 32), prefix_mask([32, 20], 32)
     exact = head(features, mask)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         rough = head(features, mask)
     assert rough.offsets.dtype == torch.float32
     assert relative_difference(rough.logits.detach(), exact.logits.detach()) < 0.1
     losses = TriDetLoss()(rough, [{"segments": torch.tensor([[3.0, 9.0]]), "class_labels": torch.tensor([1])}] * 2)
     losses["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_runs_in_bfloat16_throughout():
+    head = small_head().bfloat16()
+    predictions = head(torch.randn(2, 8, 32).bfloat16(), prefix_mask([32, 20], 32)).scored_segments()
+    assert not predictions.logits.isnan().any() and predictions.segments.isfinite().all()
+    assert predictions.segments.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -157,6 +175,23 @@ def test_bfloat16_autocast_stays_near_float32():
 def test_bad_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         TriDetHead(8, 4, **(SMALL | options))
+
+
+# In the whole model
+
+CONFIG = {"model_type": "tridet", "drop_path": 0.0, "hidden_size": 16, "num_levels": 3, "mlp_size": 24, "num_bins": 8}
+
+
+def test_learns_a_few_windows_and_survives_saving(tmp_path):
+    model = tiny_model(CONFIG)
+    assert_learns(model, num_steps=60, learning_rate=0.003)
+    assert_survives_saving(model, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"hidden_size": 17}, {"num_bananas": 3}])
+def test_a_bad_configuration_gives_one_clear_error(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        tiny_model(CONFIG | options)
 
 
 # Agreement with OpenTAD (A6)
@@ -203,7 +238,9 @@ def targets_of(tensors):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("dtype", "prefix", "tolerance"), [(torch.float32, "f32", 3e-5), (torch.float64, "f64", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "tolerance"), [(torch.float32, "f32", 3e-5), (torch.float64, "f64", 1e-10)]
+)
 def test_predictions_are_those_of_opentad(golden, head, dtype, prefix, tolerance):
     tensors, _ = golden
     head = head.to(dtype).eval()
@@ -211,8 +248,7 @@ def test_predictions_are_those_of_opentad(golden, head, dtype, prefix, tolerance
     levels, masks = head.extract_pyramid(features, mask)
     pyramid = {"proj": levels, "neck": head.neck(levels, masks)}
     pyramid["reg_offsets"] = [
-        head.relative_scores(x, m, scale)
-        for x, m, scale in zip(pyramid["neck"], masks, head.level_scales, strict=True)
+        head.relative_scores(x, m, scale) for x, m, scale in zip(pyramid["neck"], masks, head.level_scales, strict=True)
     ]
     output = head(features, mask)
     for kind, found in pyramid.items():
@@ -237,7 +273,9 @@ def test_losses_and_gradients_are_those_of_opentad(golden, head):
     loss, targets = TriDetLoss(), targets_of(tensors)
     first = loss(output, targets)
     assert float(loss.normalizer) == pytest.approx(91.5)
-    second, evaluated = loss(output, targets), loss.eval()(output, targets)
+    second = loss(output, targets)
+    with torch.no_grad():
+        evaluated = loss.eval()(output, targets)
     names = {"loss": "cost", "classification": "cls_loss", "regression": "reg_loss"}
     for step, losses in (("train", first), ("train2", second)):
         for ours, theirs in names.items():

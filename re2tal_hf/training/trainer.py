@@ -179,8 +179,8 @@ class Trainer(ABC):
         if self.recipe.training.trackers:
             self.accelerator.init_trackers("tracking")
         metrics: dict[str, Any] = {}
-        epochs = self.recipe.training.epochs
-        for epoch in range(self.progress.epoch, epochs):
+        first_epoch, epochs = self.progress.epoch, self.recipe.training.epochs
+        for epoch in range(first_epoch, epochs):
             start = time.perf_counter()
             record = {"epoch": epoch + 1, **self._train_epoch(epoch)}
             self.progress.epoch = epoch + 1
@@ -191,7 +191,7 @@ class Trainer(ABC):
             self._log(record)
             if (epoch + 1) % self.recipe.training.save_epochs == 0 or epoch + 1 == epochs:
                 self._save_checkpoint()
-        if not metrics:  # nothing was left to train
+        if not any(self._evaluates_after(epoch + 1) for epoch in range(first_epoch, epochs)):
             metrics = self._evaluate_and_save()
         self.accelerator.end_training()
         return metrics

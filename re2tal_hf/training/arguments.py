@@ -79,7 +79,7 @@ class OptimizationArguments:
     learning_rate: float = 1e-4
     backbone_learning_rate: float = 1e-5
     weight_decay: float = 0.05
-    warmup_epochs: float = 5
+    warmup_epochs: float = 5.0
     max_gradient_norm: float = 1.0
     ema_decay: float | None = 0.999
     mixed_precision: str = "no"

@@ -30,8 +30,9 @@ class Re2TALConfig(PreTrainedConfig):
         frozen_stages (`int`, *optional*, defaults to 0): So many leading stages, the stem included, are not trained.
         freeze_norms (`bool`, *optional*, defaults to `False`): The backbone's norms keep their parameters, and
             batch norms their running statistics.
-        classifier_dropout (`float`, *optional*, defaults to 0.0): Before the classifier of
-            [`Re2TALForVideoClassification`].
+        classifier_norm (`bool`, *optional*, defaults to `False`), classifier_dropout (`float`, *optional*, defaults
+            to 0.0): Of [`Re2TALForVideoClassification`]: whether the pooled features are standardised over the batch,
+            as a backbone from scratch needs, whose features differ little between clips; and the dropout after that.
         num_labels (`int`, *optional*): Number of action classes; 1 for a class-agnostic model.
 
     Raises:
@@ -58,6 +59,7 @@ class Re2TALConfig(PreTrainedConfig):
     freeze_backbone: bool = False
     frozen_stages: int = 0
     freeze_norms: bool = False
+    classifier_norm: bool = False
     classifier_dropout: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:

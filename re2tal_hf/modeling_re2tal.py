@@ -110,6 +110,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         if isinstance(self, Re2TALForVideoClassification):
             nn.init.normal_(self.classifier.weight, std=0.02)
             nn.init.zeros_(self.classifier.bias)
+            if isinstance(self.norm, nn.BatchNorm1d):
+                self.norm.reset_running_stats()
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -280,14 +282,16 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
     """A rewired video backbone with a linear classifier, to fine-tune the backbone on clips after the rewiring.
 
     Args:
-        config ([`Re2TALConfig`]): What the model is; `classifier_dropout` is of this model only.
+        config ([`Re2TALConfig`]): What the model is; `classifier_norm` and `classifier_dropout` are of this model only.
     """
 
     def __init__(self, config: Re2TALConfig):
         super().__init__(config)
         self.model = Re2TALModel(config)
+        size = self.model.feature_size
+        self.norm = nn.BatchNorm1d(size, affine=False) if config.classifier_norm else nn.Identity()
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(self.model.feature_size, config.num_labels)
+        self.classifier = nn.Linear(size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -315,7 +319,7 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
         output = self.model(pixel_values_videos, frame_mask)
         weights = output.feature_mask.unsqueeze(-1).to(output.last_hidden_state)
         pooled = (output.last_hidden_state * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-        logits = self.classifier(self.dropout(pooled))
+        logits = self.classifier(self.dropout(self.norm(pooled)))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=(output.last_hidden_state,))
 

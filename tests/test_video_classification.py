@@ -67,7 +67,7 @@ def test_views_are_spread_over_the_clip(folder, processor):
 @pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])
 def test_the_model_learns_and_loads(rewiring, tmp_path):
     torch.manual_seed(0)
-    config = Re2TALConfig(backbone_config=SWIN, rewiring=rewiring, num_labels=2, classifier_dropout=0.1)
+    config = Re2TALConfig(backbone_config=SWIN, rewiring=rewiring, num_labels=2, classifier_norm=True)
     model = Re2TALForVideoClassification(config)
     videos, labels = torch.randn(4, 8, 3, 32, 32), torch.tensor([0, 1, 0, 1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

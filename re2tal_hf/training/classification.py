@@ -56,7 +56,7 @@ class ClassificationTrainer(Trainer):
         self.teacher = None
         if source := self.recipe.training.pretrained_backbone:
             load_backbone_weights(model.model.backbone, source)
-            load_classifier_weights(model.classifier, names, source)
+            load_classifier_weights(model, names, source)
             if self.recipe.distillation.weight:
                 self.teacher = build_backbone(config.backbone_config, "none", "plain")
                 load_backbone_weights(self.teacher, source)

@@ -52,16 +52,17 @@ def load_backbone_weights(backbone: RewiredModel, source: str) -> None:
     backbone.load_state_dict({name: state[name] for name in own})
 
 
-def load_classifier_weights(classifier: nn.Module, label_names: Sequence[str], source: str) -> bool:
-    """Loads the classifier of a model of ours where it tells the same classes apart; returns whether it does."""
+def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source: str) -> bool:
+    """Loads classifier and norm of a model of ours where it tells the same classes apart; returns whether it does."""
     folder = Path(source)
     if not _is_ours(folder):
         return False
     config, state = Re2TALConfig.from_pretrained(folder), _load_all(folder)
     names = [config.id2label.get(index) for index in range(len(label_names))]
-    if names != list(label_names) or "classifier.weight" not in state:
+    own = [name for name in model.state_dict() if not name.startswith(PREFIXES)]
+    if names != list(label_names) or not all(name in state for name in own):
         return False
-    classifier.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
+    model.load_state_dict({name: state[name] for name in own}, strict=False)
     return True
 
 

@@ -111,7 +111,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             nn.init.normal_(self.classifier.weight, std=0.02)
             nn.init.zeros_(self.classifier.bias)
             if isinstance(self.norm, nn.BatchNorm1d):
-                self.norm.reset_running_stats()
+                nn.init.zeros_(cast(Tensor, self.norm.running_mean))
+                nn.init.ones_(cast(Tensor, self.norm.running_var))
 
 
 class Re2TALModel(Re2TALPreTrainedModel):

@@ -85,7 +85,7 @@ class LocalHub:
             return json.load(answer)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_hub() -> Iterator[LocalHub]:
     pytest.importorskip("fastapi")
     with socket.socket() as probe:

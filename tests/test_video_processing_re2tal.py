@@ -462,8 +462,8 @@ import sys
 sys.modules["re2tal_hf"] = None  # as where the package was never installed
 from transformers import AutoVideoProcessor
 processor = AutoVideoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-reader_class = sys.modules[type(processor).__module__].VideoReader
-with reader_class(sys.argv[2]) as reader:
+code = sys.modules[type(processor).__module__.replace("video_processing_re2tal", "video_source")]
+with code.open_video(sys.argv[2]) as reader:
     window = processor.windows("v", reader.duration)[0]
     print(processor.read_window(reader, window)["pixel_values_videos"].sum().item())
 processor.save_pretrained(sys.argv[3])

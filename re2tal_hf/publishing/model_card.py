@@ -156,8 +156,8 @@ def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin) -> Mod
 def _base_model(run: TrainingRun) -> str | None:
     """The model on the Hub that the backbone's weights come from; torchvision's names and files are none."""
     source = run.recipe["training"].get("pretrained_backbone")
-    is_file = source is not None and Path(source).suffix in (".pth", ".pt", ".safetensors")
-    return source if source and not is_file and _HUB_ID.fullmatch(source) else None
+    is_local = source is not None and (Path(source).suffix in (".pth", ".pt", ".safetensors") or Path(source).exists())
+    return source if source and not is_local and _HUB_ID.fullmatch(source) else None
 
 
 def _hub_dataset(run: TrainingRun) -> str | None:

@@ -17,9 +17,11 @@ class Re2TALConfig(PreTrainedConfig):
     Args:
         backbone_config (`dict`, *optional*): `model_type` of a registered architecture and its settings, by the
             library's own argument names, for example `{"model_type": "video_swin", "variant": "tiny"}`.
-        head_config (`dict`, *optional*): `model_type` of the localization head (`"actionformer"`) and arguments of
-            [`ActionFormerHead`], for example `{"model_type": "actionformer", "hidden_size": 256}`.
-        loss_config (`dict`, *optional*): Arguments of [`LocalizationLoss`].
+        head_config (`dict`, *optional*): `model_type` of the localization head (`"actionformer"`, `"tridet"` or
+            `"vsgn"`) and arguments of its class ([`ActionFormerHead`], [`TriDetHead`], [`VSGNHead`]), for example
+            `{"model_type": "actionformer", "hidden_size": 256}`.
+        loss_config (`dict`, *optional*): Arguments of the head's loss ([`LocalizationLoss`], [`TriDetLoss`],
+            [`VSGNLoss`]).
         rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, `"none"` for the network as it is, or
             `"dr2net"` for what lies between, by `coupling`.
         coupling (`list[float]` or one for each stage, *optional*): The two coefficients of Dr2Net, by default

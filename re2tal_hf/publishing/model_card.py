@@ -25,7 +25,11 @@ _REWIRINGS = {
     "re2tal": "Re2TAL, [arXiv 2211.14053](https://arxiv.org/abs/2211.14053)",
     "dr2net": "Dr2Net, [arXiv 2401.04105](https://arxiv.org/abs/2401.04105)",
 }
-_HEADS = {"actionformer": "ActionFormer's ([arXiv 2202.07925](https://arxiv.org/abs/2202.07925))"}
+_HEADS = {
+    "actionformer": "ActionFormer's ([arXiv 2202.07925](https://arxiv.org/abs/2202.07925))",
+    "tridet": "TriDet's ([arXiv 2303.07347](https://arxiv.org/abs/2303.07347))",
+    "vsgn": "VSGN's ([arXiv 2011.14598](https://arxiv.org/abs/2011.14598))",
+}
 
 
 @dataclass(frozen=True)

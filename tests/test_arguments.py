@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf import (
+    Re2TALConfig,
+    Re2TALForTemporalActionLocalization,
+    Re2TALForVideoClassification,
+    Re2TALVideoProcessor,
+)
 from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.training.arguments import load_recipe, recipe_names
 
@@ -9,12 +14,14 @@ from re2tal_hf.training.arguments import load_recipe, recipe_names
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds(name):
     recipe = load_recipe(name)
+    of_clips = "classifier_dropout" in recipe.model
+    model_class = Re2TALForVideoClassification if of_clips else Re2TALForTemporalActionLocalization
     with torch.device("meta"):
-        model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, num_labels=3))
+        model = model_class(Re2TALConfig(**recipe.model, num_labels=3))
     processor = Re2TALVideoProcessor(**recipe.processor)
     Augmentation(**recipe.augmentation)
     features = processor.num_frames // model.model.feature_stride
-    assert features >= 2 ** (model.head.num_levels - 1)
+    assert features >= (8 if of_clips else 2 ** (model.head.num_levels - 1))
 
 
 def test_overrides_reach_nested_fields():

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("re2tal_hf.dual_residual").setLevel(logging.INFO)
     overrides = list(arguments.overrides)
     if arguments.dataset:
         overrides += [f"data.annotations={json.dumps(arguments.dataset)}", "data.videos=null"]

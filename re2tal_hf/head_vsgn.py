@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cross_scale_graph import CrossScaleGraph
-from .localization_head import Padding, ScoredSegments, check_choice
-from .temporal_layers import convolve, masked_group_norm, standardize, zero_padding
+from .localization_head import Padding, ScoredSegments, check_choice, prepare_features
+from .temporal_layers import convolve, masked_group_norm, zero_padding
 
 NORM_GROUPS = 32
 # Weights of center and length in the regression, those of Faster R-CNN (arXiv 1506.01497) as usually built.
@@ -311,18 +311,10 @@ class VSGNHead(nn.Module):
         return levels, masks, step_mask
 
     def _pad(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        batch, channels, length = features.shape
-        if channels != self.input_size or mask.shape != (batch, length):
-            raise ValueError(
-                f"features {tuple(features.shape)} and mask {tuple(mask.shape)} must be "
-                f"[B, {self.input_size}, T] and [B, T]."
-            )
-        mask = mask.bool()
-        x = features.transpose(1, 2)
-        if self.standardize_input:
-            x = standardize(x, mask)
-        elif self.padding == "isolated":
-            x = zero_padding(x, mask)
+        x, mask = prepare_features(
+            features, mask, self.input_size, standardized=self.standardize_input, isolated=self.padding == "isolated"
+        )
+        length = mask.shape[1]
         multiple = 2**self.num_levels
         needed = length if self.padding == "isolated" else max(length, self.max_length)
         missing = math.ceil(needed / multiple) * multiple - length

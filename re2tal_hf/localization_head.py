@@ -163,6 +163,35 @@ class PredictionBranch(nn.Module):
         return self.predictor(x.transpose(1, 2)).transpose(1, 2)
 
 
+def prepare_features(
+    features: Tensor, mask: Tensor, input_size: int, *, standardized: bool, isolated: bool
+) -> tuple[Tensor, Tensor]:
+    """Checks and prepares what a head takes.
+
+    Args:
+        features: `[B, D, T']`.
+        mask: bool `[B, T']`, True where a step is real.
+        input_size: the `D` that the head was built for.
+        standardized: whether every channel gets mean 0 and variance 1 over the real steps.
+        isolated: whether steps of padding become 0 (those of standardized features are).
+
+    Returns:
+        Features `[B, T', D]` and mask.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    batch, channels, length = features.shape
+    if channels != input_size or mask.shape != (batch, length):
+        raise ValueError(
+            f"features {tuple(features.shape)} and mask {tuple(mask.shape)} must be [B, {input_size}, T] and [B, T]."
+        )
+    mask, x = mask.bool(), features.transpose(1, 2)
+    if standardized:
+        return standardize(x, mask), mask
+    return (zero_padding(x, mask) if isolated else x), mask
+
+
 class PyramidHead(nn.Module):
     """A head whose points are the steps of a feature pyramid.
 
@@ -285,19 +314,10 @@ class PyramidHead(nn.Module):
         return levels, masks
 
     def _pad(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        batch, channels, length = features.shape
-        if channels != self.input_size or mask.shape != (batch, length):
-            raise ValueError(
-                f"features {tuple(features.shape)} and mask {tuple(mask.shape)} must be "
-                f"[B, {self.input_size}, T] and [B, T]."
-            )
-        mask = mask.bool()
-        x = features.transpose(1, 2)
-        if self.standardize_input:
-            x = standardize(x, mask)
-        elif self.padding == "isolated":
-            x = zero_padding(x, mask)
-        missing = self._padded_length(length) - length
+        x, mask = prepare_features(
+            features, mask, self.input_size, standardized=self.standardize_input, isolated=self.padding == "isolated"
+        )
+        missing = self._padded_length(mask.shape[1]) - mask.shape[1]
         return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
     def _padded_length(self, length: int) -> int:

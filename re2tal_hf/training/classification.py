@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..configuration_re2tal import Re2TALConfig
 from ..data.annotations import AnnotatedVideo
 from ..data.augmentation import Augmentation
 from ..data.clips import ClipWindows, collate_clips, read_clips, views
@@ -47,11 +46,7 @@ class ClassificationTrainer(Trainer):
 
     def build_model(self) -> Re2TALForVideoClassification:  # noqa: D102
         names = self.training_set.label_names
-        config = Re2TALConfig(
-            **self.recipe.model,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-        )
+        config = self.model_config(names)
         model = Re2TALForVideoClassification(config)
         self.teacher = None
         if source := self.recipe.training.pretrained_backbone:

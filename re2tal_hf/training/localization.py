@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..configuration_re2tal import Re2TALConfig
 from ..data.annotations import AnnotatedVideo, AnnotationSet, read_annotations
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows, collate
@@ -45,13 +44,7 @@ class LocalizationTrainer(Trainer):
         return found.class_agnostic() if data.class_agnostic else found
 
     def build_model(self) -> Re2TALForTemporalActionLocalization:  # noqa: D102
-        names = self.training_set.label_names
-        config = Re2TALConfig(
-            **self.recipe.model,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-        )
-        model = Re2TALForTemporalActionLocalization(config)
+        model = Re2TALForTemporalActionLocalization(self.model_config(self.training_set.label_names))
         if self.recipe.training.pretrained_backbone:
             load_backbone_weights(model.model.backbone, self.recipe.training.pretrained_backbone)
         return model

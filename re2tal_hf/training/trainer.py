@@ -9,7 +9,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..configuration_re2tal import Re2TALConfig
 from ..data.annotations import AnnotatedVideo
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows
@@ -108,6 +109,14 @@ class Trainer(ABC):
     @abstractmethod
     def build_model(self) -> Re2TALPreTrainedModel:
         """Returns the model with its initial weights."""
+
+    def model_config(self, label_names: Sequence[str]) -> Re2TALConfig:
+        """Returns the configuration of the recipe's model with these classes."""
+        return Re2TALConfig(
+            **self.recipe.model,
+            id2label=dict(enumerate(label_names)),
+            label2id={name: index for index, name in enumerate(label_names)},
+        )
 
     @abstractmethod
     def build_windows(self, augmentation: Augmentation) -> TrainingWindows:

@@ -17,7 +17,12 @@ from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.synthetic import generate
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
-from re2tal_hf.training.optimization import build_optimizer, build_schedule, parameter_groups
+from re2tal_hf.training.optimization import (
+    build_optimizer,
+    learning_rate_factor,
+    parameter_groups,
+    set_learning_rates,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK_MODES = ("not rewired, plain", "rewired, plain", "rewired, checkpoint", "rewired, reversible")
@@ -294,16 +299,19 @@ def test_parameter_groups_and_schedule():
     assert found["head.embedding.0.conv.weight"] == (1e-3, 0.1)
     assert all(decay == 0 for name, (_, decay) in found.items() if "scale" in name or "norm" in name)
     optimizer = build_optimizer(model, arguments)
-    schedule = build_schedule(optimizer, arguments, updates_per_epoch=5)
     rates = []
-    for _ in range(50):
+    for update in range(50):
+        set_learning_rates(optimizer, learning_rate_factor(arguments, update, updates_per_epoch=5))
         rates.append(optimizer.param_groups[0]["lr"] / groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
     assert rates[0] == pytest.approx(0.1)
     assert rates[10] == pytest.approx(1.0)
     assert rates[30] == pytest.approx(0.5)
     assert rates[-1] < 0.01
+    assert learning_rate_factor(arguments, 50, updates_per_epoch=5) == 0
+    # With more processes an epoch has fewer updates; the rates at its end are the same.
+    for epoch in range(2, 11):
+        same = [learning_rate_factor(arguments, epoch * count, count) for count in (1, 3, 5, 20)]
+        assert same == pytest.approx([same[0]] * 4, abs=1e-15)
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="frozen"):
         build_optimizer(model, arguments)

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from .arguments import OptimizationArguments
 
@@ -44,20 +43,29 @@ def build_optimizer(model: nn.Module, arguments: OptimizationArguments) -> torch
     groups = parameter_groups(model, arguments)
     if not groups:
         raise ValueError("No parameter of the model is trainable: everything is frozen.")
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW([{**group, "peak_lr": group["lr"]} for group in groups])
 
 
-def build_schedule(
-    optimizer: torch.optim.Optimizer, arguments: OptimizationArguments, updates_per_epoch: int
-) -> LambdaLR:
-    """Returns linear warm-up followed by a cosine to zero, stepped once for each update."""
+def learning_rate_factor(arguments: OptimizationArguments, update: int, updates_per_epoch: int) -> float:
+    """Returns the share of the peak rates at an update: linear warm-up, then a cosine to zero.
+
+    Only the ratio of the two counts matters, so that a run goes on rightly where an epoch takes another number of
+    updates than before.
+
+    Args:
+        arguments ([`OptimizationArguments`]): The path, in epochs.
+        update (`int`): Updates done, at the present number of them in an epoch.
+        updates_per_epoch (`int`): That number.
+    """
     warmup = arguments.warmup_epochs * updates_per_epoch
     total = (arguments.schedule_epochs or arguments.epochs) * updates_per_epoch
+    if update < warmup:
+        return (update + 1) / warmup
+    progress = (update - warmup) / max(total - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    def factor(update: int) -> float:
-        if update < warmup:
-            return (update + 1) / warmup
-        progress = (update - warmup) / max(total - warmup, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    return LambdaLR(optimizer, factor)
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets the rates of an optimizer of [`build_optimizer`] to this share of their peaks."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, gather_object, set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -32,14 +32,21 @@ from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe
 from .coupling_schedule import coupling_at
 from .memory import peak_memory
-from .optimization import build_optimizer, build_schedule
+from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .run_record import describe_run
 
 logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """How far a run is; part of its checkpoint."""
+    """How far a run is; part of its checkpoint.
+
+    Attributes:
+        epoch: Epochs done.
+        updates: Updates done, as many an epoch as the present number of processes makes.
+        best: The criterion of the best model.
+        seconds: Time spent in training.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -167,16 +174,17 @@ class Trainer(ABC):
         optimizer = build_optimizer(self.plain_model, arguments)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(self.plain_model, optimizer, self.loader)
         self.updates_per_epoch = math.ceil(len(self.loader) / arguments.gradient_accumulation)
-        # Accelerate's own wrapper would step once for each process.
-        self.schedule = build_schedule(optimizer, arguments, self.updates_per_epoch)
         self.average = None
         if arguments.ema_decay is not None:
             average = get_ema_multi_avg_fn(arguments.ema_decay)
             self.average = AveragedModel(self.plain_model, multi_avg_fn=average)
         self.progress = Progress()
-        for part in (self.schedule, self.progress, self.average):
+        for part in (self.progress, self.average):
             if part is not None:
                 self.accelerator.register_for_checkpointing(part)
+        if self.accelerator.process_index > 0:
+            # All have drawn the same weights; dropout and drop path must differ from the first process's.
+            set_seed(self.recipe.seed, device_specific=True)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe and returns the last metrics."""
@@ -185,6 +193,9 @@ class Trainer(ABC):
             (self.folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
         if self.resume:
             self.accelerator.load_state(str(self.folder / "checkpoint"))
+            # Another number of processes may have made other updates of the same epochs.
+            self.progress.updates = self.progress.epoch * self.updates_per_epoch
+            self._follow_progress()
         if self.recipe.training.trackers:
             self.accelerator.init_trackers("tracking")
         metrics: dict[str, Any] = {}
@@ -229,17 +240,20 @@ class Trainer(ABC):
                 sums[name] += value
             bar.set_postfix(loss=f"{losses['loss']:.3f}", memory=f"{peak_memory():.0f} MiB")
         steps = len(self.loader)
-        means = {name: value / steps for name, value in sums.items()}
+        seconds = time.perf_counter() - start
+        self._follow_progress()
+        everywhere = gather_object([sums])
+        means = {name: sum(found[name] for found in everywhere) / len(everywhere) / steps for name in sums}
         return means | {
-            "learning_rate": float(self.schedule.get_last_lr()[0]),
-            "seconds_per_step": (time.perf_counter() - start) / steps,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "seconds_per_step": seconds / steps,
             "peak_memory_mib": peak_memory(),
             **self._describe_rewiring(),
         }
 
     def _step(self, batch: dict[str, Any]) -> dict[str, float]:
         arguments = self.recipe.training
-        self._move_coupling()
+        self._follow_progress()
         with self.accelerator.accumulate(self.model):
             losses = self.losses(batch)
             if not torch.isfinite(losses["loss"]):
@@ -254,10 +268,8 @@ class Trainer(ABC):
             self.optimizer.zero_grad()
         if self.accelerator.sync_gradients:
             self.progress.updates += 1
-            if not self.accelerator.optimizer_step_was_skipped:
-                self.schedule.step()
-                if self.average is not None:
-                    self.average.update_parameters(self.plain_model)
+            if self.average is not None and not self.accelerator.optimizer_step_was_skipped:
+                self.average.update_parameters(self.plain_model)
         return {name: value.item() for name, value in losses.items()}
 
     @property
@@ -265,10 +277,13 @@ class Trainer(ABC):
         """The `Re2TALModel` inside the model."""
         return self.plain_model.model
 
-    def _move_coupling(self) -> None:
+    def _follow_progress(self) -> None:
+        """Sets what changes with the share of the training that is done: learning rates and Dr2Net's coupling."""
+        recipe, updates = self.recipe, self.progress.updates
+        set_learning_rates(self.optimizer, learning_rate_factor(recipe.training, updates, self.updates_per_epoch))
         if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
-            epochs = self.progress.updates / self.updates_per_epoch
-            self.backbone_model.set_coupling(coupling_at(self.recipe.coupling, epochs, self.recipe.training.epochs))
+            epochs = updates / self.updates_per_epoch
+            self.backbone_model.set_coupling(coupling_at(recipe.coupling, epochs, recipe.training.epochs))
 
     def _describe_rewiring(self) -> dict[str, float]:
         described = {"reconstruction_error": self.backbone_model.reconstruction_error()}

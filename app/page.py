@@ -14,6 +14,8 @@ from settings import FOLDER, Settings
 from timeline import FILTER, make_timeline, timeline_value
 from videos import VideoError, VideoLimits, minutes
 
+from re2tal_hf.metrics.tal_map.uploads_only import UploadsOnly
+
 THRESHOLD = 0.3
 MAX_WAITING = 32
 MOST_NAMES = 12
@@ -57,7 +59,7 @@ class Page:
         self._localizer = Localizer(self._shelf, VideoLimits(settings.max_seconds, settings.max_megabytes))
         frequency, age = max(1, round(min(settings.keep_seconds, 600))), round(settings.keep_seconds)
         title = "Temporal action localization"
-        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(frequency, age)) as self.blocks:
+        with UploadsOnly(title=title, analytics_enabled=False, delete_cache=(frequency, age)) as self.blocks:
             self._build_input(list(labels))
             self._build_result()
             self._connect()
@@ -66,7 +68,7 @@ class Page:
         """Serves the page; `options` go to `gr.Blocks.launch`."""
         settings = self._settings
         self.blocks.queue(default_concurrency_limit=1, max_size=MAX_WAITING)
-        return self.blocks.launch(
+        return self.blocks.serve(
             server_name=settings.host,
             server_port=settings.port,
             max_file_size=round(settings.max_megabytes * 2**20),

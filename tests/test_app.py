@@ -1,7 +1,9 @@
 """The demo page without a browser: its files, its models, its limits and its API."""
 
+import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 import runpy
@@ -11,6 +13,7 @@ import threading
 import time
 import types
 import wave
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -387,18 +390,90 @@ def test_file_beyond_the_size_is_refused_on_its_way(client: Client, tmp_path: Pa
         localize(client, large)
 
 
-@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
-def test_api_callers_cannot_name_files_of_the_server(page: str, meta: dict[str, Any]) -> None:
+META = {"_type": "gradio.FileData"}
+SECRET = str(APP / "model" / "config.json")
+NO_UPLOADS = [
+    "http://93.184.215.14/x.mp4",
+    "https://example.com/x.mp4",
+    SECRET,
+    "/proc/self/environ",
+    "file:///etc/passwd",
+]
+
+
+def outcome(page: str, endpoint: str, data: list[Any]) -> str:
+    """What an endpoint answers, whichever way it is called."""
     import httpx
 
-    secret = str(APP / "model" / "config.json")
-    call = f"{page}/gradio_api/call/localize"
-    started = httpx.post(call, json={"data": [{"path": secret, **meta}, "", 0.3]})
-    if started.status_code == 200:
-        answer = httpx.get(f"{call}/{started.json()['event_id']}", timeout=60).text
-        assert "event: error" in answer and "event: complete" not in answer
-    for path in (secret, "/etc/passwd"):
+    if endpoint.startswith("call"):
+        started = httpx.post(f"{page}/gradio_api/{endpoint}", json={"data": data})
+        if started.status_code != 200:
+            return started.text
+        event = started.json()["event_id"]
+        return httpx.get(f"{page}/gradio_api/call/{endpoint.split('/')[-1]}/{event}", timeout=60).text
+    body = {"data": data, "session_hash": "visitor", "fn_index": int(endpoint)}
+    joined = httpx.post(f"{page}/gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        return joined.text
+    return httpx.get(f"{page}/gradio_api/queue/data", params={"session_hash": "visitor"}, timeout=60).text
+
+
+def test_every_input_of_every_endpoint_takes_uploads_only(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    fetched: list[str] = []
+    fetch = "gradio.processing_utils.async_ssrf_protected_download"
+    monkeypatch.setattr(fetch, lambda url, cache_dir: fetched.append(url))
+    config = httpx.get(f"{page}/config").json()
+    endpoints = {str(each["id"]): len(each["inputs"]) for each in config["dependencies"] if each["backend_fn"]}
+    assert len(endpoints) > 5
+    calls = [("call/localize", 3, 0, path) for path in NO_UPLOADS]
+    paths = itertools.cycle(NO_UPLOADS)
+    calls += [(name, count, place, next(paths)) for name, count in endpoints.items() for place in range(count)]
+    for name, count, place, path in calls:
+        named = {"path": path, "url": path, "meta": META}
+        data: list[Any] = [None] * count
+        data[place] = [{"video": named}] if place % 2 else named
+        answer = outcome(page, name, data)
+        assert "uploads only" in answer and "event: complete" not in answer, (name, place, answer)
+    assert fetched == []
+    gone = {"path": f"{localization.get_upload_folder()}/gone.mp4", "meta": META}
+    assert "no longer here" in outcome(page, "call/localize", [gone, "", 0.3])
+    assert "event: error" in outcome(page, "call/localize", [{"path": SECRET}, "", 0.3])
+
+
+def test_files_of_the_server_have_no_address(page: str) -> None:
+    import httpx
+
+    uploads = localization.get_upload_folder()
+    for path in (
+        SECRET,
+        "/etc/passwd",
+        uploads,
+        f"{uploads}/x.mp4",
+        "/proc/self/environ",
+        "http://93.184.215.14/x.mp4",
+    ):
         assert httpx.get(f"{page}/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_requests_are_bounded(page: str) -> None:
+    import httpx
+
+    api = f"{page}/gradio_api"
+    assert httpx.post(f"{api}/process_recording", files={"video": b"x"}).status_code == 404
+    large = b" " * (5 * 2**20)
+    assert httpx.post(f"{api}/call/localize", content=large).status_code == 413
+    files = [("files", (f"{number}.mp4", bytes(2**19))) for number in range(4)]
+    assert httpx.post(f"{api}/upload", files=files).status_code == 413
+    assert httpx.post(f"{api}/upload", files=files[:1]).status_code == 200
+
+    def pieces() -> Iterator[bytes]:
+        yield from (b" " * 2**16 for _ in range(100))
+
+    with contextlib.suppress(httpx.HTTPError):
+        assert httpx.post(f"{api}/call/localize", content=pieces()).status_code >= 400
+    assert httpx.get(f"{page}/config").status_code == 200
 
 
 def resident_megabytes() -> float:

@@ -19,7 +19,7 @@ gradio = pytest.importorskip("gradio")
 
 FOLDER = Path(__file__).resolve().parents[1] / "re2tal_hf" / "metrics" / "tal_map"
 EXAMPLE = (FOLDER / "example_annotations.json", FOLDER / "example_detections.json")
-MODULES = ("app", "json_files", "tal_map")
+MODULES = ("app", "json_files", "tal_map", "uploads_only")
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +270,9 @@ def test_app_serves_its_api(served, file, tmp_path):
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/measure"]
     with pytest.raises(AppError, match="bad.json: the file is empty"):
         client.predict(handle_file(EXAMPLE[0]), handle_file(file("bad.json", b"")), "all", "0.5", api_name="/measure")
+    address = {"path": "https://example.com/truth.json", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError, match="takes uploads only"):
+        client.predict(address, handle_file(EXAMPLE[1]), "all", "0.5", api_name="/measure")
     summary, map_table, class_table, csv_path = client.predict(
         annotation_path=handle_file(EXAMPLE[0]),
         detection_path=handle_file(EXAMPLE[1]),

@@ -19,6 +19,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from json_files import MAX_FILE_BYTES, InputError, Label, Row, read_annotations, read_detections
 from tal_map import TalMap
+from uploads_only import UploadsOnly
 
 FOLDER = Path(__file__).resolve().parent
 MAX_THRESHOLDS = 50
@@ -374,10 +375,10 @@ def _examples(inputs: list[Any]) -> Examples:
     )
 
 
-def build_page() -> gr.Blocks:
+def build_page() -> UploadsOnly:
     """The page with its one public endpoint, `/measure`."""
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    with gr.Blocks(title="tal_map", delete_cache=(600, 3600)) as page:
+    with UploadsOnly(title="tal_map", delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
         files = _file_inputs()
         subset, thresholds = _setting_inputs()
@@ -400,9 +401,10 @@ def build_page() -> gr.Blocks:
         ):
             event.success(show_curves, curves, [report.column, report.class_name, *plotted], **private)
             event.failure(lambda: gr.Column(visible=False), None, report.column, **private)
-    return page.queue(default_concurrency_limit=2, max_size=32)
+    page.queue(default_concurrency_limit=2, max_size=32)
+    return page
 
 
 if __name__ == "__main__":
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    build_page().launch(max_file_size=2 * MAX_FILE_BYTES, ssr_mode=False, theme=theme)
+    build_page().serve(max_file_size=2 * MAX_FILE_BYTES, ssr_mode=False, theme=theme)

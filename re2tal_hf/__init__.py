@@ -33,6 +33,7 @@ PIPELINE_REGISTRY.register_pipeline(
 
 # Saved models carry their code, so that `trust_remote_code=True` loads them without this package.
 Re2TALConfig.register_for_auto_class()
+Re2TALModel.register_for_auto_class("AutoModel")
 Re2TALForTemporalActionLocalization.register_for_auto_class("AutoModel")
 Re2TALForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 Re2TALVideoProcessor.register_for_auto_class("AutoVideoProcessor")

@@ -10,6 +10,14 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .rewiring import DUAL_RESIDUAL, check_rewiring
 
+# What transformers' `pipeline()` looks for in a saved configuration.
+PIPELINES = {
+    "temporal-action-localization": {
+        "impl": "pipeline_re2tal.TemporalActionLocalizationPipeline",
+        "pt": ["AutoModel"],
+    }
+}
+
 
 class Re2TALConfig(PreTrainedConfig):
     r"""Configuration of the Re2TAL models.
@@ -74,15 +82,15 @@ class Re2TALConfig(PreTrainedConfig):
         check_rewiring(self.rewiring, self.backprop, self.coupling)
         if self.frozen_stages < 0:
             raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
-        # A saved pipeline names its code. Where this package is installed its own is registered, and
-        # transformers would ask for trust in the other: hidden from it, but saved again.
-        if "custom_pipelines" in kwargs and not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
-            self._saved_pipelines = kwargs.pop("custom_pipelines")
+        # Where this package is installed its own pipeline is registered, and transformers would ask for
+        # trust in the saved one.
+        if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers."""
+        """As in transformers; that of a localization model names the pipeline, whose code is saved with the model."""
         values = super().to_dict()
-        if pipelines := values.pop("_saved_pipelines", None):
-            values.setdefault("custom_pipelines", pipelines)
+        if "Re2TALForTemporalActionLocalization" in (values.get("architectures") or ()):
+            values["custom_pipelines"] = PIPELINES
         return values

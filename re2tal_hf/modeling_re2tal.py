@@ -27,6 +27,7 @@ from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
 from .localization_losses import LocalizationLoss, TriDetLoss
+from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop, Stage
 from .rewiring import RewiredModel, build_backbone
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+import numbers
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModel, Pipeline
 from transformers.pipelines.base import ChunkPipeline
 
+from .class_scores import ClassScores, checked_class_scores
+from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import VideoSource, is_video, open_video
 
 Progress = Callable[[int, int], None]
@@ -33,18 +35,24 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     ```
 
     With `re2tal_hf` installed and imported, its own code runs and `trust_remote_code` is not needed.
+
+    Raises:
+        ValueError: if no `video_processor` is given and none is saved with the model.
     """
 
     _load_processor = False
     _load_image_processor = False
-    _load_video_processor = True
+    # Not True: where it is missing transformers would not say how to save one.
+    _load_video_processor = None
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    _registered_impl: ClassVar[dict[str, dict[str, Any]]]
+    video_processor: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.video_processor is None:
+            self.video_processor = _load_processor_of(self.model)
         self.model.eval()
 
     def __call__(
@@ -71,8 +79,11 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
                 processor's `max_detections`.
             window_overlap (`float`, *optional*): Overlap of sliding windows, a share of their length in [0, 1).
             windows_per_step (`int`, *optional*, defaults to 1): Windows that go through the model together.
-            video_scores (`dict[int, float]` or `torch.Tensor`, *optional*): Scores of an external video
-                classifier, which give the segments of a class-agnostic model their classes.
+            video_scores (`dict[str, float]`, `dict[int, float]` or `torch.Tensor`, *optional*): Scores of an external
+                video classifier, which give the segments of a class-agnostic model their classes: by label name, by
+                class id, or `[num_classes]`; for several videos a list with the scores of each. The names are the
+                labels of the actions; a class id is called as the model's configuration names it, `LABEL_7` where it
+                names one class only.
 
         Returns:
             `list[dict]`: `label`, `score`, `start` and `end` (seconds) of each action, best first; for several
@@ -87,10 +98,16 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         if not (isinstance(progress, bool) or callable(progress)):
             raise TypeError(f"progress is {progress!r}; give True, False or a function of (done, all).")
         if is_video(videos):
+            if (scores := settings.get("video_scores")) is not None:
+                settings["video_scores"] = checked_class_scores(scores, "the video")
             return self._localize(videos, frame_rate, progress, settings)
         if not (hasattr(videos, "__iter__") or hasattr(videos, "__getitem__")):
             raise TypeError(f"{type(videos).__name__} is no video; give a path, a URL, bytes or frames.")
-        found = (self._localize(video, frame_rate, progress, settings) for video in videos)
+        scores = _scores_of_each(settings.pop("video_scores", None), videos)
+        found = (
+            self._localize(video, frame_rate, progress, {**settings, **of_video})
+            for video, of_video in zip(videos, scores, strict=isinstance(scores, list))
+        )
         return found if isinstance(videos, Iterator) else list(found)
 
     def _localize(
@@ -155,10 +172,14 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         threshold: float | None = None,
         top_k: int | None = None,
         max_segments: int | None = None,
-        video_scores: Any = None,
+        video_scores: ClassScores | None = None,
     ) -> list[dict[str, Any]]:
         """Merges the windows of the video into detections in seconds."""
         windows = [window for output in model_outputs for window in output["windows"]]
+        names = self.model.config.id2label
+        if video_scores is not None:
+            scores = checked_class_scores(video_scores, windows[0].video_id)
+            video_scores, names = _with_names(scores, names)
         [found] = self.video_processor.post_process_temporal_action_localization(
             model_outputs,
             windows,
@@ -166,22 +187,50 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             max_detections=max_segments,
             video_scores=video_scores,
         )
-        names = self.model.config.id2label
         rows = zip(*(found[name][:top_k].tolist() for name in ("labels", "scores", "segments")), strict=True)
         return [
             {"label": names[label], "score": score, "start": start, "end": end} for label, score, (start, end) in rows
         ]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Saves model, pipeline code and video processor to a folder."""
-        Pipeline.save_pretrained(self, save_directory, **kwargs)
+        """Saves model, code and video processor to a folder; the code of the pipeline goes with the model's."""
+        self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
 
 
-# What registering does, so that a pipeline whose code came from the Hub saves its code, too.
-TemporalActionLocalizationPipeline._registered_impl = {
-    "temporal-action-localization": {"impl": TemporalActionLocalizationPipeline, "pt": (AutoModel,)}
-}
+def _load_processor_of(model: Any) -> Re2TALVideoProcessor:
+    """The video processor saved beside a model."""
+    source, commit = model.name_or_path, getattr(model.config, "_commit_hash", None)
+    reason: OSError | None = None
+    try:
+        if source:
+            return Re2TALVideoProcessor.from_pretrained(source, revision=commit or "main")
+    except OSError as error:
+        reason = error
+    raise ValueError(
+        "There is no video processor with the model: save the one that it was trained with beside it, "
+        "`processor.save_pretrained(folder)` or `processor.push_to_hub(repo)`, or pass `video_processor=` to the "
+        f"pipeline.{f' ({reason})' if reason else ''}"
+    ) from reason
+
+
+def _scores_of_each(scores: Any, videos: Any) -> Iterable[dict[str, Any]]:
+    """The setting `video_scores` of each of several videos, checked before the first is decoded."""
+    if scores is None:
+        return itertools.repeat({})
+    if not isinstance(scores, list | tuple) or any(isinstance(item, numbers.Number) for item in scores):
+        raise ValueError("video_scores are those of one video; for several give a list with the scores of each.")
+    if hasattr(videos, "__len__") and len(videos) != len(scores):
+        raise ValueError(f"video_scores are of {len(scores)} videos, not of {len(videos)}.")
+    return [{"video_scores": checked_class_scores(item, f"video {n}")} for n, item in enumerate(scores)]
+
+
+def _with_names(scores: dict[Any, float], names: dict[int, str]) -> tuple[dict[int, float], dict[int, str]]:
+    """Scores by class id, and the names of the ids: those given, else the configuration's where it has several."""
+    if any(isinstance(key, str) for key in scores):
+        return dict(enumerate(scores.values())), dict(enumerate(scores))
+    known = names if len(names) > 1 else {}
+    return scores, {index: known.get(index, f"LABEL_{index}") for index in scores}
 
 
 @contextlib.contextmanager

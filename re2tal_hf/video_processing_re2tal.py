@@ -22,10 +22,9 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
+from .class_scores import ClassScores, checked_class_scores
 from .temporal_segments import assign_video_classes, suppress
 from .video_source import VideoSource
-
-ClassScores = Mapping[int, float] | Tensor
 
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
@@ -227,9 +226,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             threshold: lowest score returned.
             max_detections: in place of the setting of that name.
             video_scores: of an external video classifier, for a model without classes (K = 1): by
-                video id, a score for each class id or a tensor `[num_classes]`; for windows of one
-                video also without the video id. Each segment is returned once for each of the
-                `num_video_classes` best classes, its score multiplied by theirs.
+                video id, the scores by class id, or a list or tensor `[num_classes]`; for windows of one
+                video also without the video id. (Scores by name are for the pipeline.) Each segment is
+                returned once for each of the `num_video_classes` best classes, its score multiplied by theirs.
 
         Returns:
             For each video, in the order in which they first appear, its `video_id` and, best
@@ -237,8 +236,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             `scores` float64 `[N]`.
 
         Raises:
-            ValueError: if outputs and windows do not match, or `video_scores` lacks a video or is
-                given for a model with classes.
+            ValueError: if outputs and windows do not match, or `video_scores` lacks a video, is
+                given for a model with classes, or holds what is no class id or no score.
         """
         batches = [outputs] if isinstance(outputs, Mapping) else outputs
         rows = [
@@ -251,7 +250,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         candidates: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for row, window in zip(rows, windows, strict=True):
             candidates.setdefault(window.video_id, []).append(self._candidates(*row, window))
-        class_scores: dict[str, Tensor] = {}
+        class_scores: dict[str, tuple[Tensor, Tensor]] = {}
         if video_scores is not None:
             if any(logits.shape[-1] != 1 for logits, _, _ in rows):
                 raise ValueError("video_scores are for a model without classes of its own.")
@@ -321,9 +320,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         self,
         windows: list[tuple[Tensor, Tensor, Tensor]],
         max_detections: int | None,
-        class_scores: Tensor | None,
+        class_scores: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The detections of one video from the candidates of its windows."""
+        """The detections of one video from the candidates of its windows; `class_scores` are ids and scores."""
         segments, scores, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
         segments, scores, labels = suppress(
             segments,
@@ -339,8 +338,10 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         )
         if class_scores is None:
             return segments, scores, labels
-        top_k = min(self.num_video_classes, int((class_scores > 0).sum()))
-        return assign_video_classes(segments, scores, class_scores, top_k=top_k)
+        ids, values = class_scores
+        top_k = min(self.num_video_classes, int((values > 0).sum()))
+        segments, scores, labels = assign_video_classes(segments, scores, values, top_k=top_k)
+        return segments, scores, ids[labels]
 
     def _validate_settings(self) -> None:
         for name, choices in (
@@ -375,20 +376,21 @@ def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
     return video, torch.arange(num_frames, device=video.device) < num_frames - missing
 
 
-def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, Tensor]:
-    """Scores [num_classes] by video; classes without a score have 0."""
-    if isinstance(video_scores, Tensor) or not isinstance(next(iter(video_scores), None), str):
+def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Class ids, ascending, and their scores (float64) by video."""
+    by_video = isinstance(video_scores, Mapping) and all(isinstance(key, str) for key in video_scores)
+    if not by_video:
         if len(video_ids) > 1:
             raise ValueError(f"video_scores are needed for each of {len(video_ids)} videos, by id.")
         video_scores = {video_ids[0]: video_scores}
-    if missing := [name for name in video_ids if not len(video_scores.get(name, ()))]:
+    if missing := [name for name in video_ids if name not in video_scores]:
         raise ValueError(f"video_scores lack {len(missing)} videos, such as {missing[0]!r}.")
-    dense = {}
+    found = {}
     for video_id in video_ids:
-        scores = video_scores[video_id]
-        if not isinstance(scores, Tensor):
-            classes = torch.tensor(list(scores))
-            values = torch.tensor(list(scores.values()), dtype=torch.float64)
-            scores = values.new_zeros(int(classes.max()) + 1).index_put((classes,), values)
-        dense[video_id] = scores.double().cpu()
-    return dense
+        scores = checked_class_scores(video_scores[video_id], video_id)
+        if names := [key for key in scores if isinstance(key, str)]:
+            raise ValueError(f"video_scores of {video_id!r}: {names[0]!r} is no class id; names are for the pipeline.")
+        ids = sorted(scores)
+        values = torch.tensor([scores[index] for index in ids], dtype=torch.float64)
+        found[video_id] = torch.tensor(ids), values
+    return found

@@ -14,6 +14,7 @@ sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file_
 
 from transformers import pipeline
 
+from re2tal_hf.class_scores import checked_class_scores
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
 
@@ -38,13 +39,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[int, float]]:
-    ids = {name: index for index, name in enumerate(label_names)}
+def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, float]]:
     scores = json.loads(Path(path).read_text())
-    unknown = {label for by_label in scores.values() for label in by_label} - ids.keys()
-    if unknown:
-        raise ValueError(f"{path} has labels that the annotations do not: {sorted(unknown)[:5]}.")
-    return {video: {ids[label]: score for label, score in by_label.items()} for video, by_label in scores.items()}
+    if not isinstance(scores, dict) or not all(isinstance(by_label, dict) for by_label in scores.values()):
+        raise ValueError(f"{path} is not of the form {{video_id: {{label: score}}}}.")
+    for video_id, by_label in scores.items():
+        if unknown := checked_class_scores(by_label, video_id).keys() - set(label_names):
+            raise ValueError(f"{path} has labels that the annotations do not: {sorted(map(str, unknown))[:5]}.")
+    return scores
 
 
 def print_table(metrics: dict) -> None:
@@ -67,13 +69,10 @@ def main() -> None:
         repair=False,
         streaming=arguments.streaming,
     )
-    names = annotations.label_names
     video_scores = None
     if arguments.video_scores:
-        video_scores = read_video_scores(arguments.video_scores, names)
+        video_scores = read_video_scores(arguments.video_scores, annotations.label_names)
     pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
-    if video_scores:
-        pipe.model.config.id2label = dict(enumerate(names))
     detections = localize_videos(
         pipe,
         annotations.videos,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from run_factory import small_pipeline
 from transformers import pipeline
 from video_factory import write_video
 
@@ -54,6 +55,66 @@ def test_actions_are_in_seconds_and_best_first(pipe, video):
     scores = [row["score"] for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert max(row["end"] for row in rows) > 4.0  # windows cover the whole video
+
+
+@pytest.fixture(scope="module")
+def class_agnostic_pipe() -> TemporalActionLocalizationPipeline:
+    return small_pipeline(id2label={0: "action"}, label2id={"action": 0})
+
+
+def test_scores_of_a_video_classifier_name_the_actions(class_agnostic_pipe, video):
+    found = class_agnostic_pipe(video)
+    assert {row["label"] for row in found} == {"action"}
+    by_name = class_agnostic_pipe(video, video_scores={"long jump": 0.5, "run": 0.25, "swim": 0.1})
+    assert {row["label"] for row in by_name} == {"long jump", "run"}  # the two best, as the processor is set
+    jumps = [row for row in by_name if row["label"] == "long jump"]
+    assert [(row["start"], row["end"]) for row in jumps] == [(row["start"], row["end"]) for row in found]
+    assert [row["score"] for row in jumps] == pytest.approx([row["score"] / 2 for row in found])
+    by_id = class_agnostic_pipe(video, video_scores={3: 0.5, 8: 0.25})
+    names = {"LABEL_3": "long jump", "LABEL_8": "run"}
+    assert [{**row, "label": names[row["label"]]} for row in by_id] == by_name
+    assert class_agnostic_pipe(video, video_scores=torch.tensor([0.0, 0.0, 0.0, 0.5])) == [
+        row for row in by_id if row["label"] == "LABEL_3"
+    ]
+    assert class_agnostic_pipe(video, video_scores={"run": 0.0}) == []
+    assert class_agnostic_pipe(video, video_scores=None) == found
+
+
+def test_each_of_several_videos_has_its_own_scores(class_agnostic_pipe, video):
+    first, second = class_agnostic_pipe([video, video], video_scores=[{"run": 0.5}, {"swim": 0.5}])
+    assert {row["label"] for row in first} == {"run"} and {row["label"] for row in second} == {"swim"}
+    with pytest.raises(ValueError, match="those of one video"):
+        class_agnostic_pipe([video, video], video_scores={"run": 0.5})
+    with pytest.raises(ValueError, match="of 1 videos, not of 2"):
+        class_agnostic_pipe([video, video], video_scores=[{"run": 0.5}])
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [({"run": float("nan")}, "'run' is nan"), ({-1: 0.5}, "-1 is neither"), ({}, "empty"), (0.5, "are 0.5; give")],
+)
+def test_wrong_scores_are_refused_before_the_video_is_read(class_agnostic_pipe, scores, message):
+    with pytest.raises(ValueError, match=message):
+        class_agnostic_pipe("there_is_no_such.mp4", video_scores=scores)
+
+
+def test_the_processor_is_that_saved_with_the_model(class_agnostic_pipe, video, tmp_path):
+    model, processor = class_agnostic_pipe.model, class_agnostic_pipe.video_processor
+    model.save_pretrained(tmp_path)
+    for make in (partial(pipeline, "temporal-action-localization"), TemporalActionLocalizationPipeline):
+        with pytest.raises(ValueError, match="no video processor with the model: save the one"):
+            make(model=model)
+    with pytest.raises(ValueError, match=f"no video processor with the model: .*{tmp_path}"):
+        pipeline("temporal-action-localization", model=str(tmp_path))
+    processor.save_pretrained(tmp_path)
+    expected = class_agnostic_pipe(video)
+    assert pipeline("temporal-action-localization", model=str(tmp_path), device="cpu")(video) == expected
+    loaded = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path)
+    assert TemporalActionLocalizationPipeline(model=loaded, device="cpu")(video) == expected
+    settings = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({**settings, "frame_rate": -1}))
+    with pytest.raises(ValueError, match="frame_rate is -1"):
+        pipeline("temporal-action-localization", model=str(tmp_path))
 
 
 def test_batches_of_windows_give_the_same(pipe, video):

@@ -319,11 +319,15 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor, pipeline
 
 results = {}
-for repo, revision in (("published", "v9"), ("parts", "main"), ("whole", "main")):
+for repo, revision in (("published", "v9"), ("parts", "main"), ("whole", "main"), ("again", "main")):
+    if repo == "again":  # saved anew by a process without the package, from what it loaded
+        model.save_pretrained("again")
+        processor.save_pretrained("again")
     options = {"trust_remote_code": True, "revision": revision}
-    config = AutoConfig.from_pretrained(f"user/{repo}", **options)
-    model, report = AutoModel.from_pretrained(f"user/{repo}", output_loading_info=True, **options)
-    processor = AutoVideoProcessor.from_pretrained(f"user/{repo}", **options)
+    source = "again" if repo == "again" else f"user/{repo}"
+    config = AutoConfig.from_pretrained(source, **options)
+    model, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    processor = AutoVideoProcessor.from_pretrained(source, **options)
     frames = torch.arange(16 * 3 * 32 * 32).reshape(16, 3, 32, 32).remainder(251).to(torch.uint8)
     with torch.no_grad():
         output = model.eval()(**processor(frames, return_tensors="pt"))
@@ -332,9 +336,14 @@ for repo, revision in (("published", "v9"), ("parts", "main"), ("whole", "main")
         "report": [str(key) for kind in report.values() for key in kind],
         "sum": output.logits.sum().item(),
     }
-    if repo != "parts":
-        pipe = pipeline("temporal-action-localization", model=f"user/{repo}", **options)
-        results[repo]["actions"] = pipe("video.mp4")
+    pipe = pipeline("temporal-action-localization", model=source, **options)
+    results[repo]["actions"] = pipe("video.mp4")
+try:
+    pipeline("temporal-action-localization", model="user/alone", trust_remote_code=True)
+except ValueError as error:
+    results["alone"] = str(error)
+backbone, report = AutoModel.from_pretrained("user/backbone", trust_remote_code=True, output_loading_info=True)
+results["backbone"] = [type(backbone).__name__, *(str(key) for kind in report.values() for key in kind)]
 assert type(model).__module__.startswith("transformers_modules.")
 card = open(hf_hub_download("user/published", "README.md", revision="v9")).read()
 print(json.dumps(results))
@@ -351,6 +360,8 @@ pipe = small_pipeline()
 pipe.model.push_to_hub("user/parts")
 pipe.video_processor.push_to_hub("user/parts")
 pipe.push_to_hub("user/whole", max_shard_size="100KB")
+pipe.model.push_to_hub("user/alone")
+pipe.model.model.push_to_hub("user/backbone")
 model = AutoModel.from_pretrained("user/whole")
 processor = AutoVideoProcessor.from_pretrained("user/whole")
 loaded = pipeline("temporal-action-localization", model="user/whole")
@@ -378,11 +389,14 @@ def test_from_a_run_to_a_process_without_the_package(local_hub, api, run_folder,
     done = local_hub.run("-c", WITHOUT_PACKAGE, **places)
     first, *printed = [line for line in done.stdout.splitlines() if line]
     results = json.loads(first)
-    assert {name: found["report"] for name, found in results.items()} == {"published": [], "parts": [], "whole": []}
+    assert "no video processor with the model" in results.pop("alone")
+    assert results.pop("backbone") == ["Re2TALModel"]
+    assert set(results) == {"published", "parts", "whole", "again"}
+    assert all(found["report"] == [] for found in results.values())
     assert all(found["labels"] == ["jump", "run"] for found in results.values())
     assert len({round(found["sum"], 3) for found in results.values()}) == 1
-    for name in ("published", "whole"):
-        assert_same(results[name]["actions"], expected)
+    for found in results.values():
+        assert_same(found["actions"], expected)
     assert len(printed) == sum(action["score"] >= 0.3 for action in expected) > 0
     assert all(re.fullmatch(r"\d\.\d s to \d\.\d s: (jump|run) \(0\.\d\d\)", line) for line in printed)
 

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 
@@ -337,15 +338,29 @@ def test_scores_of_a_video_classifier():
     assert found["labels"].tolist() == [7]
     [found] = post_process(one, windows[:1], video_scores={7: 0.5, 3: 0.4}, threshold=0.4)
     assert found["labels"].tolist() == [7]
+    for scores in ([0.0, 0.9], np.array([0.0, 0.9], np.float32), {np.int64(1): torch.tensor(0.9)}, {1: 0.9, 10**12: 0}):
+        [found] = post_process(one, windows[:1], video_scores=scores)
+        assert found["labels"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
     ("classes", "scores", "message"),
     [
         (1, {"a": {0: 1.0}}, "lack 1 videos, such as 'b'"),
-        (1, {"a": {0: 1.0}, "b": {}}, "lack 1 videos, such as 'b'"),
+        (1, {"a": {0: 1.0}, "b": {}}, "'b' are empty"),
         (1, {0: 1.0}, "for each of 2 videos"),
         (2, {"a": {0: 1.0}, "b": {0: 1.0}}, "without classes of its own"),
+        (1, {"a": {0: 1.0}, "b": {-1: 1.0}}, "'b': -1 is neither a label nor a class id"),
+        (1, {"a": {0: 1.0}, "b": {1.5: 1.0}}, "'b': 1.5 is neither"),
+        (1, {"a": {0: 1.0}, "b": {True: 1.0}}, "'b': True is neither"),
+        (1, {"a": {0: 1.0}, "b": {0: 1.0, "run": 1.0}}, "'b' mix labels with class ids"),
+        (1, {"a": {0: 1.0}, "b": {"run": 1.0}}, "'run' is no class id"),
+        (1, {"a": {0: 1.0}, "b": {3: math.nan}}, "'b': the score of 3 is nan"),
+        (1, {"a": {0: 1.0}, "b": {3: math.inf}}, "'b': the score of 3 is inf"),
+        (1, {"a": {0: 1.0}, "b": torch.tensor([0.5, -0.5])}, "'b': the score of 1 is -0.5"),
+        (1, {"a": {0: 1.0}, "b": torch.ones(2, 2)}, r"'b': the score of 0 is \[1.0, 1.0\]"),
+        (1, {"a": {0: 1.0}, "b": {3: "high"}}, "'b': the score of 3 is 'high'"),
+        (1, {"a": {0: 1.0}, "b": 0.5}, "'b' are 0.5; give"),
     ],
 )
 def test_scores_of_a_video_classifier_that_do_not_fit(classes, scores, message):

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from ..class_scores import ClassScores
 from ..data.annotations import AnnotatedVideo, AnnotationSet
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_reader import VideoReadError
@@ -27,7 +28,7 @@ def localize_videos(
     pipe: TemporalActionLocalizationPipeline,
     videos: Sequence[AnnotatedVideo],
     accelerator: Accelerator | None = None,
-    video_scores: Mapping[str, Mapping[int, float]] | None = None,
+    video_scores: Mapping[str, ClassScores] | None = None,
     **settings: Any,
 ) -> Detections:
     """Runs the pipeline over a set of videos, shared out among the processes of a distributed run.
@@ -38,7 +39,7 @@ def localize_videos(
         pipe ([`TemporalActionLocalizationPipeline`]): Model and processor.
         videos (`Sequence[AnnotatedVideo]`): Those without a file are left without detections.
         accelerator (`Accelerator`, *optional*): Of a distributed run.
-        video_scores (`Mapping`, *optional*): Scores of an external video classifier: class id to score, by `video_id`.
+        video_scores (`Mapping`, *optional*): Scores of an external video classifier by `video_id`; see the pipeline.
         settings: Passed to the pipeline.
 
     Returns:

@@ -1,0 +1,54 @@
+"""Scores that an external classifier gives to a whole video; they name the segments of a class-agnostic model."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+ClassScores = Mapping[int, float] | Mapping[str, float] | Sequence[float] | Tensor
+"""Scores by class id or by label name, or one for each class id in order."""
+
+
+def checked_class_scores(scores: Any, video: str) -> dict[Any, float]:
+    """Returns the scores of one video by class id or by label name.
+
+    Args:
+        scores: a mapping, or a list, array or tensor `[num_classes]`.
+        video: what error messages call the video.
+
+    Raises:
+        ValueError: if there are none, a key is neither an id from 0 on nor a name, ids and names are mixed, or a
+            score is not a finite number from 0 on.
+    """
+    if not isinstance(scores, Mapping):
+        try:
+            scores = dict(enumerate(scores.tolist() if hasattr(scores, "tolist") else scores))
+        except TypeError as error:
+            raise ValueError(
+                f"video_scores of {video!r} are {scores!r}; give {{label: score}}, or a score for each class."
+            ) from error
+    if not scores:
+        raise ValueError(f"video_scores of {video!r} are empty; give the score of one class at least.")
+    checked: dict[Any, float] = {}
+    for key, score in ((_plain(key), _plain(score)) for key, score in scores.items()):
+        if not (isinstance(key, str) or (_is_number(key, numbers.Integral) and key >= 0)):
+            raise ValueError(f"video_scores of {video!r}: {key!r} is neither a label nor a class id (0, 1, ...).")
+        if not (_is_number(score, numbers.Real) and math.isfinite(score) and score >= 0):
+            raise ValueError(f"video_scores of {video!r}: the score of {key!r} is {score!r}; it must be 0 or more.")
+        checked[key] = float(score)
+    if len({type(key) for key in checked}) > 1:
+        raise ValueError(f"video_scores of {video!r} mix labels with class ids; give one of the two.")
+    return checked
+
+
+def _plain(value: Any) -> Any:
+    """The number in a scalar of NumPy or PyTorch."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

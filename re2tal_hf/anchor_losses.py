@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head_vsgn import VSGNHeadOutput
-from .localization_losses import SMALLEST_LENGTH, at_least_float32, checked_targets, update_running_mean
+from .localization_losses import SMALLEST_LENGTH, at_least_float32, checked_targets
+from .loss_normalization import process_share, update_running_mean
 from .temporal_segments import segment_iou
 
 
@@ -85,7 +86,8 @@ class VSGNLoss(nn.Module):
       that are not count the same, as in boundary-matching networks (arXiv 1907.09702).
 
     In training the second and third are divided by running means of the numbers of positives, which
-    are part of the state, in evaluation by the numbers themselves; see `LocalizationLoss`.
+    are part of the state, in evaluation by the numbers themselves. In distributed training all means are
+    over the total batch; see `LocalizationLoss`.
 
     Args:
         min_anchor_iou: see `match_anchors`, for the first two parts.
@@ -176,8 +178,8 @@ class VSGNLoss(nn.Module):
         entropy = F.cross_entropy(at_least_float32(output.class_logits).transpose(1, 2), target, reduction="none")
         positive = target > 0
         background = ~positive & output.point_mask
-        means = [(entropy * part).sum() / part.sum().clamp(min=1) for part in (positive, background)]
-        return means[0] + means[1]
+        counts = self._share(torch.stack((positive.sum(), background.sum())), entropy.dtype)
+        return (entropy * positive).sum() / counts[0] + (entropy * background).sum() / counts[1]
 
     def _regression(
         self,
@@ -197,20 +199,24 @@ class VSGNLoss(nn.Module):
             unit = segments.new_tensor([0.0, 1.0])
             losses.append(segment_giou_loss(segments.where(chosen, unit), goal.where(chosen, unit)).sum())
             count = count + positive.sum()
-        return self.loss_weight * torch.stack(losses).sum() / self._update(normalizer, count)
+        return self.loss_weight * torch.stack(losses).sum() / self._update(normalizer, count, predicted.dtype)
 
     def _boundaries(self, output: VSGNHeadOutput, annotated: list[tuple[Tensor, Tensor]]) -> Tensor:
         logits = at_least_float32(output.boundary_logits)
         targets = torch.stack([boundary_targets(segments, logits.shape[1]) for segments, _ in annotated]).to(logits)
         real = output.step_mask.unsqueeze(-1).to(logits)
-        count = real.sum()
         num_positives = (targets * real).sum(dim=(0, 1))  # [3]
-        weights = torch.where(targets > 0, 0.5 / num_positives.clamp(min=1), 0.5 / (count - num_positives).clamp(min=1))
+        counts = self._share(torch.stack((num_positives, real.sum() - num_positives)), logits.dtype)
+        weights = torch.where(targets > 0, 0.5 / counts[0], 0.5 / counts[1])
         entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (entropy * weights * real).sum()
 
     @torch.no_grad()
-    def _update(self, normalizer: Tensor, num_positives: Tensor) -> Tensor:
+    def _share(self, counts: Tensor, dtype: torch.dtype) -> Tensor:
+        return process_share(counts, dtype) if self.training else counts.to(dtype).clamp(min=1)
+
+    @torch.no_grad()
+    def _update(self, normalizer: Tensor, num_positives: Tensor, dtype: torch.dtype) -> Tensor:
         if not self.training:
             return num_positives.clamp(min=1)
-        return update_running_mean(normalizer, num_positives, self.normalizer_momentum)
+        return update_running_mean(normalizer, num_positives, self.normalizer_momentum, dtype)

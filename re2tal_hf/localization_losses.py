@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from .localization_head import LocalizationHeadOutput
+from .loss_normalization import update_running_mean
 
 SAME_LENGTH = 1e-3
 SMALLEST_LENGTH = 1e-8
@@ -94,14 +94,15 @@ class LocalizationLoss(nn.Module):
     """Focal loss over all real points plus DIoU loss over the positive ones.
 
     In training both are divided by a running mean of the number of positives, which is part of the
-    state; in evaluation by the number of positives of the batch. Distributed training averages the
-    number over the processes, because DDP averages the gradients.
+    state; in evaluation by the number of positives of the batch. In distributed training the number is
+    that of the total batch, and the losses are such that their mean over the processes, which is what
+    DDP descends, is the loss of the total batch in one process.
 
     Args:
         label_smoothing: `s`; targets become `(1 - s) * target + s / (K + 1)`.
         loss_weight: of the boundary loss.
         center_radius: in strides, see `assign_labels`.
-        initial_normalizer: of the running mean, near the number of positives in a batch.
+        initial_normalizer: of the running mean, near the number of positives in a batch, that of all processes.
         normalizer_momentum: share of the old value that an update keeps.
 
     Attributes:
@@ -150,7 +151,7 @@ class LocalizationLoss(nn.Module):
         offsets = at_least_float32(output.offsets)
         class_targets, offset_targets = self._targets(output, targets)
         positive = (class_targets > 0) & output.point_mask.unsqueeze(-1)  # [B, P, K]
-        normalizer = self._update_normalizer(positive.any(dim=-1).sum())
+        normalizer = self._update_normalizer(positive.any(dim=-1).sum(), logits.dtype)
 
         if offsets.dim() == 3:
             chosen, offsets = positive.any(dim=-1, keepdim=True), offsets.unsqueeze(2)
@@ -190,10 +191,10 @@ class LocalizationLoss(nn.Module):
         return torch.stack(class_targets), torch.stack(offset_targets)
 
     @torch.no_grad()
-    def _update_normalizer(self, num_positives: Tensor) -> Tensor:
+    def _update_normalizer(self, num_positives: Tensor, dtype: torch.dtype) -> Tensor:
         if not self.training:
             return num_positives.clamp(min=1)
-        return update_running_mean(self.normalizer, num_positives, self.normalizer_momentum)
+        return update_running_mean(self.normalizer, num_positives, self.normalizer_momentum, dtype)
 
 
 class TriDetLoss(LocalizationLoss):
@@ -244,16 +245,6 @@ def checked_targets(
             )
         checked.append((segments, labels.to(device)))
     return checked
-
-
-def update_running_mean(mean: Tensor, count: Tensor, momentum: float) -> Tensor:
-    """Moves `mean`, in place, towards `count` (at least 1) averaged over the processes; returns its new value."""
-    count = count.to(mean.dtype)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    mean.copy_(momentum * mean + (1 - momentum) * count.clamp(min=1))
-    return mean.clone()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

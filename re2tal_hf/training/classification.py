@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.annotations import AnnotatedVideo
 from ..data.augmentation import Augmentation
 from ..data.clips import ClipWindows, collate_clips, read_clips, views
+from ..loss_normalization import total_over_processes
 from ..modeling_re2tal import Re2TALForVideoClassification
 from ..rewiring import build_backbone
 from ..video_reader import VideoReadError
@@ -89,13 +90,20 @@ class ClassificationTrainer(Trainer):
         }
 
     def _distance(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Squared error of the features `[B, T', D]` on real frames, relative to the teacher's variance."""
+        """Squared error of the features `[B, T', D]` on real frames, relative to the teacher's variance.
+
+        Both are over the total batch of all processes.
+        """
         assert self.teacher is not None
         videos, stride = batch["pixel_values_videos"], self.backbone_model.feature_stride
         with torch.no_grad():
             expected = self.teacher.temporal_features(self.teacher.architecture.to_library_input(videos))
         real = batch["frame_mask"][:, ::stride]
-        return (features[real] - expected[real]).square().mean() / expected[real].var().clamp_min(1e-8)
+        features, expected = features[real], expected[real]
+        total, processes = total_over_processes(torch.stack((expected.sum(), expected.new_tensor(expected.numel()))))
+        deviations, _ = total_over_processes((expected - total[0] / total[1]).square().sum())
+        variance = deviations / (total[1] - 1)
+        return (features - expected).square().sum() * processes / total[1] / variance.clamp_min(1e-8)
 
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
         model = self.evaluated_model

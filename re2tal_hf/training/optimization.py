@@ -14,14 +14,14 @@ def parameter_groups(model: nn.Module, arguments: OptimizationArguments) -> list
     """Groups the trainable parameters by learning rate and by weight decay.
 
     The backbone, `model.model`, has a rate of its own. Weights of linear and convolution layers decay; norms,
-    biases, position tables and scales, being of one dimension or named so, do not.
+    biases, position tables and scales, being of one dimension or named otherwise, do not.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         in_backbone = name.startswith("model.")
-        decays = name.endswith("weight") and parameter.squeeze().dim() > 1
+        decays = name.endswith("weight") and parameter.dim() > 1
         groups.setdefault((in_backbone, decays), []).append(parameter)
     return [
         {

@@ -18,6 +18,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor, pipeline
 
 from re2tal_hf import Re2TALConfig
+from re2tal_hf.training.run_folder import complete_folder
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _find_model(own: str) -> str:
         if HUB_ID.fullmatch(own) and not Path(own).exists():
             return own
         raise ModelError(f"--model {own}: neither a folder nor a Hub id.")
-    for folder in (Path(own), Path(own, "best"), Path(own, "last")):
+    for folder in map(complete_folder, (Path(own), Path(own, "best"), Path(own, "last"))):
         if (folder / "config.json").is_file():
             _check_type(folder, own)
             return str(folder)

@@ -6,7 +6,6 @@ A plain network is trained first; everything else starts from its weights.
 """
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -48,11 +47,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def train(recipe: Recipe, folder: Path) -> dict:
-    if not (folder / "last/metrics.json").exists() or not (folder / "finished").exists():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        ClassificationTrainer(recipe, folder, resume=(folder / "checkpoint").exists()).run()
-        (folder / "finished").touch()
-    return json.loads((folder / "last/metrics.json").read_text())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return ClassificationTrainer(recipe, folder).run()
 
 
 def kept_mebibytes(folder: Path, recipe: Recipe) -> float:

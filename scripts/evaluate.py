@@ -17,6 +17,7 @@ from transformers import pipeline
 from re2tal_hf.class_scores import checked_class_scores
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
+from re2tal_hf.training.run_folder import complete_folder
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,7 +73,9 @@ def main() -> None:
     video_scores = None
     if arguments.video_scores:
         video_scores = read_video_scores(arguments.video_scores, annotations.label_names)
-    pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
+    pipe = pipeline(
+        "temporal-action-localization", model=str(complete_folder(arguments.model)), device=arguments.device
+    )
     detections = localize_videos(
         pipe,
         annotations.videos,

@@ -19,6 +19,7 @@ from re2tal_hf.export import (
     save_graph,
     window_shape,
 )
+from re2tal_hf.training.run_folder import complete_folder
 
 # Of fp32; other kernels add up in another order.
 LARGEST_DIFFERENCE = 1e-4
@@ -35,8 +36,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     check_format(arguments.format)
-    model = AutoModel.from_pretrained(arguments.model, dtype="float32")
-    shape = window_shape(AutoVideoProcessor.from_pretrained(arguments.model))
+    source = str(complete_folder(arguments.model))
+    model = AutoModel.from_pretrained(source, dtype="float32")
+    shape = window_shape(AutoVideoProcessor.from_pretrained(source))
     save_graph(export_graph(model, shape), arguments.output, arguments.format)
     print(f"{arguments.output}: windows of {shape[0]} frames, {shape[1]} x {shape[2]}")
     if arguments.format == "onnx" and importlib.util.find_spec("onnxruntime") is None:

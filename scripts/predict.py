@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import pipeline
 
 from re2tal_hf.timeline import draw_timeline
+from re2tal_hf.training.run_folder import complete_folder
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 
@@ -41,7 +42,9 @@ def write_results(folder: Path, name: str, rows: list[dict], duration: float) ->
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    pipe = pipeline("temporal-action-localization", model=arguments.model, device=arguments.device)
+    pipe = pipeline(
+        "temporal-action-localization", model=str(complete_folder(arguments.model)), device=arguments.device
+    )
     settings = {
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,

@@ -20,12 +20,12 @@ from re2tal_hf.training.localization import LocalizationTrainer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
-    parser.add_argument("--output", required=True, help="the run folder")
+    parser.add_argument("--output", required=True, help="the run folder; a run that was stopped in it goes on")
     parser.add_argument("--dataset", help="in place of data.annotations: a dataset, user/name[@revision] or a folder")
     parser.add_argument(
         "--streaming", action="store_true", help="fetch each video from the Hub when it is first needed"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--resume", action="store_true", help="the folder must hold a run that goes on")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

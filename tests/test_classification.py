@@ -123,7 +123,10 @@ def test_script(clips, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1].endswith("of 2 clips")
     again = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
-    assert again.returncode == 1 and "already holds a run" in again.stderr
+    assert again.returncode == 0 and "is finished" in again.stdout
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    other = subprocess.run([*map(str, command), "seed=1"], capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 1 and "seed is 1 here and 0 there" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -107,35 +107,6 @@ def test_the_same_numbers_on_a_second_run(finished, places, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_resuming_is_exact(finished, places, tmp_path):
-    class Interrupted(Exception):
-        pass
-
-    class Half(LocalizationTrainer):
-        def _train_epoch(self, epoch):
-            if epoch == 1:
-                raise Interrupted
-            return super()._train_epoch(epoch)
-
-    recipe = load_recipe("quickstart", [*TINY, *places])
-    folder = tmp_path / "interrupted"
-    with pytest.raises(Interrupted):
-        Half(recipe, folder).run()
-    torch.manual_seed(99)
-    LocalizationTrainer(recipe, folder, resume=True).run()
-    first, second = (load_file(f / "last/model.safetensors") for f in (finished, folder))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert len((folder / "log.jsonl").read_text().splitlines()) == 2
-
-
-def test_a_folder_with_a_run_is_not_overwritten(finished, places, tmp_path):
-    recipe = load_recipe("quickstart", [*TINY, *places])
-    with pytest.raises(ValueError, match="already holds a run"):
-        LocalizationTrainer(recipe, finished)
-    with pytest.raises(ValueError, match="nothing to resume"):
-        LocalizationTrainer(recipe, tmp_path, resume=True)
-
-
 def test_a_variant_of_training(places, tmp_path):
     changes = [
         "data.class_agnostic=true", "training.gradient_accumulation=2", "training.mixed_precision=bf16",

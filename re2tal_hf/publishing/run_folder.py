@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ..training.run_folder import complete_folder
+
 MODEL_FOLDERS = ("best", "last")
 TRAIN_AGAIN = "runs of earlier versions lack it, train this one again"
 
@@ -23,7 +25,7 @@ class TrainingRun:
         which (`str`): `"best"` or `"last"`, the model that is meant.
         recipe (`dict`): `recipe.yaml`, the settings by section.
         record (`dict`): `run.json`, the machine, versions and amounts of data.
-        log (`list[dict]`): `log.jsonl`, one entry an epoch; more where a run was resumed.
+        log (`list[dict]`): `log.jsonl`, one entry an epoch.
         config (`dict`): `config.json` of the model.
         processor (`dict`): `video_preprocessor_config.json` of the model.
         metrics (`dict`): `metrics.json` of the model: `map`, `map@...`, `per_class`, `epoch`.
@@ -41,7 +43,7 @@ class TrainingRun:
     @property
     def model_folder(self) -> Path:
         """The folder of the model that is meant."""
-        return self.folder / self.which
+        return complete_folder(self.folder / self.which)
 
     @property
     def map_by_tiou(self) -> dict[str, float]:
@@ -65,7 +67,7 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
         raise ValueError(f"There is no model {which!r} in a run; choose one of {MODEL_FOLDERS}.")
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give the --output of a scripts/train.py run.")
-    model = folder / which
+    model = complete_folder(folder / which)
     recipe_path = _existing(folder / "recipe.yaml", "give the run folder itself, the --output of scripts/train.py")
     record = _read_json(folder / "run.json", TRAIN_AGAIN)
     log_text = _existing(folder / "log.jsonl", "let the run finish an epoch").read_text()

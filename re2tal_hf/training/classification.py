@@ -35,6 +35,7 @@ class ClassificationTrainer(Trainer):
     """
 
     criterion = "top1"
+    collate = staticmethod(collate_clips)
 
     def read_data(self) -> None:  # noqa: D102
         data, distillation = self.recipe.data, self.recipe.distillation
@@ -70,12 +71,6 @@ class ClassificationTrainer(Trainer):
             cache=data.cache,
             seed=self.recipe.seed,
         )
-
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: D102
-        return collate_clips(items)
-
-    def validation_videos(self) -> list[AnnotatedVideo]:  # noqa: D102
-        return self.validation_set.videos
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:  # noqa: D102
         weights = self.recipe.distillation

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data.annotations import AnnotatedVideo, AnnotationSet, read_annotations
+from ..data.annotations import AnnotationSet, read_annotations
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows, collate
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
@@ -23,6 +23,7 @@ class LocalizationTrainer(Trainer):
     """Trains end to end from video files; `best/` and `last/` also hold `detections.json` and `timeline.png`."""
 
     criterion = "map"
+    collate = staticmethod(collate)
 
     def read_data(self) -> None:  # noqa: D102
         data = self.recipe.data
@@ -64,12 +65,6 @@ class LocalizationTrainer(Trainer):
             seed=self.recipe.seed,
         )
 
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: D102
-        return collate(items)
-
-    def validation_videos(self) -> list[AnnotatedVideo]:  # noqa: D102
-        return self.validation_set.videos
-
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
         pipe = TemporalActionLocalizationPipeline(
             model=self.evaluated_model, video_processor=self.processor, device=self.accelerator.device
@@ -81,9 +76,9 @@ class LocalizationTrainer(Trainer):
             self.accelerator,
             windows_per_step=arguments.windows_per_step,
         )
-        metrics: dict[str, Any] = {}
-        if self.accelerator.is_main_process:
-            metrics = mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
+        metrics = self._on_main(
+            lambda: mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
+        )
         return metrics, partial(self._write_model, pipe, detections)
 
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..data.annotations import AnnotatedVideo, AnnotationSet
+from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..timeline import draw_timeline
 from ..video_reader import VideoReader
@@ -42,6 +45,30 @@ def describe_run(
         "validation": _describe_videos(validation_videos),
         "training_seconds": round(training_seconds, 1),
     }
+
+
+def identify_data(windows: TrainingWindows, validation_set: AnnotationSet) -> dict[str, Any]:
+    """Returns by what to tell whether two runs train and measure on the same data, wherever it lies."""
+    return {
+        "class names": validation_set.label_names,
+        "number of training videos": len(windows.videos),
+        "number of training windows": len(windows),
+        "digest of the training data": _digest(windows.videos),
+        "number of validation videos": len(validation_set.videos),
+        "digest of the validation data": _digest(validation_set.videos),
+    }
+
+
+def _digest(videos: Sequence[AnnotatedVideo]) -> str:
+    """Of names, sizes and durations of the files and of their annotations."""
+    digest = hashlib.sha256()
+    for video in videos:
+        name = video.path.name if isinstance(video.path, Path) else video.video_id
+        size = video.path.stat().st_size if isinstance(video.path, Path) and video.path.is_file() else None
+        duration = None if video.duration is None else round(video.duration, 3)
+        found = [name, size, duration, video.segments.round(6).tolist(), list(map(int, video.labels))]
+        digest.update(json.dumps(found).encode())
+    return digest.hexdigest()[:16]
 
 
 def describe_device(device: torch.device) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, gather_object, set_seed
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..configuration_re2tal import Re2TALConfig
-from ..data.annotations import AnnotatedVideo
+from ..data.annotations import AnnotationSet
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALPreTrainedModel
@@ -33,7 +32,10 @@ from .arguments import Recipe
 from .coupling_schedule import coupling_at
 from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
-from .run_record import describe_run
+from .processes import Result, on_every_process, on_main_process
+from .random_states import random_states, restore_random_states
+from .run_folder import RunFolder, RunFolderError, comparable, differences
+from .run_record import describe_run, identify_data
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,9 @@ class Progress:
         updates: Updates done, as many an epoch as the present number of processes makes.
         best: The criterion of the best model.
         seconds: Time spent in training.
+        epochs: Epochs that the run is to have; 0 before it has begun.
+        log: The lines of `log.jsonl`.
+        extensions: After which epoch `training.epochs` was raised, from what to what.
     """
 
     def __init__(self) -> None:
@@ -53,44 +58,44 @@ class Progress:
         self.updates = 0
         self.best = -1.0
         self.seconds = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the values, for `Accelerator.register_for_checkpointing`."""
-        return dict(self.__dict__)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the values."""
-        self.__dict__.update(state)
+        self.epochs = 0
+        self.log: list[dict[str, Any]] = []
+        self.extensions: list[dict[str, int]] = []
 
 
 class Trainer(ABC):
     """Trains, evaluates and saves one model, on one device or many.
 
-    The run folder holds `recipe.yaml`, `run.json` (machine, versions, data, time), `log.jsonl` (one line an
-    epoch), `best/` and `last/` (what `save` writes, and `metrics.json`), `checkpoint/` to resume from, and the
-    trackers' files.
+    The run folder (see [`RunFolder`]) is read and written by the main process alone. Where it holds a run of the
+    same recipe and the same data, that run goes on, after a kill at any moment, and its outcome is that of a run
+    without interruption; a finished one is left as it is. With more `training.epochs` a run is extended: what the
+    recipe derives from the number of epochs (the end of the cosine, Dr2Net's path) then follows the new number.
 
     A task is a subclass that says what the data and the model are and how they are measured.
 
     Args:
         recipe ([`Recipe`]): What to train and how.
         folder (`str` or `Path`): The run folder.
-        resume (`bool`): Go on from `checkpoint/`; the outcome is that of a run without interruption.
+        resume (`bool`): The folder must hold a run.
 
     Attributes:
         criterion (`str`): Name of the metric by which the best model is chosen.
+        collate: Makes a batch, the arguments of the model, of training windows; a function that pickle can name.
+        training_set, validation_set ([`AnnotationSet`]): What is trained on, and what the model is measured by.
 
     Raises:
-        ValueError: if data, recipe and model do not fit together, or the folder holds another run.
+        ValueError: if data, recipe and model do not fit together, or the folder holds another run; on every
+            process, whichever of them found it.
     """
 
     criterion: ClassVar[str]
+    collate: ClassVar[staticmethod[[Sequence[dict[str, Any]]], dict[str, Any]]]
+    training_set: AnnotationSet
+    validation_set: AnnotationSet
 
     def __init__(self, recipe: Recipe, folder: str | Path, resume: bool = False):
         self.recipe = recipe
-        self.folder = Path(folder)
-        self.resume = resume
-        self._check_folder()
+        self.run_folder = RunFolder(folder)
         arguments = recipe.training
         self.accelerator = Accelerator(
             # Unless told, it makes processes without an accelerator runs of their own.
@@ -98,20 +103,30 @@ class Trainer(ABC):
             mixed_precision=arguments.mixed_precision,
             gradient_accumulation_steps=arguments.gradient_accumulation,
             log_with=arguments.trackers or None,
-            project_config=ProjectConfiguration(project_dir=str(self.folder)),
+            project_config=ProjectConfiguration(project_dir=str(folder)),
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         )
+        self._on_main(lambda: self.run_folder.check(recipe, resume))
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
-        self.read_data()
-        self.plain_model = self.build_model()
-        self.windows = self.build_windows(Augmentation(**recipe.augmentation))
+        self._on_all(self.read_data)
+        self.windows = self._on_all(lambda: self.build_windows(Augmentation(**recipe.augmentation)))
+        self.data = identify_data(self.windows, self.validation_set)
+        self._check_processes()
+        self.checkpoint = self._on_main(self._read_checkpoint)
+        self.plain_model = self._on_all(self.build_model)
         self.loader: Any = self._build_loader()
         self._prepare()
 
+    def _on_all(self, function: Callable[[], Result]) -> Result:
+        return on_every_process(self.accelerator, function)
+
+    def _on_main(self, function: Callable[[], Result]) -> Result:
+        return on_main_process(self.accelerator, function)
+
     @abstractmethod
     def read_data(self) -> None:
-        """Reads what is trained on and measured by, before anything long begins."""
+        """Reads `training_set` and `validation_set`, before anything long begins."""
 
     @abstractmethod
     def build_model(self) -> Re2TALPreTrainedModel:
@@ -130,19 +145,11 @@ class Trainer(ABC):
         """Returns what is trained on."""
 
     @abstractmethod
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Returns a batch of training windows: the arguments of the model."""
-
-    @abstractmethod
-    def validation_videos(self) -> list[AnnotatedVideo]:
-        """Returns what the model is measured by."""
-
-    @abstractmethod
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
         """Measures `evaluated_model`, on all processes.
 
         Returns:
-            The metrics, complete on the main process only, and what writes the model to a folder.
+            The metrics, and what writes the model to a folder.
         """
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -150,12 +157,35 @@ class Trainer(ABC):
         output = self.model(**batch)
         return {"loss": output.loss, **(getattr(output, "loss_dict", None) or {})}
 
-    def _check_folder(self) -> None:
-        checkpoint = self.folder / "checkpoint"
-        if self.resume and not checkpoint.is_dir():
-            raise ValueError(f"There is nothing to resume from: {checkpoint} does not exist.")
-        if not self.resume and (self.folder / "recipe.yaml").exists():
-            raise ValueError(f"{self.folder} already holds a run: resume it with --resume, or choose another folder.")
+    def _check_processes(self) -> None:
+        """Checks that all processes were told the same and see the same data, and that each gets a window."""
+        told = comparable(self.recipe) | self.data
+        for process, others in enumerate(gather_object([told])):
+            if different := differences(others, told):
+                raise ValueError(
+                    f"Process {process} was started otherwise than process {self.accelerator.process_index}: "
+                    f"{'; '.join(different)}. Give all of them the same command and the same data."
+                )
+        batch_size, processes = self.recipe.training.batch_size, self.accelerator.num_processes
+        if processes > 1 and len(self.windows) < batch_size * processes:
+            raise ValueError(
+                f"An epoch has {len(self.windows)} windows, and a step takes training.batch_size={batch_size} of them "
+                f"on each of {processes} processes: lower the batch size, raise data.windows_per_video, or start "
+                "fewer processes."
+            )
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """Reads what the run goes on from, by file name; None where it starts. Checks that the data is the same."""
+        folder = self.run_folder
+        if not folder.has_checkpoint:
+            return None
+        parts = {"progress.pkl": folder.read_checkpoint("progress.pkl")}
+        if different := differences(parts["progress.pkl"]["data"], self.data):
+            raise RunFolderError(
+                f"{folder.path} already holds a run with other data: {'; '.join(different)}. "
+                "Give it the same data, or choose another folder."
+            )
+        return parts | {name: folder.read_checkpoint(name) for name in parts["progress.pkl"]["files"]}
 
     def _build_loader(self) -> DataLoader:
         batch_size = self.recipe.training.batch_size
@@ -163,7 +193,7 @@ class Trainer(ABC):
             self.windows,
             batch_size=batch_size,
             shuffle=True,
-            drop_last=len(self.windows) > batch_size,
+            drop_last=len(self.windows) > batch_size * self.accelerator.num_processes,
             collate_fn=self.collate,
             num_workers=self.recipe.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -179,26 +209,23 @@ class Trainer(ABC):
             average = get_ema_multi_avg_fn(arguments.ema_decay)
             self.average = AveragedModel(self.plain_model, multi_avg_fn=average)
         self.progress = Progress()
-        for part in (self.progress, self.average):
-            if part is not None:
-                self.accelerator.register_for_checkpointing(part)
         if self.accelerator.process_index > 0:
             # All have drawn the same weights; dropout and drop path must differ from the first process's.
             set_seed(self.recipe.seed, device_specific=True)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe and returns the last metrics."""
-        if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "recipe.yaml").write_text(yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
-        if self.resume:
-            self.accelerator.load_state(str(self.folder / "checkpoint"))
-            # Another number of processes may have made other updates of the same epochs.
-            self.progress.updates = self.progress.epoch * self.updates_per_epoch
-            self._follow_progress()
+        if (metrics := self._on_main(self._finished)) is not None:
+            return metrics
+        self._on_main(self.run_folder.claim)
+        goes_on = self.checkpoint is not None
+        if self.checkpoint is not None:
+            self._on_all(partial(self._load, self.checkpoint))
+            self.checkpoint = None
+        self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             self.accelerator.init_trackers("tracking")
-        metrics: dict[str, Any] = {}
+        metrics = {}
         first_epoch, epochs = self.progress.epoch, self.recipe.training.epochs
         for epoch in range(first_epoch, epochs):
             start = time.perf_counter()
@@ -207,14 +234,43 @@ class Trainer(ABC):
             self.progress.seconds += time.perf_counter() - start
             if self._evaluates_after(epoch + 1):
                 metrics = self._evaluate_and_save()
-                record |= {name: v for name, v in metrics.items() if isinstance(v, float)}
-            self._log(record)
+                record |= {name: float(v) for name, v in metrics.items() if isinstance(v, float)}
+            self._on_main(partial(self._log, record))
             if (epoch + 1) % self.recipe.training.save_epochs == 0 or epoch + 1 == epochs:
                 self._save_checkpoint()
         if not any(self._evaluates_after(epoch + 1) for epoch in range(first_epoch, epochs)):
             metrics = self._evaluate_and_save()
         self.accelerator.end_training()
         return metrics
+
+    def _finished(self) -> dict[str, Any] | None:
+        """Returns the metrics of a run that the folder holds complete."""
+        folder, epochs = self.run_folder, self.recipe.training.epochs
+        # The checkpoint of a finished run may have been deleted, to save its space.
+        done = self.checkpoint["progress.pkl"]["epoch"] if self.checkpoint else folder.logged_epochs()
+        metrics = folder.read_metrics() if 0 < epochs <= done else None
+        if metrics is not None:
+            self.accelerator.print(f"The run in {folder.path} is finished: {done} of {epochs} epochs are trained.")
+        return metrics
+
+    def _record_start(self, goes_on: bool) -> None:
+        """Writes down what is being trained, and says from where."""
+        progress, folder, epochs = self.progress, self.run_folder, self.recipe.training.epochs
+        if goes_on:
+            self.accelerator.print(f"Going on with the run in {folder.path} after epoch {progress.epoch} of {epochs}.")
+        elif (folder.path / "recipe.yaml").exists():
+            self.accelerator.print(f"The run in {folder.path} has no checkpoint yet: it starts from the beginning.")
+        if progress.epochs not in (0, epochs):
+            progress.extensions.append({"after": progress.epoch, "from": progress.epochs, "to": epochs})
+            logger.warning(
+                "training.epochs is %d and was %d: from epoch %d on, the learning rate (unless the recipe sets "
+                "training.schedule_epochs) and Dr2Net's coefficients (unless it sets coupling.end_epoch) take the "
+                "course of the longer training; the result is not that of %d epochs from the start.",
+                epochs, progress.epochs, progress.epoch + 1, epochs,
+            )  # fmt: skip
+        progress.epochs = epochs
+        folder.write_recipe(self.recipe)
+        self._write_log()
 
     def _evaluates_after(self, epochs: int) -> bool:
         arguments = self.recipe.evaluation
@@ -306,56 +362,99 @@ class Trainer(ABC):
     def _evaluate_and_save(self) -> dict[str, Any]:
         with self.accelerator.autocast():
             metrics, save = self.evaluate()
-        if self.accelerator.is_main_process:
-            metrics["epoch"] = self.progress.epoch
-            self._save("last", save, metrics)
-            if metrics[self.criterion] > self.progress.best:
-                self.progress.best = metrics[self.criterion]
-                self._save("best", save, metrics)
-        self.accelerator.wait_for_everyone()
+        metrics["epoch"] = self.progress.epoch
+        self._on_main(lambda: self._save(save, metrics))
         return metrics
 
-    def _save(self, name: str, save: Callable[[Path], None], metrics: dict[str, Any]) -> None:
-        partial = self.folder / f"{name}.partial"
-        save(partial)
-        (partial / "metrics.json").write_text(json.dumps(metrics, indent=2))
-        replace_folder(self.folder / name, partial)
+    def _save(self, save: Callable[[Path], None], metrics: dict[str, Any]) -> None:
+        def write(folder: Path) -> None:
+            save(folder)
+            (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+
+        self.run_folder.write_folder("last", write)
+        if metrics[self.criterion] > self.progress.best:
+            self.progress.best = float(metrics[self.criterion])
+            self.run_folder.write_folder("best", write)
 
     def _save_checkpoint(self) -> None:
-        partial = self.folder / "checkpoint.partial"
-        self.accelerator.save_state(str(partial))
-        if self.accelerator.is_main_process:
-            replace_folder(self.folder / "checkpoint", partial)
-        self.accelerator.wait_for_everyone()
+        # One process writes for all: no other has to see its disk, and nothing is renamed before all is written.
+        states = gather_object([self._process_state()])
+        self._on_main(lambda: self._write_checkpoint(states))
+
+    def _write_checkpoint(self, process_states: list[dict[str, Any]]) -> None:
+        parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        parts |= {f"random_states_{process}.pkl": state for process, state in enumerate(process_states)}
+        progress = {**vars(self.progress), "data": self.data, "files": list(parts), "processes": len(process_states)}
+        self.run_folder.write_checkpoint({**parts, "progress.pkl": progress})
+
+    def _stateful(self) -> dict[str, Any]:
+        """What a checkpoint holds of the run as a whole, by file name."""
+        found = {
+            "model.pkl": self.plain_model,
+            "optimizer.pkl": self.optimizer,
+            "average.pkl": self.average,
+            "scaler.pkl": self.accelerator.scaler,
+        }
+        return {name: part for name, part in found.items() if part is not None}
+
+    def _load(self, parts: dict[str, Any]) -> None:
+        """Puts back the state of a checkpoint."""
+        for name, part in self._stateful().items():
+            try:
+                part.load_state_dict(parts[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                path = self.run_folder.path / "checkpoint" / name
+                raise RunFolderError(f"{path} does not fit the recipe's model: {error}") from error
+        kept, processes = parts["progress.pkl"], self.accelerator.num_processes
+        vars(self.progress).update({name: kept[name] for name in vars(self.progress)})
+        if kept["processes"] == processes:
+            self._restore_process(parts[f"random_states_{self.accelerator.process_index}.pkl"])
+        elif self.accelerator.is_main_process:
+            logger.warning(
+                "The run goes on with %d processes in place of %d: its random numbers are others from here on.",
+                processes, kept["processes"],
+            )  # fmt: skip
+        # Another number of processes may have made other updates of the same epochs.
+        self.progress.updates = self.progress.epoch * self.updates_per_epoch
+        self._follow_progress()
+
+    def _process_state(self) -> dict[str, Any]:
+        """What differs from process to process: random states, and what chooses how the backward pass is run."""
+        backbone = self.backbone_model.backbone
+        errors = {stage: error.cpu() for stage, error in backbone.reconstruction_errors.by_stage.items()}
+        return {
+            **random_states(self.accelerator.device),
+            "errors": errors,
+            "switch": dict(vars(backbone.backprop_switch)),
+        }
+
+    def _restore_process(self, state: dict[str, Any]) -> None:
+        restore_random_states(state, self.accelerator.device)
+        backbone = self.backbone_model.backbone
+        backbone.reconstruction_errors.by_stage.update(state["errors"])
+        vars(backbone.backprop_switch).update(state["switch"])
 
     def _log(self, record: dict[str, Any]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        self.progress.log.append(record)
+        self._write_log()
         self._write_run_record()
         shown = ("epoch", "loss", self.criterion, "coupling_b", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
         self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
 
+    def _write_log(self) -> None:
+        self.run_folder.write_text("log.jsonl", "".join(json.dumps(record) + "\n" for record in self.progress.log))
+
     def _write_run_record(self) -> None:
         record = describe_run(
             cast(Any, self.plain_model),
             self.windows.videos,
-            self.validation_videos(),
+            self.validation_set.videos,
             self.accelerator.device,
             self.accelerator.num_processes,
             self.progress.seconds,
         )
-        (self.folder / "run.json").write_text(json.dumps(record, indent=2))
-
-
-def replace_folder(folder: Path, complete: Path) -> None:
-    """Puts a completely written folder in the place of another, so that no half-written one is ever found there."""
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    complete.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        if self.progress.extensions:
+            record["extensions"] = self.progress.extensions
+        self.run_folder.write_text("run.json", json.dumps(record, indent=2))

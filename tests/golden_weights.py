@@ -1,10 +1,12 @@
-"""Reference files of other projects: reading them and renaming their weights to ours."""
+"""Reference files of other projects: reading them, renaming their weights to ours, comparing gradients."""
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
+from tolerances import assert_gradients_close, assert_norms_close
 from torch import Tensor
 
 
@@ -12,11 +14,6 @@ def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a reference file."""
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Largest difference, relative to the largest expected value."""
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
 SWIN_NAMES = [
@@ -39,6 +36,23 @@ def swin_name(name: str) -> str:
 def gradient_norms(metadata: dict[str, str], key: str) -> dict[str, float]:
     """Norms of the gradients of all parameters, by the reference's names."""
     return json.loads(metadata[key])
+
+
+def assert_gradients_of_reference(
+    golden: tuple[Mapping[str, Tensor], dict[str, str]],
+    gradients: Mapping[str, Tensor],
+    our_name: Callable[[str], str],
+    depth: int,
+) -> None:
+    """Compares gradients, `input` among them, with those and with the norms of a file computed in double precision."""
+    tensors, metadata = golden
+    names = {key: key.removeprefix("f64.grad.").removesuffix(".stored_as_f32") for key in tensors}
+    expected = {our_name(names[key]): value for key, value in tensors.items() if key.startswith("f64.grad.")}
+    assert len(expected) >= 9
+    assert_gradients_close({name: gradients[name] for name in expected}, expected, depth=depth)
+    norms = {our_name(name): norm for name, norm in gradient_norms(metadata, "gradnorm_f64").items()}
+    parameters = {name: gradient for name, gradient in gradients.items() if name != "input"}
+    assert_norms_close(parameters, norms, depth=depth)
 
 
 HEAD_BLOCK_NAMES = [

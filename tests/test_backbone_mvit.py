@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from architecture_cases import CASES
+from tolerances import assert_close
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from re2tal_hf import rewire
@@ -44,7 +45,7 @@ def test_classifier_without_rewiring_is_torchvisions(name, residual_with_cls_emb
     inputs = torch.randn(2, 3, model.pos_encoding.temporal_size * 2, 32, 32, dtype=torch.float64)
     inputs = inputs[:, :, : CONFIGS[name]["temporal_size"]]
     expected = model(inputs)
-    torch.testing.assert_close(rewire(model, "none", "plain")(x=inputs), expected, rtol=1e-12, atol=1e-12)
+    assert_close(rewire(model, "none", "plain")(x=inputs), expected)
 
 
 def test_blocks_that_change_the_shape_are_entries():

@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_weights import gradient_norms, read_golden, relative_difference, slowfast_name
+from golden_weights import assert_gradients_of_reference, read_golden, slowfast_name
+from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
@@ -65,36 +66,24 @@ def pathways(model, inputs):
     ],
 )
 def test_reference_outputs_and_gradients(model_goldens, reference, case, rewiring, backprop):
-    golden, metadata = read_golden(model_goldens / f"{reference}.{case}.safetensors")
+    golden = read_golden(model_goldens / f"{reference}.{case}.safetensors")
     model = build_backbone(REFERENCE, rewiring, backprop)
     model.load_state_dict(reference_weights(model_goldens, reference))
     model.train()
 
-    for dtype, tolerance, stored_tolerance in ((torch.float64, 1e-10, 1e-6), (torch.float32, 2e-5, 2e-5)):
+    for dtype in (torch.float64, torch.float32):
         model = copy.deepcopy(model).to(dtype)
         model.zero_grad()
-        inputs = golden["input"].to(dtype).requires_grad_()
+        inputs = golden[0]["input"].to(dtype).requires_grad_()
         outputs = pathways(model, inputs)
-        loss = sum((output * golden[f"R.{i}"].to(dtype)).sum() for i, output in enumerate(outputs))
+        loss = sum((output * golden[0][f"R.{i}"].to(dtype)).sum() for i, output in enumerate(outputs))
         loss.backward()
         assert len(outputs) == 2
+        depth = depth_of(model)
         for i, output in enumerate(outputs):
-            assert relative_difference(output.detach(), golden[f"f64.out.{i}"]) <= tolerance
-        parameters = dict(model.named_parameters())
-        compared = 0
-        for key, expected in golden.items():
-            if not key.startswith("f64.grad."):
-                continue
-            name = key.removeprefix("f64.grad.").removesuffix(".stored_as_f32")
-            found = inputs.grad if name == "input" else parameters[slowfast_name(name)].grad
-            allowed = stored_tolerance if key.endswith("stored_as_f32") else tolerance
-            assert relative_difference(found, expected) <= allowed, name
-            compared += 1
-        assert compared >= 9
-        norms = gradient_norms(metadata, "gradnorm_f64")
-        assert {slowfast_name(name) for name in norms} == set(parameters)
-        for name, norm in norms.items():
-            assert float(parameters[slowfast_name(name)].grad.norm()) == pytest.approx(norm, rel=max(tolerance, 1e-9))
+            assert_close(output, golden[0][f"f64.out.{i}"], depth=depth, what=i)
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()} | {"input": inputs.grad}
+        assert_gradients_of_reference(golden, gradients, slowfast_name, depth)
 
 
 @pytest.mark.parametrize(("reference", "rewiring"), [("a2_slowfast_inv_r50a", "re2tal"), ("a3_slowfast_r50a", "none")])
@@ -109,7 +98,7 @@ def test_reference_stages(model_goldens, reference, rewiring):
             ends = run_stages(stages[: 2 * level + 1], golden["input"], model.coupling, "plain")
             found |= {f"slow_path.layer{level}": ends[0], f"fast_path.layer{level}": ends[1]}
     for name, output in found.items():
-        assert relative_difference(output, golden[f"f64.stage.{name}.stored_as_f32"]) <= 2e-5, name
+        assert_close(output, golden[f"f64.stage.{name}.stored_as_f32"], depth=depth_of(model), what=name)
 
 
 def test_names_are_mmaction2s(model_goldens):
@@ -152,27 +141,27 @@ def test_no_rewiring_is_the_plain_forward(model_class, frames):
     inputs = torch.randn(2, 3, frames, 33, 47, dtype=torch.float64)
     expected = model(inputs)
     assert expected.shape == (2, 7)
-    torch.testing.assert_close(rewire(model, "none", "plain")(inputs), expected, rtol=0, atol=1e-12)
+    assert_close(rewire(model, "none", "plain")(inputs), expected)
     assert (rewire(model)(inputs) - expected).abs().max() > 1e-3
 
 
 def test_the_classifier_takes_the_fast_pathway_first():
-    model = small_model().eval()
-    inputs = torch.randn(1, 3, 8, 32, 32)
+    model = small_model().double().eval()
+    inputs = torch.randn(1, 3, 8, 32, 32, dtype=torch.float64)
     slow, fast = (output.mean((2, 3, 4)) for output in model.pathways(inputs))
     expected = F.linear(torch.cat((fast, slow), 1), model.cls_head.fc_cls.weight, model.cls_head.fc_cls.bias)
-    torch.testing.assert_close(model(inputs), expected)
+    assert_close(model(inputs), expected)
 
 
 @pytest.mark.parametrize(("frames", "feature_stride"), [(16, 4), (16, 2), (16, 8), (16, 1)])
 def test_features_are_pathways_interpolated_to_one_rate(frames, feature_stride):
-    model = rewire(small_model(feature_stride=feature_stride), "none", "plain").eval()
-    inputs = torch.randn(2, 3, frames, 32, 32)
+    model = rewire(small_model(feature_stride=feature_stride), "none", "plain").double().eval()
+    inputs = torch.randn(2, 3, frames, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         pooled = [output.mean((3, 4)) for output in model.pathways(inputs)]
         expected = [F.interpolate(x, size=frames // feature_stride, mode="linear") for x in pooled]
         features = model.temporal_features(inputs)
-    torch.testing.assert_close(features, torch.cat(expected, 1).transpose(1, 2), rtol=1e-5, atol=1e-5)
+    assert_close(features, torch.cat(expected, 1).transpose(1, 2))
 
 
 def test_features_lie_where_their_frames_do():
@@ -261,8 +250,7 @@ def test_stages_without_reversible_blocks():
         model.zero_grad()
         model.temporal_features(inputs).square().sum().backward()
         gradients[backprop] = {name: p.grad.clone() for name, p in model.named_parameters()}
-    for name, expected in gradients["plain"].items():
-        assert (gradients["reversible"][name] - expected).norm() <= 1e-10 * expected.norm(), name
+    assert_gradients_close(gradients["reversible"], gradients["plain"])
 
 
 def test_bytes_kept_by_the_published_network():

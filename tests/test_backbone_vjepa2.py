@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tolerances import assert_close
 
 from re2tal_hf.rewiring import build_backbone
 
@@ -19,36 +20,36 @@ CONFIG = {
 
 def models(*crop_sizes: int):
     """The same weights, configured for frames of different sizes."""
-    first = build_backbone({**CONFIG, "crop_size": crop_sizes[0]}, "re2tal", "plain").eval()
+    first = build_backbone({**CONFIG, "crop_size": crop_sizes[0]}, "re2tal", "plain").double().eval()
     yield first
     for crop_size in crop_sizes[1:]:
-        other = build_backbone({**CONFIG, "crop_size": crop_size}, "re2tal", "plain").eval()
+        other = build_backbone({**CONFIG, "crop_size": crop_size}, "re2tal", "plain").double().eval()
         other.load_state_dict(copy.deepcopy(first.state_dict()))
         yield other
 
 
 def test_smaller_frames_have_their_own_positions():
     small, large = models(24, 40)
-    videos = torch.randn(2, 4, 3, 24, 24)
+    videos = torch.randn(2, 4, 3, 24, 24, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(large.video_features(videos), small.video_features(videos), rtol=1e-5, atol=1e-6)
+        assert_close(large.video_features(videos), small.video_features(videos))
 
 
 def test_positions_are_relative():
     """Oblong frames agree between models of any larger size, which number the patches differently."""
     one, other = models(40, 64)
-    videos = torch.randn(2, 4, 3, 24, 37)
+    videos = torch.randn(2, 4, 3, 24, 37, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(one.video_features(videos), other.video_features(videos), rtol=1e-5, atol=1e-6)
+        assert_close(one.video_features(videos), other.video_features(videos))
 
 
 @pytest.mark.parametrize("num_frames", [2, 3, 6])
 def test_clips_of_another_length_are_the_librarys(num_frames):
     [model] = models(24)
-    videos = torch.randn(1, num_frames, 3, 24, 24)
+    videos = torch.randn(1, num_frames, 3, 24, 24, dtype=torch.float64)
     model.rewiring, model.coupling = "none", type(model.coupling)(1.0, 0.0)
     expected = type(model).original_class.forward(model, videos, skip_predictor=True).last_hidden_state
-    torch.testing.assert_close(model(videos).last_hidden_state, expected, rtol=1e-6, atol=1e-6)
+    assert_close(model(videos).last_hidden_state, expected)
     assert model.temporal_features(videos).shape == (1, num_frames // 2, 48)
 
 
@@ -56,4 +57,4 @@ def test_clips_of_another_length_are_the_librarys(num_frames):
 def test_frames_that_do_not_fit_are_named(size):
     [model] = models(24)
     with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}; this model takes 8x8 to 24x24"):
-        model.video_features(torch.randn(1, 4, 3, *size))
+        model.video_features(torch.randn(1, 4, 3, *size, dtype=torch.float64))

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from architecture_cases import CASES
+from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 
 from re2tal_hf import rewire
@@ -42,8 +43,8 @@ def inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-def test_classifiers_without_rewiring_are_the_librarys(model_type, attention, dtype, tolerance):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classifiers_without_rewiring_are_the_librarys(model_type, attention, dtype):
     # TimeSformer has one implementation of its attention only.
     attention = "eager" if model_type == "timesformer" else attention
     settings = {"num_labels": 3, "attn_implementation": attention}
@@ -55,7 +56,7 @@ def test_classifiers_without_rewiring_are_the_librarys(model_type, attention, dt
     found = rewire(model, "none", "plain")(**videos, labels=labels)
     assert type(found) is type(expected)
     for name in ("logits", "loss"):
-        assert (found[name] - expected[name]).abs().max() <= tolerance * expected[name].abs().max()
+        assert_close(found[name], expected[name], depth=depth_of(model), what=name)
     assert list(model.state_dict()) == keys
     rewired = rewire(model)(**videos)
     assert rewired.loss is None
@@ -72,7 +73,7 @@ def test_models_return_the_librarys_output(model_type):
     assert type(found) is type(expected)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
+        assert_close(found[name], tensor, depth=depth_of(model), what=name)
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])
@@ -81,7 +82,7 @@ def test_videomae_with_either_pooling(mean_pooling):
     assert (model.fc_norm is None) == (model.videomae.layernorm is not None) == (not mean_pooling)
     videos = inputs(model)
     expected = model(**videos).logits
-    torch.testing.assert_close(rewire(model, "none", "plain")(**videos).logits, expected, rtol=1e-6, atol=1e-6)
+    assert_close(rewire(model, "none", "plain")(**videos).logits, expected, depth=depth_of(model))
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -92,7 +93,7 @@ def test_a_rewired_model_saves_what_the_library_loads(model_type, tmp_path):
     rewire(model).save_pretrained(tmp_path)
     loaded, info = type(model).original_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
-    torch.testing.assert_close(loaded.eval()(**videos).logits, expected, rtol=0, atol=0)
+    assert_close(loaded.eval()(**videos).logits, expected, depth=depth_of(model))
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
@@ -111,9 +112,7 @@ def test_a_classifiers_gradients_are_those_of_plain_autograd(model_type):
         model(**videos, labels=torch.tensor([0, 1])).loss.backward()
         grads[backprop] = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert grads["plain"].keys() == grads["reversible"].keys()
-    smallest = 1e-3 * max(grad.norm() for grad in grads["plain"].values())
-    for name, grad in grads["plain"].items():
-        assert (grads["reversible"][name] - grad).norm() <= 1e-10 * grad.norm().clamp_min(smallest), name
+    assert_gradients_close(grads["reversible"], grads["plain"])
 
 
 @pytest.mark.parametrize("model_type", ["videomae", "vivit"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import assert_close, depth_of, rounding
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.export import (
@@ -60,7 +61,9 @@ def program(model) -> torch.export.ExportedProgram:
     return export_graph(model, SHAPE)
 
 
-def check(graph, model, limit: float) -> None:
+def check(graph, model, runtimes: int = 1) -> None:
+    """Against the model itself; another runtime has kernels of its own, with roundings of their own."""
+    limit = runtimes * rounding(torch.float32, depth_of(model))
     for batch in (1, 2, 3):
         differences = largest_differences(graph, model, random_windows(model, SHAPE, batch))
         assert differences.keys() == {"logits", "pred_segments", "point_mask"}
@@ -69,12 +72,12 @@ def check(graph, model, limit: float) -> None:
 
 
 def test_graph_of_a_rewired_model(model, program):
-    check(program.module(), model, 1e-5)
+    check(program.module(), model)
 
 
 def test_graph_of_a_model_that_is_not_rewired():
     model = make_model("none")
-    check(export_graph(model, SHAPE).module(), model, 1e-5)
+    check(export_graph(model, SHAPE).module(), model)
 
 
 def test_a_difference_shows(model, program):
@@ -87,7 +90,7 @@ def test_onnx(model, program, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     save_graph(program, tmp_path / "model.onnx", "onnx")
-    check(load_graph(tmp_path / "model.onnx", "onnx"), model, 1e-4)
+    check(load_graph(tmp_path / "model.onnx", "onnx"), model, runtimes=2)
     assert (tmp_path / "model.onnx").is_file()
 
 
@@ -99,7 +102,7 @@ def test_compiled_inference_is_one_graph(rewiring):
     with torch.inference_mode():
         found, expected = compiled(videos, frame_mask=frame_mask), model(videos, frame_mask=frame_mask)
     for name in ("logits", "pred_segments"):
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+        assert_close(found[name], expected[name], depth=depth_of(model), what=name)
 
 
 def test_window_shape():

@@ -3,10 +3,9 @@ import json
 
 import pytest
 import torch
-from golden_weights import gradient_norms, head_name, read_golden, relative_difference
+from golden_weights import gradient_norms, head_name, read_golden
 from head_cases import (
     assert_learns,
-    assert_same_detections,
     assert_survives_saving,
     candidates_of,
     concatenated,
@@ -15,6 +14,7 @@ from head_cases import (
     stored_detections,
     tiny_model,
 )
+from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
 from re2tal_hf.anchor_losses import VSGNLoss, boundary_targets, match_anchors, segment_giou_loss
 from re2tal_hf.cross_scale_graph import CrossScaleGraph
@@ -53,10 +53,10 @@ def test_padding_does_not_change_what_is_predicted(num_neighbours):
         for name in ("class_logits", "proposals", "refined"):
             found = getattr(padded, name)[0][padded.point_mask[0]]
             expected = getattr(alone, name)[0][alone.point_mask[0]]
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
-        torch.testing.assert_close(padded.boundary_logits[0, :21], alone.boundary_logits[0, :21], rtol=0, atol=1e-11)
+            assert_close(found, expected)
+        assert_close(padded.boundary_logits[0, :21], alone.boundary_logits[0, :21])
         scores = [o.scored_segments().logits[0][o.point_mask[0]] for o in (padded, alone)]
-        torch.testing.assert_close(*scores, rtol=0, atol=1e-6)
+        assert_close(*scores)
 
 
 @pytest.mark.parametrize("padding", ["isolated", "opentad"])
@@ -93,7 +93,7 @@ def test_edges_go_to_the_nearest_steps_of_both_scales():
     x = torch.tensor([[0.0, 0.0], [0.1, 5.0], [9.0, 0.0], [0.0, 0.5], [1.0, 0.0], [7.0, 7.0]])[None]
     out = graph(x, torch.ones(1, 6, dtype=torch.bool))
     # Step 0: step 4 of its own scale, step 3 of the finer one.
-    torch.testing.assert_close(out[0, 0], torch.tensor([1.0, 0.5]))
+    assert_close(out[0, 0], torch.tensor([1.0, 0.5]))
     out = graph(x, prefix_mask([1], 6))
     assert out.abs().sum() == 0
 
@@ -120,7 +120,7 @@ def test_matching():
 def test_generalized_iou():
     segments = torch.tensor([[0.0, 2.0], [0.0, 2.0], [0.0, 2.0]])
     targets = torch.tensor([[0.0, 2.0], [1.0, 3.0], [4.0, 6.0]])
-    torch.testing.assert_close(segment_giou_loss(segments, targets), torch.tensor([0.0, 2 / 3, 1 + 1 / 3]))
+    assert_close(segment_giou_loss(segments, targets), torch.tensor([0.0, 2 / 3, 1 + 1 / 3]))
 
 
 def test_steps_that_are_starts_ends_and_actions():
@@ -137,7 +137,7 @@ def test_autocast_stays_near_float32(half):
         rough = head(features, mask)
     assert rough.proposals.dtype == torch.float32
     real = exact.point_mask
-    assert relative_difference(rough.proposals[real].detach(), exact.proposals[real].detach()) < 0.05
+    assert_close(rough.proposals[real], exact.proposals[real], dtype=half)
     losses = VSGNLoss()(rough, [{"segments": torch.tensor([[3.0, 9.0]]), "class_labels": torch.tensor([1])}] * 2)
     losses["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
@@ -224,12 +224,10 @@ def as_in_opentad(output):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("dtype", "prefix", "tolerance"), [(torch.float32, "f32", 3e-5), (torch.float64, "f64", 1e-10)]
-)
-def test_predictions_are_those_of_opentad(golden, head, dtype, prefix, tolerance):
+@pytest.mark.parametrize(("dtype", "prefix"), [(torch.float32, "f32"), (torch.float64, "f64")])
+def test_predictions_are_those_of_opentad(golden, head, dtype, prefix):
     tensors, _ = golden
-    head = head.to(dtype).eval()
+    head, depth = head.to(dtype).eval(), depth_of(head)
     features, mask = tensors["input"].to(dtype), tensors["masks"]
     levels, masks, _ = head.extract_pyramid(features, mask)
     for kind, found in (("proj", levels), ("neck", head.neck(levels, masks))):
@@ -237,14 +235,14 @@ def test_predictions_are_those_of_opentad(golden, head, dtype, prefix, tolerance
             assert torch.equal(masks[level], tensors[f"eval.mask.{level}"])
             key = f"{prefix}.eval.{kind}.{level}"
             if key in tensors:
-                assert relative_difference(x, tensors[key].transpose(1, 2)) < tolerance, key
+                assert_close(x, tensors[key].transpose(1, 2), depth=depth, what=key)
     output = head(features, mask)
     logits = concatenated(tensors, f"{prefix}.eval.cls_logits", 3).unflatten(2, (2, 6)).flatten(1, 2)
-    assert relative_difference(output.class_logits, logits) < tolerance
+    assert_close(output.class_logits, logits, depth=depth)
     if prefix == "f32":
-        assert relative_difference(output.boundary_logits.transpose(1, 2), tensors["f32.eval.pred.0"]) < tolerance
-        assert relative_difference(output.class_logits.softmax(dim=-1), tensors["f32.eval.pred.1"]) < tolerance
-        assert relative_difference(output.refined, tensors["f32.eval.pred.2"]) < tolerance
+        assert_close(output.boundary_logits.transpose(1, 2), tensors["f32.eval.pred.0"], depth=depth)
+        assert_close(output.class_logits.softmax(dim=-1), tensors["f32.eval.pred.1"], depth=depth)
+        assert_close(output.refined, tensors["f32.eval.pred.2"], depth=depth)
 
 
 def test_losses_and_gradients_are_those_of_opentad(golden, head):
@@ -263,32 +261,31 @@ def test_losses_and_gradients_are_those_of_opentad(golden, head):
     }
     for step, losses in (("train", first), ("train2", second)):
         for ours, theirs in names.items():
-            assert relative_difference(losses[ours].detach(), tensors[f"f32.{step}.{theirs}"]) < 3e-6, (step, ours)
+            assert_close(losses[ours], tensors[f"f32.{step}.{theirs}"], depth=depth_of(head), what=(step, ours))
     # In evaluation OpenTAD divides by the running mean after its first update, here it is by the number of positives.
     with torch.no_grad():
         evaluated = loss.eval()(output, targets)
     for ours, count in (("regression", 8), ("refinement", 5)):
-        expected = float(tensors[f"f32.evalloss.{names[ours]}"]) * (90 + 0.1 * count) / count
-        assert float(evaluated[ours]) == pytest.approx(expected, rel=3e-6)
+        expected = tensors[f"f32.evalloss.{names[ours]}"] * (90 + 0.1 * count) / count
+        assert_close(evaluated[ours], expected, depth=depth_of(head), what=ours)
 
     first["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
     real = tensors["masks"][:, None].expand_as(features)
-    assert relative_difference(features.grad[real], tensors["f32.grad.input"][real]) < 3e-5
-    for key, expected in tensors.items():
-        if key.startswith("f32.grad.") and key != "f32.grad.input":
-            found = gradients[head_name("vsgn", key.removeprefix("f32.grad."))]
-            assert relative_difference(found, expected) < 3e-5, key
+    found, stored = {"input": features.grad[real]}, {"input": tensors["f32.grad.input"][real]}
+    for key in (key for key in tensors if key.startswith("f32.grad.") and key != "f32.grad.input"):
+        name = head_name("vsgn", key.removeprefix("f32.grad."))
+        found[name], stored[name] = gradients[name].reshape(tensors[key].shape), tensors[key]
+    assert_gradients_close(found, stored, depth=depth_of(head))
     norms = {head_name("vsgn", name): norm for name, norm in gradient_norms(metadata, "gradnorm_f64").items()}
-    assert norms.keys() == gradients.keys()
-    for name, expected in norms.items():
-        assert float(gradients[name].norm()) == pytest.approx(expected, rel=3e-5), name
+    assert_norms_close(gradients, norms, depth=depth_of(head))
 
 
 @torch.no_grad()
 def test_detections_are_those_of_opentad(golden, head):
     tensors, metadata = golden
-    predictions = as_in_opentad(head.eval()(tensors["input"], tensors["masks"])).scored_segments()
+    # In double precision: OpenTAD rounds before it suppresses, and single precision decides ties.
+    predictions = as_in_opentad(head.double().eval()(tensors["input"].double(), tensors["masks"])).scored_segments()
     # Ours leaves it to post-processing, which knows the length of the video.
     predictions = predictions._replace(segments=predictions.segments.clamp(0, head.max_length - 1))
     nms = json.loads(metadata["post_cfg"])["nms"]

@@ -1,10 +1,10 @@
 import json
 import math
-import time
 
 import numpy as np
 import pytest
 import torch
+from tolerances import assert_close
 
 from re2tal_hf.temporal_segments import (
     assign_video_classes,
@@ -16,11 +16,12 @@ from re2tal_hf.temporal_segments import (
 )
 
 
-def random_detections(count, num_classes=1, seed=0, dtype=torch.float32):
+def random_detections(count, num_classes=1, seed=0):
+    """In double precision, whose noise decides nothing."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(count, generator=generator, dtype=dtype) * 100
-    length = torch.rand(count, generator=generator, dtype=dtype) * 20 + 0.1
-    scores = torch.rand(count, generator=generator, dtype=dtype)
+    start = torch.rand(count, generator=generator, dtype=torch.float64) * 100
+    length = torch.rand(count, generator=generator, dtype=torch.float64) * 20 + 0.1
+    scores = torch.rand(count, generator=generator, dtype=torch.float64)
     labels = torch.randint(num_classes, (count,), generator=generator)
     return torch.stack((start, start + length), dim=1), scores, labels
 
@@ -49,7 +50,7 @@ def test_iou_of_pairs():
     a = torch.tensor([[0.0, 10.0], [3.0, 3.0]])
     b = torch.tensor([[0.0, 10.0], [5.0, 15.0], [20.0, 30.0], [3.0, 3.0]])
     expected = torch.tensor([[1.0, 1 / 3, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(segment_iou(a, b), expected)
+    assert_close(segment_iou(a, b), expected)
 
 
 def test_iou_of_nothing_has_the_right_shape():
@@ -59,7 +60,7 @@ def test_iou_of_nothing_has_the_right_shape():
 @pytest.mark.parametrize("sigma", [0.4, 0.7])
 @pytest.mark.parametrize("min_score", [0.0, 0.05])
 def test_soft_nms_equals_a_plain_loop_per_class(sigma, min_score):
-    segments, scores, labels = random_detections(90, num_classes=4, dtype=torch.float64)
+    segments, scores, labels = random_detections(90, num_classes=4)
     kept, kept_scores = soft_nms(segments, scores, labels, sigma=sigma, min_score=min_score)
     expected = []
     for label in labels.unique():
@@ -92,7 +93,7 @@ def test_a_group_may_be_video_and_class_in_one_number():
     alone, alone_scores = soft_nms(*second)
     from_second = kept >= 60
     assert torch.equal(kept[from_second] - 60, alone)
-    assert torch.equal(scores[from_second], alone_scores)
+    assert_close(scores[from_second], alone_scores)
 
 
 def test_limits_of_the_number_and_of_the_score():
@@ -100,7 +101,7 @@ def test_limits_of_the_number_and_of_the_score():
     everything = suppress(segments, scores, labels, max_detections=100)
     few = suppress(segments, scores, labels, max_detections=7)
     for whole, cut in zip(everything, few, strict=True):
-        assert torch.equal(whole[:7], cut)
+        assert_close(whole[:7].double(), cut.double())
     assert len(suppress(segments, scores, labels, max_detections=0)[1]) == 0
     assert (suppress(segments, scores, labels, method="none", min_score=0.5)[1] >= 0.5).all()
 
@@ -111,30 +112,30 @@ def test_voting_per_class_listens_to_the_class_only():
     labels = torch.tensor([0, 0, 1])
     options = {"method": "hard", "voting_threshold": 0.7}
     per_class, _, _ = suppress(segments, scores, labels, per_class=True, **options)
-    torch.testing.assert_close(per_class, torch.tensor([[0.25, 10.25], [2.0, 12.0]]))
+    assert_close(per_class, torch.tensor([[0.25, 10.25], [2.0, 12.0]]))
     together, _, _ = suppress(segments, scores, labels, per_class=False, **options)
-    torch.testing.assert_close(together, torch.tensor([[0.25, 10.25]]))
+    assert_close(together, torch.tensor([[0.25, 10.25]]))
 
 
 def test_voting_per_class_equals_voting_alone():
-    segments, scores, labels = random_detections(600, num_classes=3, dtype=torch.float64)
+    segments, scores, labels = random_detections(600, num_classes=3)
     refined, _, found = suppress(segments, scores, labels, voting_threshold=0.6, max_detections=600)
     for label in range(3):
         own = labels == label
         alone, _, _ = suppress(segments[own], scores[own], labels[own], voting_threshold=0.6, max_detections=600)
-        torch.testing.assert_close(refined[found == label], alone)
+        assert_close(refined[found == label], alone)
 
 
 def test_video_classes_multiply_scores():
     segments, scores, _ = random_detections(3)
-    class_scores = torch.tensor([0.1, 0.7, 0.2])
+    class_scores = torch.tensor([0.1, 0.7, 0.2], dtype=torch.float64)
     found, found_scores, labels = assign_video_classes(segments, scores, class_scores, top_k=2)
     assert found.shape == (6, 2)
     assert sorted(labels.tolist()) == [1, 1, 1, 2, 2, 2]
     assert found_scores.tolist() == sorted(found_scores.tolist(), reverse=True)
     for segment, score, label in zip(found, found_scores, labels, strict=True):
         source = (segments == segment).all(dim=1)
-        torch.testing.assert_close(score, (scores[source] * class_scores[label]).squeeze())
+        assert_close(score, (scores[source] * class_scores[label]).squeeze())
 
 
 @pytest.mark.parametrize(
@@ -174,15 +175,20 @@ def test_half_precision_is_computed_in_float32():
     assert found.dtype == found_scores.dtype == torch.float32
 
 
-def test_twenty_classes_of_two_thousand_take_seconds():
+def test_twenty_classes_are_suppressed_side_by_side():
     # Far apart, so that nothing is ever suppressed: the longest loop there is.
-    start = torch.arange(40000.0)[:, None]
+    start = torch.arange(4000.0)[:, None]
     segments = torch.cat((start, start + 0.5), dim=1)
-    scores, labels = torch.rand(40000), torch.arange(40000) % 20
-    begin = time.process_time()
-    found, _, _ = suppress(segments, scores, labels, max_detections=40000, voting_threshold=0.7)
-    assert len(found) == (scores >= 0.001).sum()
-    assert time.process_time() - begin < 10
+    scores, labels = torch.rand(4000), torch.arange(4000) % 20
+    rounds = []
+
+    def nothing(iou, length):
+        rounds.append(iou.shape)
+        return torch.ones_like(iou)
+
+    kept, _ = soft_nms(segments, scores, labels, min_score=0.0, decay=nothing)
+    assert len(kept) == 4000
+    assert rounds == [(20, 200)] * 200
 
 
 # Reference numbers of OpenTAD and actionformer_release.
@@ -245,14 +251,15 @@ def run_suppress(params, segments, scores, labels, source="ot"):
 def check_detections(case, found, expected):
     segments, scores, labels, _ = expected
     assert len(found[0]) == len(segments)
-    torch.testing.assert_close(found[1].float(), scores, rtol=5e-6, atol=0)
+    # The references multiply up to 200 single factors into a score.
+    assert ((found[1] - scores).abs() <= 5e-6 * scores).all()
     assert found[2].tolist() == labels.tolist()
     voting = case["params"]["voting_thresh"] > 0 and not case["params"]["multiclass"]
     tolerance = (0.02 if "huge" in case["name"] else 2e-4) if voting else 0
     # Where the references divide 0 by 0 (a segment of no length, or reversed, has no voters) a
     # segment stays as it was.
     defined = ~segments.isnan().any(dim=1)
-    torch.testing.assert_close(found[0].float()[defined], segments[defined], rtol=0, atol=tolerance)
+    assert ((found[0].float()[defined] - segments[defined]).abs() <= tolerance).all()
     assert found[0].isfinite().all()
 
 
@@ -264,6 +271,7 @@ def test_every_public_case_of_suppression(metric_goldens):
         segments, scores, labels = (
             torch.from_numpy(arrays[f"in/{case['input']}/{part}"]) for part in ("segs", "scores", "cls")
         )
+        segments, scores = segments.double(), scores.double()  # what is kept must not hang on rounding
         if case["level"] != "batched_nms":
             options = {key: params[key] for key in ("sigma", "min_score") if key in params}
             if case["level"] == "softnms":
@@ -293,8 +301,8 @@ def test_vote_weights_of_both_projects():
     segments = torch.tensor([[0.0, 10.0], [1.0, 11.0], [0.0, 10.0]])
     scores = torch.tensor([0.9, 0.8, 0.7])
     plain = vote_segments(segments[:1], segments, scores, threshold=0.7)
-    torch.testing.assert_close(plain, torch.tensor([[1 / 3, 10 + 1 / 3]]))
+    assert_close(plain, torch.tensor([[1 / 3, 10 + 1 / 3]]))
     weight = 0.8 * 9 / 11
     shift = weight / (1.6 + weight)
     by_iou = vote_segments(segments[:1], segments, scores, threshold=0.7, weight_by_iou=True)
-    torch.testing.assert_close(by_iou, torch.tensor([[shift, 10 + shift]]))
+    assert_close(by_iou, torch.tensor([[shift, 10 + shift]]))

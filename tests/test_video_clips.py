@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tolerances import assert_close
 
 from re2tal_hf.video_clips import check_clip, cut_into_clips, join_clips, resize_positions
 
@@ -42,9 +43,9 @@ def test_positions_are_interpolated_over_space_only():
     resized = resize_positions(positions, grid, (2, 8, 3))
     assert resized.shape == (48, 5)
     alone = resize_positions(positions[16:], (1, 4, 4), (1, 8, 3))
-    torch.testing.assert_close(resized[24:], alone)
-    constant = torch.ones(32, 1)
-    torch.testing.assert_close(resize_positions(constant, grid, (2, 7, 9)), torch.ones(126, 1))
+    assert_close(resized[24:], alone)
+    constant = torch.ones(32, 1, dtype=torch.float64)
+    assert_close(resize_positions(constant, grid, (2, 7, 9)), torch.ones(126, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [(1, 15, 3, 32, 32), (1, 17, 3, 32, 32), (1, 16, 3, 7, 32), (1, 16, 3, 32, 7)])

@@ -8,20 +8,21 @@ where it does not; both give the same pixels.
 from __future__ import annotations
 
 import functools
-import io
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import av
 import numpy as np
 import torch
-from av.stream import Disposition
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
+
+from .video_container import VideoReadError, describe, first_bytes, open_stream
+from .video_orientation import orientation_of
+from .video_timeline import Timeline, read_timeline
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +30,27 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 16 * 2**20
 # The frames of the last call are kept for the overlap with the next one, up to this size.
 KEPT_BYTES = 256 * 2**20
-# Containers round timestamps to their tick (1 ms in Matroska), by up to half of it. Where a tick is
-# a whole frame (AVI) nothing is rounded: hence the limit.
-MAX_TIME_TOLERANCE = 5e-4
-# What FFmpeg opens as a "video" and is none.
-STILL_FORMATS = {"image2", "tty"}
+# torchcodec opens a file with an FFmpeg of its own that cannot be told which containers are allowed. It gets what
+# begins so, by name of the container: no playlist does, nor anything else that names other files.
+SIGNATURES = {"mov": b"\0", "matroska": b"\x1a\x45\xdf\xa3", "mpegts": b"G"}
 
 Resize = Callable[[Tensor], Tensor]
-
-
-class VideoReadError(ValueError):
-    """A file that is not a readable video; the message names the file and what to do."""
 
 
 class VideoReader:
     """The frames of one video by time.
 
-    Time 0 is the first frame of the video stream. Rotation metadata is applied. A window that
-    overlaps the one read before it decodes only what is new; any other goes back to the keyframe
-    before it. (Where frames are not stamped with the time at which they are shown, in AVI with
-    B-frames, MPEG program streams and raw streams, going back means to the start of the file.)
+    Time 0 is where a player starts: at the first frame, or at the sound where that comes first;
+    the first frame is on screen until the second. Rotation and mirroring are applied. Which frame
+    is shown at a time does not depend on what was read before. Threads may share a reader: they
+    read in turn.
+
+    A window that overlaps the one read before it decodes only what is new; any other goes back to
+    the keyframe before it. (Where frames are not told by a time of their own, in AVI with B-frames,
+    MPEG program streams, raw streams and recordings that were joined, going back means to the start
+    of the file.)
+
+    Only containers that hold everything themselves are opened, see `video_container`.
 
     Damaged frames raise an error. How much damage is noticed is up to the codec and its decoder:
     PyAV also reports frames which the decoder has patched up, torchcodec has no way to.
@@ -64,10 +66,10 @@ class VideoReader:
     Attributes:
         name: what error messages call the video.
         backend: the backend in use.
-        duration: seconds from the start of the first frame to the end of the last.
+        duration: seconds from time 0 to the end of the last frame.
         frame_rate: mean number of frames per second.
-        height: of a frame before resizing, rotation applied.
-        width: of a frame before resizing, rotation applied.
+        height: of an upright frame, before resizing.
+        width: of an upright frame, before resizing.
 
     Raises:
         VideoReadError: if the file is missing, empty or not a video, or if its first frame does not
@@ -91,13 +93,16 @@ class VideoReader:
         self._num_threads = num_threads
         self._kept: dict[int, Tensor] = {}
         self._kept_resize: Resize | None = None
-        self.name = _describe(source) if name is None else name
+        self._closed = False
+        # Decoders crash where two threads are in them; re-entrant for a `resize` that reads.
+        self._lock = threading.RLock()
+        self.name = describe(source) if name is None else name
         decoder = _PyAVDecoder(source, self.name, num_threads)
         self._decoder: _PyAVDecoder | _TorchcodecDecoder = decoder
         self._timeline = decoder.timeline
         self.backend = "pyav"
         self.duration = decoder.timeline.duration
-        self.frame_rate = len(decoder.timeline.seconds) / self.duration
+        self.frame_rate = decoder.timeline.frame_rate
         self.height, self.width = decoder.height, decoder.width
         self._may_fall_back = backend == "auto"
         if backend != "pyav":
@@ -116,13 +121,17 @@ class VideoReader:
             uint8 `[T, C, H, W]`, RGB, in the order of `times`.
 
         Raises:
-            ValueError: if there are no times, or one is not finite.
+            ValueError: if there are no times, or one is not finite, or the reader is closed.
             VideoReadError: if a frame does not decode; names its time.
         """
         if not len(times) or not np.isfinite(times).all():
             raise ValueError(f"{self.name}: times must be one or more finite numbers of seconds.")
-        resize = resize or self._resize_to_size
-        indices = self._timeline.frames_at(times)
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.name}: the reader is closed; open the video again.")
+            return self._frames(self._timeline.frames_at(times), resize or self._resize_to_size)
+
+    def _frames(self, indices: np.ndarray, resize: Resize) -> Tensor:
         wanted = np.unique(indices).tolist()
         kept = self._kept if resize == self._kept_resize else {}
         frames = {index: kept[index] for index in wanted if index in kept}
@@ -134,8 +143,10 @@ class VideoReader:
 
     def close(self) -> None:
         """Closes the file."""
-        self._kept = {}
-        self._decoder.close()
+        with self._lock:
+            self._closed = True
+            self._kept = {}
+            self._decoder.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -178,90 +189,6 @@ class VideoReader:
         return transforms.resize(frames, list(self._size), antialias=True)
 
 
-@dataclass(frozen=True)
-class _Timeline:
-    """When the frames of a stream are shown, from the timestamps of its packets.
-
-    Attributes:
-        timestamps: int64 `[N]` in ticks, ascending.
-        time_base: seconds of a tick.
-        last_duration: ticks for which the last frame is shown.
-        keyframes: int64 `[K]` timestamps of the frames at which decoding can start, ascending.
-        by_order: whether decoded frames are told by their order, since their timestamps are missing
-            or do not say when they are shown.
-    """
-
-    timestamps: np.ndarray
-    time_base: Fraction
-    last_duration: int
-    keyframes: np.ndarray
-    by_order: bool
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """Start of every frame, float64 `[N]`, the first at 0."""
-        return (self.timestamps - self.timestamps[0]) * float(self.time_base)
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the start of the first frame to the end of the last."""
-        return float(self.seconds[-1] + self.last_duration * float(self.time_base))
-
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
-        """Indices of the frames on screen at the given seconds."""
-        tolerance = min(float(self.time_base) / 2, MAX_TIME_TOLERANCE) + 1e-9
-        after = np.searchsorted(self.seconds, np.asarray(times) + tolerance, side="right")
-        return np.maximum(after - 1, 0)
-
-    def keyframes_before(self, index: int) -> np.ndarray:
-        """The `keyframes` from which a frame can be reached, the nearest first."""
-        after = np.searchsorted(self.keyframes, self.timestamps[index], side="right")
-        return self.keyframes[:after][::-1]
-
-    @classmethod
-    def of(cls, container: Any, stream: Any, name: str) -> _Timeline:
-        """Reads the packets of a stream to the end of the file; nothing is decoded."""
-        # Packets without data repeat the frame before (AVI) or mark the end of the file; those of one byte
-        # keep the place of frames that the encoder was still holding back (AVI).
-        packets = [
-            (packet.pts, packet.duration, packet.is_keyframe, packet.is_discard)
-            for packet in container.demux(stream)
-            if packet.size > 1
-        ]
-        if len(packets) < 0.9 * stream.frames:
-            announced = "%s: holds %d of the %d frames that its header announces; it may be cut off."
-            logger.warning(announced, name, len(packets), stream.frames)
-        keyframes = sorted(pts for pts, _, is_keyframe, _ in packets if is_keyframe and pts is not None)
-        # What is to be discarded lies before the start of a trimmed video.
-        shown = {pts: ticks for pts, ticks, _, discard in packets if pts is not None and not discard}
-        frame_ticks = _frame_ticks(stream)
-        # AVI has no time of display and MPEG program streams have it for some frames only: FFmpeg
-        # guesses, wrongly once frames are reordered or after a seek.
-        container_name = container.format.name
-        reordered = bool(stream.codec_context.has_b_frames)
-        by_order = not shown or container_name == "mpeg" or (container_name == "avi" and reordered)
-        if not shown:
-            shown = {order * frame_ticks: frame_ticks for order in range(len(packets))}
-        elif keyframes and not by_order:
-            # What precedes the first keyframe of a broadcast cut in the middle is lost.
-            shown = {pts: ticks for pts, ticks in shown.items() if pts >= keyframes[0]}
-        if not shown:
-            raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
-        return cls(
-            timestamps=np.array(sorted(shown), dtype=np.int64),
-            time_base=stream.time_base,
-            last_duration=shown[max(shown)] or frame_ticks,
-            keyframes=np.array(keyframes, dtype=np.int64),
-            by_order=by_order,
-        )
-
-
-def _frame_ticks(stream: Any) -> int:
-    """Ticks of a frame by the nominal frame rate, 25 Hz where the file names none."""
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    return max(1, round(1 / (rate * stream.time_base)))
-
-
 class _PyAVDecoder:
     """Decodes frames by index with PyAV; goes on from where it stands where that is nearer."""
 
@@ -275,9 +202,8 @@ class _PyAVDecoder:
         self._restart()
         first = self._frame_at(0)
         self._frame_size = (first.width, first.height)
-        self._quarter_turns = round(first.rotation / 90) % 4
-        turned = bool(self._quarter_turns % 2)
-        self.height, self.width = self._frame_size if turned else self._frame_size[::-1]
+        self.orientation = orientation_of(first, name)
+        self.height, self.width = self._frame_size[:: 1 if self.orientation.transposed else -1]
 
     def read(self, indices: list[int]) -> Tensor:
         """Frames uint8 `[N, C, H, W]` (channels last in memory); fastest if indices ascend."""
@@ -285,18 +211,17 @@ class _PyAVDecoder:
         frames = torch.empty((len(indices), height, width, 3), dtype=torch.uint8)
         for row, index in enumerate(indices):
             frames[row] = torch.from_numpy(self._to_rgb(self._frame_at(index)))
-        if self._quarter_turns:
-            frames = torch.rot90(frames, self._quarter_turns, dims=(1, 2)).contiguous()
-        return frames.permute(0, 3, 1, 2)
+        return self.orientation.applied_to(frames).permute(0, 3, 1, 2)
 
     def close(self) -> None:
         """Closes the file."""
         self._container.close()
 
-    def _read_timeline(self) -> _Timeline:
-        self._container, stream = _open(self._source, self.name)
+    def _read_timeline(self) -> Timeline:
+        self._container, stream = open_stream(self._source, self.name)
+        self.container_name = self._container.format.name.split(",")[0]
         try:
-            return _Timeline.of(self._container, stream, self.name)
+            return read_timeline(self._container, stream, self.name)
         except av.error.FFmpegError as error:
             raise VideoReadError(
                 f"{self.name}: the file is damaged ({error.strerror}); replace it or leave it out."
@@ -306,7 +231,7 @@ class _PyAVDecoder:
 
     def _restart(self) -> None:
         self.close()
-        self._container, self._stream = _open(self._source, self.name)
+        self._container, self._stream = open_stream(self._source, self.name)
         self._stream.codec_context.thread_count = self._num_threads
         self._stream.codec_context.thread_type = "AUTO"
         self._decoded = self._frames_from_here()
@@ -314,28 +239,39 @@ class _PyAVDecoder:
         self._position = -1
 
     def _frames_from_here(self) -> Iterator[Any]:
-        by_order = self.timeline.by_order
+        by_count = self.timeline.told_by == "count"
         for frame in self._container.decode(self._stream):
-            if by_order or frame.pts is not None:
+            if by_count or frame.pts is not None:
                 yield frame
 
     def _frame_at(self, index: int) -> Any:
         try:
-            if self.timeline.by_order:
-                return self._frame_by_order(index)
-            return self._frame_by_timestamp(index)
+            if self.timeline.told_by == "timestamp":
+                return self._frame_by_timestamp(index)
+            return self._frame_in_turn(index)
         except av.error.FFmpegError as error:
             raise self._undecodable(index, str(error.strerror)) from error
 
-    def _frame_by_order(self, index: int) -> Any:
+    def _frame_in_turn(self, index: int) -> Any:
+        timeline = self.timeline
         if index < self._position:
             self._restart()
         while self._position < index:
             frame = next(self._decoded, None)
+            if frame is None or timeline.told_by == "count":
+                position: int | None = self._position + 1
+            else:
+                position = timeline.index_after(self._position, frame.pts)
+            if position is None:
+                continue  # it precedes the first keyframe of a part
             # XviD packs two frames into a packet and ends with packets that hold none.
-            if frame is None and index - self._position <= self._stream.codec_context.reorder_depth:
-                break
+            few_left = index - self._position <= self._stream.codec_context.reorder_depth
+            if frame is None and timeline.told_by == "count" and few_left:
+                return self._frame
             self._keep(frame, index)
+            self._position = position
+        if self._position > index:
+            raise self._undecodable(index, "the decoder leaves it out")
         return self._frame
 
     def _frame_by_timestamp(self, index: int) -> Any:
@@ -371,7 +307,6 @@ class _PyAVDecoder:
         if frame.is_corrupt:
             raise self._undecodable(index, "its data are damaged")
         self._frame = frame
-        self._position += 1
 
     def _undecodable(self, index: int, reason: str) -> VideoReadError:
         # Whatever the decoder still holds may be built on damaged frames.
@@ -419,11 +354,8 @@ class _TorchcodecDecoder:
         self.name = reference.name
         self._timeline = reference.timeline
         self._frame_shape = (3, reference.height, reference.width)
-        if self._timeline.by_order:
-            raise VideoReadError(
-                f"{self.name}: the file does not store when frames are shown, which torchcodec "
-                "needs; choose backend='pyav' or 'auto'."
-            )
+        if reason := _not_for_torchcodec(source, reference):
+            raise VideoReadError(f"{self.name}: {reason}; choose backend='pyav' or 'auto'.")
         try:
             self._decoder = decoder_class(
                 source if isinstance(source, bytes) else str(Path(source).absolute()),
@@ -470,32 +402,13 @@ def _torchcodec_class() -> Any:
     return VideoDecoder
 
 
-def _describe(source: str | Path | bytes) -> str:
-    return f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-
-
-def _open(source: str | Path | bytes, name: str) -> tuple[Any, Any]:
-    """Container and video stream of a file."""
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise VideoReadError(f"{name}: there is no such file; check the path.")
-    if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
-        raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute())
-    try:
-        container = av.open(file, metadata_errors="ignore")
-    except av.error.FFmpegError as error:
-        raise VideoReadError(
-            f"{name}: not a video that FFmpeg can open ({error.strerror}); replace it or leave it out."
-        ) from error
-    stream = container.streams.best("video")
-    reason = None
-    if container.format.name in STILL_FORMATS or container.format.name.endswith("_pipe"):
-        reason = f"a picture or a text ({container.format.name}), not a video"
-    elif stream is None or stream.disposition & Disposition.attached_pic:
-        reason = "no video in it, only sound or other streams"
-    elif stream.codec_context is None:
-        reason = "its video codec is unknown to the installed PyAV"
-    if reason:
-        container.close()
-        raise VideoReadError(f"{name}: {reason}; replace it or leave it out.")
-    return container, stream
+def _not_for_torchcodec(source: str | Path | bytes, reference: _PyAVDecoder) -> str | None:
+    """Why torchcodec would not read a video, or not as PyAV does."""
+    if reference.timeline.told_by != "timestamp":
+        return "the file does not store when frames are shown, or its clock leaps, and torchcodec needs that time"
+    if reference.orientation.mirrored:
+        return "torchcodec does not mirror frames, as the file asks"
+    signature = SIGNATURES.get(reference.container_name)
+    if signature is None or not first_bytes(source, 16).startswith(signature):
+        return f"torchcodec is not handed containers that begin so ({reference.container_name})"
+    return None

@@ -1,0 +1,119 @@
+"""Opening a file as a video: only containers that hold everything themselves, whatever the file is called.
+
+FFmpeg also reads playlists, lists of files, session descriptions and scripts of filters, by their content and not by
+their name; these make it open other files of the machine, or addresses. A video may come from a stranger, so what a
+container may be is a list of what is allowed, for everyone.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import av
+from av.stream import Disposition
+
+# FFmpeg's names of the demuxers that are allowed. None of them opens another file with its default options (MOV's
+# references to tracks in other files stay closed: enable_drefs and use_absolute_path are off).
+CONTAINERS = (
+    # What cameras, phones, recorders and the web write.
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "live_flv", "ogg", "asf", "mxf", "dv", "gif", "apng"),
+    # Less common, and of older programs.
+    *("nut", "ivf", "rm", "wtv", "gxf", "nsv", "nuv", "swf", "pva", "ty", "yuv4mpegpipe", "dhav", "kux"),
+    *("film_cpk", "flic", "roq", "smk", "bink"),
+)
+# Of codecs without a container: they store no times.
+RAW_STREAMS = (
+    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "mpegvideo", "m4v", "mjpeg", "vc1", "vc1test", "dirac"),
+    *("cavsvideo", "avs2", "avs3", "dnxhd"),
+)
+# How what names other files begins, for the message.
+_PLAYLISTS = {
+    b"#EXTM3U": "a playlist (HLS)",
+    b"ffconcat": "a list of files (concat)",
+    b"v=0": "a session description (SDP)",
+    b"[playlist]": "a playlist (PLS)",
+    b"RTSPtext": "a playlist (QuickTime)",
+}
+_XML_PLAYLISTS = {
+    b"<MPD": "a playlist (DASH)",
+    b"<CompositionPlaylist": "a playlist (IMF)",
+}
+
+
+class VideoReadError(ValueError):
+    """A file that is not a readable video; the message names the file and what to do."""
+
+
+def describe(source: str | Path | bytes) -> str:
+    """What error messages call a video."""
+    return f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def open_container(source: str | Path | bytes, name: str) -> av.container.InputContainer:
+    """Opens the container of a video.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        name: what error messages call it.
+
+    Raises:
+        VideoReadError: if the file is missing, empty, or not a container that holds a video by itself.
+    """
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise VideoReadError(f"{name}: there is no such file; check the path.")
+    if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
+        raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")
+    # Nothing but this one file; bytes need no protocol at all.
+    protocols = "none" if isinstance(source, bytes) else "file"
+    options = {"format_whitelist": ",".join(CONTAINERS + RAW_STREAMS), "protocol_whitelist": protocols}
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute())
+    try:
+        container = av.open(file, options=options, metadata_errors="ignore")
+    except av.error.FFmpegError as error:
+        reason = _playlist(source) or (
+            f"not a video that FFmpeg can open ({error.strerror})"
+            if error.errno != errno.EINVAL
+            else "not a video in one of the containers that are opened here"
+        )
+        raise VideoReadError(f"{name}: {reason}; replace it or leave it out.") from error
+    assert isinstance(container, av.container.InputContainer)
+    return container
+
+
+def first_bytes(source: str | Path | bytes, count: int) -> bytes:
+    """What a file begins with."""
+    if isinstance(source, bytes):
+        return source[:count]
+    with Path(source).open("rb") as file:
+        return file.read(count)
+
+
+def open_stream(source: str | Path | bytes, name: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Opens the container of a video, and finds its video stream.
+
+    Raises:
+        VideoReadError: as `open_container`, or if there is no video in it that can be decoded.
+    """
+    container = open_container(source, name)
+    stream = container.streams.best("video")
+    reason = None
+    if stream is None or stream.disposition & Disposition.attached_pic:
+        reason = "no video in it, only sound or other streams"
+    elif stream.codec_context is None:
+        reason = "its video codec is unknown to the installed PyAV"
+    if reason:
+        container.close()
+        raise VideoReadError(f"{name}: {reason}; replace it or leave it out.")
+    assert isinstance(stream, av.VideoStream)
+    return container, stream
+
+
+def _playlist(source: str | Path | bytes) -> str | None:
+    """Why a file is refused that names others."""
+    head = first_bytes(source, 4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    kinds = [kind for start, kind in _PLAYLISTS.items() if head.startswith(start)]
+    if head.startswith(b"<"):
+        kinds += [kind for tag, kind in _XML_PLAYLISTS.items() if tag in head]
+    return f"{kinds[0]}, not a video; what it names is not opened" if kinds else None

@@ -1,0 +1,275 @@
+"""When the frames of a video are on screen, from the timestamps of its packets.
+
+All packets are read once, to the end of the file; nothing is decoded for that.
+
+Time 0 is where a player starts: at the first frame, or at the sound where that comes first. What all streams have in
+common (MPEG-TS counts from anywhere) is no time before the start, nor are the samples of sound that only prime its
+decoder. In MPEG-TS and its kin the clock may start again or leap, where recordings were joined or after 26.5 hours;
+what follows goes on where the frame before ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from .video_container import RAW_STREAMS, VideoReadError
+
+logger = logging.getLogger(__name__)
+
+# Containers round timestamps to their tick (1 ms in Matroska), by up to half of it. Where a tick is
+# a whole frame (AVI) nothing is rounded: hence the limit.
+MAX_TIME_TOLERANCE = 5e-4
+# Containers whose clock may leap; elsewhere a gap is a gap. The bounds in seconds are those of the ffmpeg program
+# (-dts_delta_threshold, and the tenth of a second in ts_discontinuity_detect of fftools/ffmpeg_demux.c).
+LEAPING_CONTAINERS = frozenset({"mpegts", "mpeg", "ogg", "nsv", "pva"})
+MAX_LEAP, MAX_STEP_BACK = 10.0, 0.1
+# Containers in which the time that a packet is stamped with may be that of decoding.
+LOOSELY_STAMPED = frozenset({"asf", "mxf", "wtv", "gxf", "nsv", "nuv", "rm"})
+# Sound that starts longer before the picture than this belongs, there, to another programme with a clock of its own.
+MAX_SOUND_LEAD = 60.0
+# Containers whose header says how long they are; that of others is estimated from what is there.
+ANNOUNCING_CONTAINERS = frozenset({"mov", "matroska", "avi", "flv", "asf", "mxf", "wtv", "rm", "gxf"})
+# Seconds by which what is there may fall short of the header: it may be rounded, or count a frame more.
+MAX_SHORTFALL = 0.5
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When the frames of a stream are shown, in the order in which they are.
+
+    Attributes:
+        timestamps: int64 `[N]` in ticks, as decoded frames carry them.
+        seconds: float64 `[N]`, the start of every frame, ascending.
+        duration: seconds from the start of the presentation to the end of the last frame.
+        time_base: seconds of a tick.
+        keyframes: int64 `[K]` timestamps of the frames at which decoding can start, ascending.
+        parts: int64 `[N]`, which of the recordings that were joined a frame is of; ascending.
+        told_by: how a decoded frame is told: by its `timestamp`, which is its own; by `sequence`, its timestamp
+            among those that follow the frame before, since a clock that leaps says the same twice; or by `count`,
+            since timestamps are missing or do not say when frames are shown.
+    """
+
+    timestamps: np.ndarray
+    seconds: np.ndarray
+    duration: float
+    time_base: Fraction
+    keyframes: np.ndarray
+    parts: np.ndarray
+    told_by: Literal["timestamp", "sequence", "count"]
+
+    @property
+    def frame_rate(self) -> float:
+        """Mean number of frames per second, from the first on."""
+        return len(self.seconds) / (self.duration - float(self.seconds[0]))
+
+    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+        """Indices of the frames on screen at the given seconds; before the start, of the first."""
+        tolerance = min(float(self.time_base) / 2, MAX_TIME_TOLERANCE) + 1e-9
+        after = np.searchsorted(self.seconds, np.asarray(times) + tolerance, side="right")
+        return np.maximum(after - 1, 0)
+
+    def keyframes_before(self, index: int) -> np.ndarray:
+        """The `keyframes` from which a frame can be reached, the nearest first."""
+        after = np.searchsorted(self.keyframes, self.timestamps[index], side="right")
+        return self.keyframes[:after][::-1]
+
+    def index_after(self, position: int, timestamp: int) -> int | None:
+        """The frame of a timestamp that follows the one at `position` (-1: follows none), in its part or the next."""
+        following = position + 1
+        if following < len(self.timestamps) and self.timestamps[following] == timestamp:
+            return following
+        part = self.parts[position] if position >= 0 else 0
+        end = int(np.searchsorted(self.parts, part + 1, side="right"))
+        found = np.flatnonzero(self.timestamps[following:end] == timestamp)
+        return following + int(found[0]) if len(found) else None
+
+
+class _Packet(NamedTuple):
+    """What a packet says, in ticks."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_keyframe: bool
+    is_discard: bool
+
+
+class _Shown(NamedTuple):
+    """A frame to be shown: from `start` on, on a clock without leaps."""
+
+    start: int
+    timestamp: int
+    part: int
+    duration: int
+
+
+def read_timeline(container: Any, stream: Any, name: str) -> Timeline:
+    """Reads the packets of a container to its end.
+
+    Args:
+        container: open, at its start.
+        stream: the video stream of it.
+        name: what messages call the video.
+
+    Raises:
+        VideoReadError: if there are no frames.
+        av.error.FFmpegError: if the file is damaged.
+    """
+    packets, end = _read_packets(container, stream)
+    parts = list(_parts(packets, stream, container.format.name))
+    frame_ticks = _frame_ticks(stream)
+    told_by, frames = _shown_frames(parts, stream, container.format.name, frame_ticks)
+    if not frames:
+        raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
+    _compare_with_header(container, stream, end, name)
+    if len(parts) > 1:
+        _warn_once(
+            f"{name}: its clock leaps {len(parts) - 1} time(s), as where recordings were joined; read as one video "
+            "without gaps, from its start whenever an earlier frame is wanted (ffmpeg writes it anew without leaps)."
+        )
+    starts = np.array([frame.start for frame in frames], dtype=np.int64)
+    tick = float(stream.time_base)
+    before = _ticks_before_first(container, stream, int(starts[0]))
+    keyframes = {packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None}
+    return Timeline(
+        timestamps=np.array([frame.timestamp for frame in frames], dtype=np.int64),
+        seconds=(starts - starts[0] + before) * tick,
+        duration=float(starts[-1] - starts[0] + before + (frames[-1].duration or frame_ticks)) * tick,
+        time_base=stream.time_base,
+        keyframes=np.array(sorted(keyframes), dtype=np.int64),
+        parts=np.array([frame.part for frame in frames], dtype=np.int64),
+        told_by=told_by,
+    )
+
+
+def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], dict[int, float]]:
+    """Packets of the video stream in the order of the file; seconds at which each stream ends, by its index."""
+    packets: list[_Packet] = []
+    end: dict[int, float] = {}
+    for packet in container.demux():
+        clock = packet.dts if packet.pts is None else packet.pts
+        if clock is not None and packet.time_base:
+            index, until = packet.stream_index, float((clock + (packet.duration or 0)) * packet.time_base)
+            end[index] = max(until, end.get(index, until))
+        # Packets without data repeat the frame before (AVI) or mark the end of the file; those of one byte
+        # keep the place of frames that the encoder was still holding back (AVI).
+        if packet.stream_index == stream.index and packet.size > 1:
+            said = packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard
+            packets.append(_Packet(*said))
+    return packets, end
+
+
+def _parts(packets: list[_Packet], stream: Any, container_name: str) -> Iterator[tuple[list[_Packet], int]]:
+    """Runs of packets between leaps of the clock, each with the ticks to add so that it continues the one before."""
+    tick = float(stream.time_base)
+    furthest = MAX_LEAP if container_name in LEAPING_CONTAINERS else np.inf
+    part: list[_Packet] = []
+    shift, last, due = 0, None, 0
+    for packet in packets:
+        clock = packet.dts
+        if clock is not None:
+            if last is not None and ((last - clock) * tick > MAX_STEP_BACK or (clock + shift - due) * tick > furthest):
+                yield part, shift
+                part, shift = [], due - clock
+            last, due = clock, clock + shift + (packet.duration or _frame_ticks(stream))
+        part.append(packet)
+    yield part, shift
+
+
+def _shown_frames(
+    parts: list[tuple[list[_Packet], int]], stream: Any, container_name: str, frame_ticks: int
+) -> tuple[Literal["timestamp", "sequence", "count"], list[_Shown]]:
+    """How decoded frames are told, and the frames in the order in which they are shown."""
+    packets = [packet for part, _ in parts for packet in part]
+    stamps = [packet.pts for packet in packets if packet.pts is not None]
+    if not stamps or container_name in RAW_STREAMS:
+        return "count", [_Shown(order * frame_ticks, 0, 0, frame_ticks) for order in range(len(packets))]
+    # AVI stores no time of display and some others may not, nor MPEG program streams for every frame: FFmpeg
+    # guesses, wrongly once frames are reordered or after a seek.
+    unstamped = container_name == "avi" or (container_name in LOOSELY_STAMPED and stamps == sorted(stamps))
+    if stream.codec_context.has_b_frames and unstamped:
+        return "count", _as_decoded(packets, stream.codec_context.reorder_depth, frame_ticks)
+    by_count = container_name == "mpeg"
+    starts_late = any(packet.is_keyframe for packet in packets) and not by_count
+    frames: list[_Shown] = []
+    for number, (part, shift) in enumerate(parts):
+        first = next((packet.pts for packet in part if packet.is_keyframe and packet.pts is not None), None)
+        shown = {
+            packet.pts: _Shown(packet.pts + shift, packet.pts, number, packet.duration)
+            for packet in part
+            # What is to be discarded lies before the start of a trimmed video; what precedes the first keyframe
+            # of a broadcast cut in the middle is lost.
+            if packet.pts is not None
+            and not packet.is_discard
+            and not (starts_late and first is not None and packet.pts < first)
+        }
+        frames += [shown[pts] for pts in sorted(shown)]
+    if len(parts) == 1:
+        return "count" if by_count else "timestamp", frames
+    # Sorted within each part alone: two frames of it may still be shown after the next has begun.
+    starts = np.maximum.accumulate([frame.start for frame in frames])
+    frames = [frame._replace(start=int(start)) for frame, start in zip(frames, starts, strict=True)]
+    return "count" if by_count else "sequence", frames
+
+
+def _as_decoded(packets: list[_Packet], delay: int, frame_ticks: int) -> list[_Shown]:
+    """Frames that are shown when they are decoded, each once `delay` more packets are."""
+    clocks = sorted(packet.dts for packet in packets if packet.dts is not None)
+    steps = np.diff(clocks)
+    usual = int(np.median(steps)) if len(steps) else frame_ticks
+    clocks += [clocks[-1] + usual * late for late in range(1, delay + 1 + len(packets) - len(clocks))]
+    return [_Shown(clock - clocks[delay] + clocks[0], clock, 0, usual) for clock in clocks[delay:]]
+
+
+def _ticks_before_first(container: Any, stream: Any, first: int) -> float:
+    """Ticks from the start of the presentation to the first frame: where the sound starts before it."""
+    tick = float(stream.time_base)
+    sounds = [float(sound.start_time * sound.time_base) for sound in container.streams.audio if _starts(sound)]
+    if not sounds:
+        return 0.0
+    # A sound that starts before 0, where the picture does not, primes its decoder.
+    start = max(min(sounds), min(0.0, first * tick))
+    lead = max(0.0, first * tick - start)
+    return 0.0 if container.format.name in LEAPING_CONTAINERS and lead > MAX_SOUND_LEAD else lead / tick
+
+
+def _starts(stream: Any) -> bool:
+    return stream.start_time is not None and stream.time_base is not None
+
+
+def _frame_ticks(stream: Any) -> int:
+    """Ticks of a frame by the nominal frame rate, 25 Hz where the file names none."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def _compare_with_header(container: Any, stream: Any, end: dict[int, float], name: str) -> None:
+    """Warns of a file that holds less than its header announces."""
+    if ANNOUNCING_CONTAINERS.isdisjoint(container.format.name.split(",")):
+        return
+    if stream.duration:
+        start, announced = (stream.start_time or 0) * stream.time_base, stream.duration * stream.time_base
+        there = end.get(stream.index, 0.0) - float(start)
+    elif container.duration:
+        # Of any stream, such as subtitles that go on after the picture.
+        announced, there = Fraction(container.duration, 10**6), max(end.values())
+    else:
+        return
+    frame = float(_frame_ticks(stream) * stream.time_base)
+    if there < float(announced) - max(MAX_SHORTFALL, 2 * frame):
+        _warn_once(
+            f"{name}: holds {there:.1f} s of the {float(announced):.1f} s that its header announces; it may be cut off."
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    """Once for a file, however often it is opened for a window of it."""
+    logger.warning(message)

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from re2tal_hf.video_container import open_stream
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 MAX_SIDE = 4096
@@ -72,13 +73,13 @@ def minutes(seconds: float) -> str:
 
 
 def is_playable(path: str | Path) -> bool:
-    """Whether browsers play a file as it is, its first frame at time 0: 8-bit H.264 in MP4."""
+    """Whether browsers play a file as it is, from the reader's time 0: 8-bit H.264 in MP4."""
     if Path(path).suffix.lower() not in (".mp4", ".m4v"):
         return False
-    with av.open(str(path), metadata_errors="ignore") as container:
-        stream = container.streams.best("video")
+    container, stream = open_stream(path, Path(path).name)
+    with container:
         codec = stream.codec_context
-        start = float((stream.start_time or 0) * stream.time_base)
+        start = (container.start_time or 0) / av.time_base
         return (
             "mp4" in container.format.name.split(",")
             and codec.name == "h264"
@@ -94,7 +95,7 @@ def write_copy(
 
     Args:
         source: any video.
-        target: `.mp4`; its time 0 is the first frame of `source`.
+        target: `.mp4`; its time 0 is that of `source`.
         paint: maps a frame, uint8 `[H, W, 3]`, and its time in seconds to the frame to be written.
         progress: called with the number of frames written and of all.
 

@@ -22,6 +22,8 @@ CONTAINERS = (
     # Less common, and of older programs.
     *("nut", "ivf", "rm", "wtv", "gxf", "nsv", "nuv", "swf", "pva", "ty", "yuv4mpegpipe", "dhav", "kux"),
     *("film_cpk", "flic", "roq", "smk", "bink"),
+    # Sound: opened to say that there is no video in it.
+    *("wav", "mp3", "aac", "flac", "aiff", "caf", "ac3"),
 )
 # Of codecs without a container: they store no times.
 RAW_STREAMS = (

@@ -43,6 +43,8 @@ class Re2TALConfig(PreTrainedConfig):
         classifier_norm (`bool`, *optional*, defaults to `False`), classifier_dropout (`float`, *optional*, defaults
             to 0.0): Of [`Re2TALForVideoClassification`]: whether the pooled features are standardised over the batch,
             as a backbone from scratch needs, whose features differ little between clips; and the dropout after that.
+        origin (`dict`, *optional*): The pretrained weights that training began with and their license, as training
+            records them.
         num_labels (`int`, *optional*): Number of action classes; 1 for a class-agnostic model.
 
     Raises:
@@ -71,6 +73,7 @@ class Re2TALConfig(PreTrainedConfig):
     freeze_norms: bool = False
     classifier_norm: bool = False
     classifier_dropout: float = 0.0
+    origin: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""

@@ -7,8 +7,9 @@ import yaml
 from huggingface_hub import ModelCard
 from run_factory import METRICS, write_run
 
+from re2tal_hf.licensing.origins import find_origin
+from re2tal_hf.publishing.license_file import license_text
 from re2tal_hf.publishing.model_card import CardOptions, insert_notes, make_card, origin_of
-from re2tal_hf.publishing.origins import find_origin, license_text
 from re2tal_hf.publishing.run_folder import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,30 +141,54 @@ def test_a_local_folder_is_no_dataset_of_the_hub(run_folder, tmp_path, monkeypat
         (None, "mit", "mit", None, "The publisher states: `mit`"),
         (TORCHVISION, None, "other", None, "Kinetics-400"),
         ("Other_Weights.IMAGENET1K_V1", None, "other", None, "torchvision"),
-        ("MCG-NJU/videomae-base", None, "cc-by-nc-4.0", "MCG-NJU/videomae-base", "non-commercial use only"),
-        ("weights/VideoMAE_base.pth", None, "cc-by-nc-4.0", None, "non-commercial use only"),
-        ("someone/backbone", None, "other", "someone/backbone", "someone/backbone"),
-        ("weights/mine.safetensors", None, "other", None, "whose license applies"),
+        ("MCG-NJU/videomae-base", None, "cc-by-nc-4.0", "MCG-NJU/videomae-base", "Non-commercial use only"),
+        ("facebook/timesformer-base-finetuned-k400", None, "cc-by-nc-4.0", ..., "Non-commercial use only"),
+        ("facebook/vjepa2-vitl-fpc64-256", None, "mit", ..., "published under `mit`"),
+        ("google/vivit-b-16x2-kinetics400", None, "apache-2.0", ..., "published under `apache-2.0`"),
+        ("weights/VideoMAE_base.pth", None, "cc-by-nc-4.0", None, "Non-commercial use only"),
         ("weights/mine.safetensors", "cc-by-4.0", "cc-by-4.0", None, "The publisher states: `cc-by-4.0`"),
+        ("someone/backbone", "cc-by-nc-sa-4.0", "cc-by-nc-sa-4.0", "someone/backbone", "Non-commercial use only"),
     ],
 )
 def test_license_follows_the_origin_of_the_weights(run_folder, source, stated, license, base_model, said):
     change_recipe(run_folder, "training", pretrained_backbone=source)
     run, options = read_run(run_folder), CardOptions("user/kicks-small", "v1", license=stated)
     card = make_card(run, options)
-    assert (card.data.license, card.data.base_model) == (license, base_model)
+    assert (card.data.license, card.data.base_model) == (license, source if base_model is ... else base_model)
     assert said in card.text
+    assert ("on-commercial" in card.text) == ("nc" in license)
     assert (card.data.license_link is not None) == (license == "other")
     text = license_text(origin_of(run, options), "OUR LICENSE\n")
     assert text.endswith("OUR LICENSE\n")
-    assert (text == "OUR LICENSE\n") == (license == "apache-2.0")
-    assert license == "apache-2.0" or text.startswith(f"WEIGHTS (*.safetensors): {license}\n")
+    assert (text == "OUR LICENSE\n") == (source is None and license == "apache-2.0")
+    assert text == "OUR LICENSE\n" or text.startswith(f"WEIGHTS (*.safetensors): {license}\n")
+
+
+@pytest.mark.parametrize("source", ["weights/mine.safetensors", "someone/backbone", "slowfast_r101_8x8.pth"])
+def test_a_license_that_nobody_knows_is_asked_for(run_folder, source):
+    change_recipe(run_folder, "training", pretrained_backbone=source)
+    with pytest.raises(ValueError, match="is not known: state it with --license NAME"):
+        make_card(read_run(run_folder), OPTIONS)
+    change_recipe(run_folder, "training", pretrained_license="mit")
+    assert make_card(read_run(run_folder), OPTIONS).data.license == "mit"
 
 
 @pytest.mark.parametrize("source", ["MCG-NJU/videomae-base", TORCHVISION])
-def test_a_license_that_the_origin_does_not_allow_is_refused(source):
+def test_a_license_that_the_origin_does_not_allow_is_refused(run_folder, source):
+    change_recipe(run_folder, "training", pretrained_backbone=source)
     with pytest.raises(ValueError, match="--license apache-2.0 cannot be"):
-        find_origin(source, "apache-2.0")
+        make_card(read_run(run_folder), CardOptions("user/kicks-small", "v1", license="apache-2.0"))
+
+
+def test_the_origin_that_the_model_records_counts(run_folder):
+    """A run that started from the result of another: its recipe names a folder only."""
+    change_recipe(run_folder, "training", pretrained_backbone="runs/backbone/best")
+    origin = find_origin("MCG-NJU/videomae-base").record()
+    change_json(run_folder / "best" / "config.json", origin=origin)
+    card = make_card(read_run(run_folder), OPTIONS)
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "MCG-NJU/videomae-base")
+    assert "starting from `MCG-NJU/videomae-base`" in card.text
+    assert "runs/backbone" not in card.text
 
 
 def test_notes_go_into_their_sections(finished):

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .origins import Origin, find_origin
+from ..licensing.origins import Origin, find_origin, question, recorded_origin
 from .run_folder import TrainingRun
 
 # The Hub knows no tag of our task; this is the nearest of those it lists.
@@ -69,7 +69,7 @@ def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
         hub_dataset=(_hub_dataset(run) or "").partition("@")[0],
         class_agnostic=run.recipe["data"].get("class_agnostic", False),
         labels=[label for _, label in sorted(run.config["id2label"].items(), key=lambda item: int(item[0]))],
-        how_trained=_how_trained(run),
+        how_trained=_how_trained(run, origin),
         head=_HEADS.get(head := run.config["head_config"]["model_type"], f"`{head}`"),
         num_parameters=_count(run.record["num_parameters"]),
         backbone_parameters=_count(run.record["backbone_parameters"]),
@@ -89,8 +89,21 @@ def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
 
 
 def origin_of(run: TrainingRun, options: CardOptions) -> Origin:
-    """Returns where the weights of a run come from."""
-    return find_origin(run.recipe["training"].get("pretrained_backbone"), options.license)
+    """Returns where the weights of a run come from, and under which license they are.
+
+    Raises:
+        ValueError: if nobody knows the license, or the one stated contradicts the origin.
+    """
+    training = run.recipe["training"]
+    origin = recorded_origin(run.config)
+    if origin is None:
+        origin = find_origin(training.get("pretrained_backbone"), training.get("pretrained_license"))
+    if options.license is not None:
+        origin = origin.state(options.license, "--license")
+    if origin.license is None:
+        asked = question(origin, "--license ", run.config["backbone_config"]["model_type"])
+        raise ValueError(f"{run.model_folder}: {asked}")
+    return origin
 
 
 def insert_notes(card: str, notes: str) -> str:
@@ -146,22 +159,15 @@ def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin) -> Mod
         library_name="transformers",
         license=origin.license,
         license_name="terms-of-the-pretrained-weights" if is_other else None,
-        license_link=(origin.link or "LICENSE") if is_other else None,
+        license_link=(origin.terms or "LICENSE") if is_other else None,
         pipeline_tag=PIPELINE_TAG,
-        base_model=_base_model(run),
+        base_model=origin.source if origin.kind == "hub" else None,
         datasets=[hub_dataset] if hub_dataset else None,
         tags=[TASK, "re2tal", "video", run.config["backbone_config"]["model_type"], *_reversible_tag(run)],
         metrics=["tal_map"],
         model_name=options.repo_id.split("/")[1],
         eval_results=results,
     )
-
-
-def _base_model(run: TrainingRun) -> str | None:
-    """The model on the Hub that the backbone's weights come from; torchvision's names and files are none."""
-    source = run.recipe["training"].get("pretrained_backbone")
-    is_local = source is not None and (Path(source).suffix in (".pth", ".pt", ".safetensors") or Path(source).exists())
-    return source if source and not is_local and _HUB_ID.fullmatch(source) else None
 
 
 def _hub_dataset(run: TrainingRun) -> str | None:
@@ -187,8 +193,8 @@ def _reversible_tag(run: TrainingRun) -> list[str]:
     return ["reversible"] if _is_reversible(run) else []
 
 
-def _how_trained(run: TrainingRun) -> str:
-    source = run.recipe["training"].get("pretrained_backbone")
+def _how_trained(run: TrainingRun, origin: Origin) -> str:
+    source = origin.source
     start = f"starting from `{source}`" if source else "from scratch"
     if run.config["freeze_backbone"]:
         weights = f"from `{source}`" if source else "at its initial, random weights"

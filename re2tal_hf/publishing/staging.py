@@ -14,8 +14,8 @@ from huggingface_hub import metadata_load
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_processing_re2tal import Re2TALVideoProcessor
+from .license_file import license_text
 from .model_card import CardOptions, make_card, origin_of
-from .origins import license_text
 from .run_folder import TrainingRun
 
 # Enough to pass every layer; a whole window can take minutes on a CPU.

@@ -68,6 +68,8 @@ class OptimizationArguments:
         pretrained_backbone (`str`, *optional*): Weights to start from: a torchvision name such as
             `Swin3D_T_Weights.KINETICS400_V1`, a Hub id of a transformers model, a `.pth` or `.safetensors` file, or a
             folder such as `runs/backbone/best` of scripts/finetune_backbone.py.
+        pretrained_license (`str`, *optional*): License of these weights, by its name on the Hub, where it is not
+            known: of a file, or of a repository that is not the publisher's.
         save_epochs (`int`): A checkpoint to resume from every so many epochs.
         trackers (`list[str]`): Experiment trackers by their names in Accelerate.
     """
@@ -84,6 +86,7 @@ class OptimizationArguments:
     ema_decay: float | None = 0.999
     mixed_precision: str = "no"
     pretrained_backbone: str | None = None
+    pretrained_license: str | None = None
     save_epochs: int = 1
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
@@ -131,6 +134,8 @@ class Recipe:
         data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`]),
             coupling ([`CouplingArguments`]), distillation ([`DistillationArguments`])
         seed (`int`): Of weights, windows, augmentation and stochastic layers.
+        licence (`str`): `"commercial"` refuses pretrained weights that are for non-commercial use only, also behind
+            runs between; `"any"` takes them and says so.
         name (`str`): Of the recipe; by default that of its file.
     """
 
@@ -143,6 +148,7 @@ class Recipe:
     coupling: CouplingArguments = field(default_factory=CouplingArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     seed: int = 0
+    licence: str = "any"
     name: str = ""
 
     def to_dict(self) -> dict[str, Any]:

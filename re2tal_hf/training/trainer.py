@@ -25,6 +25,7 @@ from ..configuration_re2tal import Re2TALConfig
 from ..data.annotations import AnnotationSet
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows
+from ..licensing.origins import permitted_origin, start_line
 from ..modeling_re2tal import Re2TALPreTrainedModel
 from ..rewiring import DUAL_RESIDUAL
 from ..video_processing_re2tal import Re2TALVideoProcessor
@@ -107,6 +108,14 @@ class Trainer(ABC):
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         )
         self._on_main(lambda: self.run_folder.check(recipe, resume))
+        backbone = str((recipe.model.get("backbone_config") or {}).get("model_type"))
+        self.origin = self._on_all(
+            lambda: permitted_origin(
+                arguments.pretrained_backbone, arguments.pretrained_license, recipe.licence, backbone
+            )
+        )
+        if self.accelerator.is_main_process and (line := start_line(self.origin, backbone)):
+            logger.warning(line)
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
         self._on_all(self.read_data)
@@ -138,6 +147,7 @@ class Trainer(ABC):
             **self.recipe.model,
             id2label=dict(enumerate(label_names)),
             label2id={name: index for index, name in enumerate(label_names)},
+            origin=self.origin.record(),
         )
 
     @abstractmethod

@@ -1,0 +1,71 @@
+"""The table: published weights by family, under which license, and where that was read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["hub", "library", "file"]
+"""A Hub id, a name of torchvision weights, or a file or folder."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Weights under one license.
+
+    Args:
+        name (`str`): What a reader calls them.
+        pattern (`str`): Regular expression, found in the name of the weights in any case.
+        kinds (`tuple`): Of what kind the name must be for the pattern to be enough to know them.
+        license (`str`): Identifier on the Hub; `"other"` where none of them fits.
+        terms (`str`): Address at which the license was read.
+        remark (`str`): What else a reader must know.
+    """
+
+    name: str
+    pattern: str
+    kinds: tuple[Kind, ...]
+    license: str
+    terms: str
+    remark: str = ""
+
+
+_SLOWFAST = r"slow|fast_?only|mmaction"
+_ANYWHERE: tuple[Kind, ...] = ("hub", "file")
+
+# The first that fits counts. Strict terms are believed of a mere name, also of a file's or of somebody else's
+# repository; permissive ones only of the publisher's own. Where tag and repository differ, the repository counts.
+FAMILIES = (
+    # "released under the CC-BY-NC 4.0"; so are the V2 weights, by their cards (huggingface.co/OpenGVLab/VideoMAEv2-*).
+    Family("VideoMAE", r"video[-_]?mae", _ANYWHERE, "cc-by-nc-4.0", "https://github.com/MCG-NJU/VideoMAE#readme"),
+    # "The majority of this work is licensed under CC-NC 4.0".
+    Family(
+        "TimeSformer", r"time[-_]?sformer", _ANYWHERE, "cc-by-nc-4.0",
+        "https://github.com/facebookresearch/TimeSformer#license",
+    ),
+    # "The majority of V-JEPA 2 is licensed under MIT"; cards of some sizes are tagged apache-2.0.
+    Family("V-JEPA 2", r"^facebook/vjepa2", ("hub",), "mit", "https://github.com/facebookresearch/vjepa2#license"),
+    # The license of the repository that published them; the card of their copy on the Hub is tagged mit.
+    Family(
+        "ViViT", r"^google/vivit", ("hub",), "apache-2.0",
+        "https://github.com/google-research/scenic/blob/main/LICENSE",
+    ),
+    # BSD-3-Clause is the library's; of weights its README says that they may have terms of their own.
+    Family(
+        "torchvision", r"^\w+_weights\.\w*kinetics400\w*$", ("library",), "other",
+        "https://github.com/pytorch/vision#pre-trained-model-license",
+        remark="They were trained on Kinetics-400. torchvision itself is BSD-3-Clause; its weights may carry terms of "
+        "the data they were trained on, and whether these permit a use is for the user to determine.",
+    ),
+    Family(
+        "torchvision", r"^\w+_weights\.\w+$", ("library",), "other",
+        "https://github.com/pytorch/vision#pre-trained-model-license",
+        remark="torchvision itself is BSD-3-Clause; its weights may carry terms of the data they were trained on, and "
+        "whether these permit a use is for the user to determine.",
+    ),
+    # "released under the Apache 2.0 license": all three, whose weights come as files. A file's name proves nothing:
+    # it is named to who is asked for the license.
+    Family("mmaction2", _SLOWFAST, (), "apache-2.0", "https://github.com/open-mmlab/mmaction2#readme"),
+    Family("PySlowFast", _SLOWFAST, (), "apache-2.0", "https://github.com/facebookresearch/SlowFast#license"),
+    Family("PyTorchVideo", _SLOWFAST, (), "apache-2.0", "https://github.com/facebookresearch/pytorchvideo#license"),
+)  # fmt: skip

@@ -14,10 +14,11 @@ from typing import Any
 import gradio as gr
 from annotated_video import write_annotated_video
 from gradio.utils import get_upload_folder
-from models import ModelShelf
+from models import ModelError, ModelShelf
 from settings import FOLDER
 from videos import VideoError, VideoLimits, describe, is_playable, write_copy
 
+from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.video_reader import VideoReadError
 
 LOWEST_SCORE = 0.05
@@ -159,11 +160,13 @@ class Localizer:
 
 @contextlib.contextmanager
 def _naming(video: str) -> Iterator[None]:
-    """Turns what a reader says of a video into a message for who sent it."""
+    """Turns what a reader says of a video, and what shows a broken model, into a message for who sent it."""
     try:
         yield
     except VideoReadError as error:
         raise VideoError(describe(error, video)) from error
+    except NotFiniteError as error:
+        raise ModelError("What the model puts out is not finite: its training has diverged.") from error
 
 
 def check_confined(path: str) -> None:

@@ -66,7 +66,8 @@ class VSGNHeadOutput:
         last = (self.step_mask.sum(dim=1) - 1).clamp_min(0)[:, None]
         boundaries = self.boundary_logits.to(wide).sigmoid()
         for side in range(2):
-            position = self.refined[..., side].clamp(min=0).minimum(last)
+            # NaN is no index; it stays in the segments, where it is found.
+            position = self.refined[..., side].nan_to_num().clamp(min=0).minimum(last)
             score = boundaries[..., side]
             before, after = score.gather(1, position.floor().long()), score.gather(1, position.ceil().long())
             classes = classes * (before + after).unsqueeze(-1) / 2
@@ -346,7 +347,8 @@ class VSGNHead(nn.Module):
         if self.padding != "isolated":
             num_steps = torch.full_like(num_steps, step_mask.shape[1])
         last = (num_steps - 1).clamp_min(0)
-        start, end = proposals.detach().clamp(min=0).minimum(last[:, None, None]).unbind(dim=-1)
+        # NaN is no index; it stays in the proposals, where it is found.
+        start, end = proposals.detach().nan_to_num().clamp(min=0).minimum(last[:, None, None]).unbind(dim=-1)
         length = end - start + 1
         adjustments = (self.start_adjustment(x, start, length, last), self.end_adjustment(x, end, length, last))
         return proposals + torch.stack(adjustments, dim=-1)

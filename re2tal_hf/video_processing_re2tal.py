@@ -23,6 +23,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
 from .class_scores import ClassScores, checked_class_scores
+from .finite import check_predictions
 from .temporal_segments import assign_video_classes, suppress
 from .video_source import VideoSource
 
@@ -236,6 +237,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             `scores` float64 `[N]`.
 
         Raises:
+            NotFiniteError: if a logit or a segment of a real point is NaN or infinite.
             ValueError: if outputs and windows do not match, or `video_scores` lacks a video, is
                 given for a model with classes, or holds what is no class id or no score.
         """
@@ -306,8 +308,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Segments [N, 2] in seconds (float64), scores [N] and labels [N] of one window."""
         point_mask = point_mask.cpu()
-        scores = logits.cpu()[point_mask].float().sigmoid()
-        frames = segments.cpu()[point_mask].double()
+        logits, frames = logits.cpu()[point_mask].float(), segments.cpu()[point_mask].double()
+        check_predictions(f"{window.video_id}, window at {window.start:.2f} s", logits, frames)
+        scores = logits.sigmoid()
         seconds = (window.start + frames / window.frame_rate).clamp(0, window.duration)
         seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
         labels = torch.arange(scores.shape[1]).repeat(len(scores))

@@ -25,7 +25,7 @@ from re2tal_hf.training.memory import saved_for_backward
 PLAIN = ["model.rewiring=none", "model.backprop=plain"]
 WAYS = {
     "plain, as many steps more": PLAIN,
-    "rewired, no training": ["training.epochs=0"],
+    "rewired, no training": [],
     "rewired, labels": [],
     "rewired, labels and original network": ["distillation.weight=1"],
     "rewired, original network, no labels": ["distillation.weight=1", "distillation.label_weight=0"],
@@ -46,9 +46,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(recipe: Recipe, folder: Path) -> dict:
+def train(recipe: Recipe, folder: Path, only_measure: bool = False) -> dict:
     AcceleratorState._reset_state(reset_partial_state=True)
-    return ClassificationTrainer(recipe, folder).run()
+    if not only_measure:
+        return ClassificationTrainer(recipe, folder).run()
+    metrics, save = ClassificationTrainer(recipe, folder / "run").evaluate()
+    save(folder / "last")
+    return metrics
 
 
 def kept_mebibytes(folder: Path, recipe: Recipe) -> float:
@@ -103,7 +107,7 @@ def main() -> None:
             ]
             recipe = load_recipe(arguments.recipe, [*common, *settings])
             folder = arguments.output / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-            metrics = train(recipe, folder)
+            metrics = train(recipe, folder, only_measure=name.endswith("no training"))
             rows.setdefault(name, []).append(measure(folder, source, recipe, metrics))
     print(f"| network | top-1, mean of {len(arguments.seeds)} | each | distance of features | kept, MiB |")
     print("| --- | --- | --- | --- | --- |")

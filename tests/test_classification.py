@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from video_factory import write_video
 
 from re2tal_hf import Re2TALForVideoClassification, Re2TALModel, dual_residual
+from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.coupling_schedule import CouplingArguments, coupling_at
@@ -75,9 +76,8 @@ def plain(clips, tmp_path_factory) -> Path:
 
 
 def test_the_rewired_network_starts_from_the_plain_one(clips, plain, tmp_path):
-    settings = [*TINY, f"data.annotations={clips}", f"training.pretrained_backbone={plain}", "training.epochs=0"]
-    ClassificationTrainer(load_recipe("ut_clips", settings), tmp_path / "run").run()
-    found = Re2TALForVideoClassification.from_pretrained(tmp_path / "run/last")
+    settings = [*TINY, f"data.annotations={clips}", f"training.pretrained_backbone={plain}"]
+    found = ClassificationTrainer(load_recipe("ut_clips", settings), tmp_path / "run").plain_model
     source = Re2TALForVideoClassification.from_pretrained(plain)
     assert found.config.rewiring == "re2tal"
     assert all(torch.equal(found.state_dict()[name], value) for name, value in source.state_dict().items())
@@ -92,6 +92,13 @@ def test_the_original_network_teaches_without_labels(clips, plain, tmp_path):
     assert log[0]["loss"] == pytest.approx(log[0]["distillation"])
     with pytest.raises(ValueError, match="pretrained_backbone"):
         train(clips, tmp_path / "none", "distillation.weight=1")
+
+
+def test_a_model_that_is_not_finite_is_not_measured(clips, tmp_path):
+    trainer = ClassificationTrainer(load_recipe("ut_clips", [*TINY, f"data.annotations={clips}"]), tmp_path / "run")
+    torch.nn.init.constant_(trainer.evaluated_model.classifier.bias, float("nan"))
+    with pytest.raises(NotFiniteError, match="logits are not finite"):
+        trainer.evaluate()
 
 
 def test_dr2net_moves_to_the_rewired_network(clips, plain, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from re2tal_hf import (
     Re2TALVideoProcessor,
     TemporalActionLocalizationPipeline,
 )
+from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 RATE = 10.0
@@ -46,6 +47,17 @@ def pipe() -> TemporalActionLocalizationPipeline:
 def video(tmp_path_factory) -> str:
     frames = torch.randint(0, 255, (53, 32, 48, 3), dtype=torch.uint8).numpy()
     return str(write_video(tmp_path_factory.mktemp("videos") / "noise.mp4", frames, RATE))
+
+
+@pytest.mark.parametrize("head", ["actionformer", "tridet", "vsgn"])
+@pytest.mark.parametrize("part", ["model", "head"])
+def test_a_model_with_nan_is_an_error(head, part, video):
+    broken = small_pipeline(head_config={"model_type": head, "hidden_size": 32, "num_levels": 3})
+    assert broken(video, threshold=0.0)
+    for parameter in getattr(broken.model, part).parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    with pytest.raises(NotFiniteError, match="noise.mp4.*not finite"):
+        broken(video)
 
 
 def test_actions_are_in_seconds_and_best_first(pipe, video):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.synthetic import generate
+from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.optimization import (
@@ -127,10 +128,33 @@ def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
     assert all(name.startswith("head.") for name in changed)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(places, tmp_path):
-    recipe = load_recipe("quickstart", [*TINY, *places, "model.loss_config.initial_normalizer=.nan"])
-    with pytest.raises(FloatingPointError, match="learning_rate"):
-        LocalizationTrainer(recipe, tmp_path / "a").run()
+def nan_loss(trainer):
+    trainer.plain_model.criterion.normalizer.fill_(torch.nan)
+
+
+def nan_gradient(trainer):
+    trainer.plain_model.head.level_scales[0].register_hook(lambda gradient: gradient * torch.nan)
+
+
+def nan_average(trainer):
+    trainer.average.n_averaged += 1  # the first update would copy the model
+    trainer.average.module.head.level_scales[0].data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error", "message"),
+    [
+        (nan_loss, FloatingPointError, "The loss is nan at update 0.*learning_rate"),
+        (nan_gradient, FloatingPointError, "norm of the gradients is nan at update 0"),
+        (nan_average, NotFiniteError, "validation_000.*segments are not finite"),
+    ],
+)
+def test_a_model_that_is_not_finite_stops_the_run(break_it, error, message, places, tmp_path):
+    trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, "training.epochs=1"]), tmp_path / "a")
+    break_it(trainer)
+    with pytest.raises(error, match=message):
+        trainer.run()
+    assert not (tmp_path / "a/best").exists() and not (tmp_path / "a/last").exists()
 
 
 def test_two_processes(places, tmp_path):

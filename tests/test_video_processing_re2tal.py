@@ -13,6 +13,7 @@ from tolerances import assert_close, rounding
 from transformers import AutoVideoProcessor
 from video_factory import frame_numbers, numbered_frames, write_video
 
+from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.temporal_segments import LENGTH_MARGIN, suppress
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor, Window
 from re2tal_hf.video_reader import VideoReader
@@ -369,6 +370,26 @@ def test_scores_of_a_video_classifier_that_do_not_fit(classes, scores, message):
     windows = [Window("a", 0.0, 10.0, 40, 9.0), Window("b", 0.0, 10.0, 40, 9.0)]
     with pytest.raises(ValueError, match=message):
         post_process(output(torch.zeros(2, 1, classes), [[[0, 1]]] * 2), windows, video_scores=scores)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_nothing(value):
+    windows = [Window("fine", 0.0, 10.0, 16, 4.0), Window("broken", 2.0, 10.0, 16, 4.0)]
+    logits, segments = torch.zeros(2, 3, 2), torch.tensor([2.0, 9.0]).repeat(2, 3, 1)
+    mask = [[True, True, False]] * 2
+    logits[:, 2], segments[:, 2] = value, value  # padding may hold anything
+    if value < 0:
+        logits[:, :2, 0] = value  # of a point that stands for one class
+    found = post_process([output(logits, segments, mask)], windows)
+    assert [len(video["scores"]) for video in found] == ([2, 2] if value < 0 else [4, 4])
+    broken = logits.clone()
+    broken[1, 0] = value
+    with pytest.raises(NotFiniteError, match=r"broken, window at 2.00 s: 1 of 2 logits are not finite"):
+        post_process([output(broken, segments, mask)], windows)
+    broken = segments.clone()
+    broken[1, 1, 0] = value
+    with pytest.raises(NotFiniteError, match=r"broken, window at 2.00 s: 1 of 4 segments are not finite"):
+        post_process([output(logits, broken, mask)], windows)
 
 
 def test_outputs_and_windows_must_match():

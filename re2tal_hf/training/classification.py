@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.annotations import AnnotatedVideo
 from ..data.augmentation import Augmentation
 from ..data.clips import ClipWindows, collate_clips, read_clips, views
+from ..finite import check_finite
 from ..loss_normalization import total_over_processes
 from ..modeling_re2tal import Re2TALForVideoClassification
 from ..rewiring import build_backbone
@@ -134,4 +135,5 @@ class ClassificationTrainer(Trainer):
         """Class probabilities `[num_labels]`, the mean over the views."""
         batch = collate_clips(views(clip, self.processor, self.recipe.evaluation.views))
         output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
+        check_finite(clip.video_id, logits=output.logits)
         return output.logits.float().softmax(-1).mean(0).cpu()

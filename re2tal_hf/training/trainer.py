@@ -322,14 +322,13 @@ class Trainer(ABC):
         self._follow_progress()
         with self.accelerator.accumulate(self.model):
             losses = self.losses(batch)
-            if not torch.isfinite(losses["loss"]):
-                raise FloatingPointError(
-                    f"The loss is {losses['loss'].item()} at update {self.progress.updates}: lower "
-                    "training.learning_rate, or use bf16 in place of fp16."
-                )
+            self._check_finite("loss", losses["loss"])
             self.accelerator.backward(losses["loss"])
             if self.accelerator.sync_gradients and arguments.max_gradient_norm:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_gradient_norm)
+                norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_gradient_norm)
+                # With fp16 the loss scaler leaves such an update out.
+                if self.accelerator.scaler is None:
+                    self._check_finite("norm of the gradients", norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         if self.accelerator.sync_gradients:
@@ -337,6 +336,13 @@ class Trainer(ABC):
             if self.average is not None and not self.accelerator.optimizer_step_was_skipped:
                 self.average.update_parameters(self.plain_model)
         return {name: value.item() for name, value in losses.items()}
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"The {name} is {value.item()} at update {self.progress.updates}: lower "
+                "training.learning_rate, or use bf16 in place of fp16."
+            )
 
     @property
     def backbone_model(self) -> Any:

@@ -41,6 +41,7 @@ class VideoMAE(ClipTransformer):
     model_type = "videomae"
     model_class = (VideoMAEModel, VideoMAEForVideoClassification)
     config_class = VideoMAEConfig
+    max_clip_values = 2**24  # the library makes its table of positions in Python, number by number
     variants = {
         "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
         "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},

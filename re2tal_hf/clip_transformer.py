@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
+from .configuration_limits import check_clip_values
 from .rewiring import Architecture
 
 
@@ -37,11 +38,13 @@ class ClipTransformer(Architecture):
     Attributes:
         config_class (`type[PreTrainedConfig]`): The library's configuration.
         variants (`Mapping`): Settings of the published sizes, by name.
+        max_clip_values (`int`): Largest number of patches of a clip, multiplied by the width.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
     variants: ClassVar[Mapping[str, Mapping[str, Any]]]
     input_name = "pixel_values"
+    max_clip_values: ClassVar[int] = 2**28
 
     def build(self, *, variant: str | None = None, **settings: Any) -> PreTrainedModel:
         """Builds a model without classifier.
@@ -51,7 +54,7 @@ class ClipTransformer(Architecture):
             settings: Arguments of the library's configuration, and `attn_implementation`; they win over the variant's.
 
         Raises:
-            ValueError: if the variant or a setting is unknown, or a value is not of the setting's type.
+            ValueError: if the variant or a setting is unknown, or a value is not of the setting's type or too large.
         """
         if variant is not None and variant not in self.variants:
             raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {sorted(self.variants)}.")
@@ -63,6 +66,7 @@ class ClipTransformer(Architecture):
             config = self.config_class(**sizes)
         except StrictDataclassError as error:
             raise ValueError(f"backbone_config of {self.model_type!r}: {error}") from error
+        check_clip_values(self.model_type, *clip_and_patch(config), config.hidden_size, self.max_clip_values)
         return self.encoder(config)
 
     @abstractmethod
@@ -95,3 +99,11 @@ class ClipTransformer(Architecture):
 def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     """Returns height and width of a size that is one number where they are equal."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def clip_and_patch(config: Any) -> tuple[list[int], list[int]]:
+    """Returns frames, height and width of a clip and of a patch, which the families name differently."""
+    frames = getattr(config, "frames_per_clip", None) or config.num_frames
+    tubelet = getattr(config, "tubelet_size", 1)
+    patch = [tubelet, *pair(config.patch_size)] if isinstance(tubelet, int) else list(tubelet)
+    return [frames, *pair(getattr(config, "crop_size", None) or config.image_size)], patch

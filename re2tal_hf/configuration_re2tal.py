@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .configuration_limits import check_labels, check_settings
 from .rewiring import DUAL_RESIDUAL, check_rewiring
 
 # What transformers' `pipeline()` looks for in a saved configuration.
@@ -48,7 +50,8 @@ class Re2TALConfig(PreTrainedConfig):
         num_labels (`int`, *optional*): Number of action classes; 1 for a class-agnostic model.
 
     Raises:
-        ValueError: if a value is unknown, or rewiring and backprop do not go together.
+        ValueError: if a value is unknown or beyond the bounds of `configuration_limits`, or rewiring and backprop do
+            not go together.
 
     Example:
 
@@ -77,6 +80,7 @@ class Re2TALConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
+        self._check_bounds(kwargs.get("num_labels"))
         self.head_config = {"model_type": "actionformer", **self.head_config}
         if self.backprop is None:
             self.backprop = "checkpoint" if self.rewiring == "none" else "reversible"
@@ -90,6 +94,15 @@ class Re2TALConfig(PreTrainedConfig):
         if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    def _check_bounds(self, num_labels: Any) -> None:
+        check_labels(num_labels, self.id2label, self.label2id)
+        for name in ("backbone_config", "head_config", "loss_config"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}; it must map settings to values.")
+            check_settings(name, getattr(self, name))
+        for name in ("coupling", "frozen_stages", "classifier_dropout"):
+            check_settings(name, getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; that of a localization model names the pipeline, whose code is saved with the model."""

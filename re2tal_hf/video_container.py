@@ -84,11 +84,12 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
     return container
 
 
-def first_bytes(source: str | Path | bytes, count: int) -> bytes:
-    """What a file begins with."""
+def bytes_of(source: str | Path | bytes, count: int, start: int = 0) -> bytes:
+    """Bytes of a file from a place on, up to `count` or its end."""
     if isinstance(source, bytes):
-        return source[:count]
+        return source[start : start + count]
     with Path(source).open("rb") as file:
+        file.seek(start)
         return file.read(count)
 
 
@@ -114,7 +115,7 @@ def open_stream(source: str | Path | bytes, name: str) -> tuple[av.container.Inp
 
 def _playlist(source: str | Path | bytes) -> str | None:
     """Why a file is refused that names others."""
-    head = first_bytes(source, 4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = bytes_of(source, 4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     kinds = [kind for start, kind in _PLAYLISTS.items() if head.startswith(start)]
     if head.startswith(b"<"):
         kinds += [kind for tag, kind in _XML_PLAYLISTS.items() if tag in head]

@@ -46,7 +46,7 @@ def orientation_of(frame: Any, name: str) -> Orientation:
     """Reads the display matrix of a decoded frame.
 
     It maps a stored pixel (x, y) to (a x + c y, b x + d y), all in 16.16 fixed point: `a b u c d v x y w`
-    (libavutil/display.h). Turns by other angles than quarters are not applied, and said.
+    (libavutil/display.h). Other turns than quarters are rounded to one, and said.
     """
     data = frame.side_data.get(SideData.DISPLAYMATRIX)
     if data is None:
@@ -54,9 +54,8 @@ def orientation_of(frame: Any, name: str) -> Orientation:
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), dtype=np.int32).tolist()
     transposed = abs(a) + abs(d) < abs(b) + abs(c)
     along, across = ((b, c), (a, d)) if transposed else ((a, d), (b, c))
-    if not all(along) or max(map(abs, across)) > MAX_SKEW * min(map(abs, along)):
-        logger.warning("%s: its frames are to be turned by no quarter turn (%s); shown so.", name, [a, b, c, d])
-        return Orientation()
+    if max(map(abs, across)) > MAX_SKEW * max(map(abs, along)):
+        logger.warning("%s: its frames are to be turned by no quarter turn (%s): rounded to one.", name, [a, b, c, d])
     if transposed:
         return Orientation(True, flipped_horizontally=c < 0, flipped_vertically=b < 0)
     return Orientation(False, flipped_horizontally=a < 0, flipped_vertically=d < 0)

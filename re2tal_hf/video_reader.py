@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from .video_container import VideoReadError, describe, first_bytes, open_stream
+from .video_container import VideoReadError, bytes_of, describe, open_stream
 from .video_orientation import orientation_of
 from .video_timeline import Timeline, read_timeline
 
@@ -221,7 +221,7 @@ class _PyAVDecoder:
         self._container, stream = open_stream(self._source, self.name)
         self.container_name = self._container.format.name.split(",")[0]
         try:
-            return read_timeline(self._container, stream, self.name)
+            return read_timeline(self._source, self._container, stream, self.name)
         except av.error.FFmpegError as error:
             raise VideoReadError(
                 f"{self.name}: the file is damaged ({error.strerror}); replace it or leave it out."
@@ -409,6 +409,6 @@ def _not_for_torchcodec(source: str | Path | bytes, reference: _PyAVDecoder) -> 
     if reference.orientation.mirrored:
         return "torchcodec does not mirror frames, as the file asks"
     signature = SIGNATURES.get(reference.container_name)
-    if signature is None or not first_bytes(source, 16).startswith(signature):
+    if signature is None or not bytes_of(source, 16).startswith(signature):
         return f"torchcodec is not handed containers that begin so ({reference.container_name})"
     return None

@@ -3,8 +3,8 @@
 All packets are read once, to the end of the file; nothing is decoded for that.
 
 Time 0 is where a player starts: at the first frame, or at the sound where that comes first. What all streams have in
-common (MPEG-TS counts from anywhere) is no time before the start, nor are the samples of sound that only prime its
-decoder. In MPEG-TS and its kin the clock may start again or leap, where recordings were joined or after 26.5 hours;
+common (MPEG-TS counts from anywhere) is no time before the start, nor is a tenth of a second by which the sound comes
+first. In MPEG-TS and its kin the clock may start again or leap, where recordings were joined or after 26.5 hours;
 what follows goes on where the frame before ended.
 """
 
@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import av
 import numpy as np
 
-from .video_container import RAW_STREAMS, VideoReadError
+from .video_container import RAW_STREAMS, VideoReadError, bytes_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +32,25 @@ logger = logging.getLogger(__name__)
 MAX_TIME_TOLERANCE = 5e-4
 # Containers whose clock may leap; elsewhere a gap is a gap. The bounds in seconds are those of the ffmpeg program
 # (-dts_delta_threshold, and the tenth of a second in ts_discontinuity_detect of fftools/ffmpeg_demux.c).
+WITHOUT_DECODING_TIMES = frozenset({"matroska", "nut", "ogg"})
 LEAPING_CONTAINERS = frozenset({"mpegts", "mpeg", "ogg", "nsv", "pva"})
 MAX_LEAP, MAX_STEP_BACK = 10.0, 0.1
 # Containers in which the time that a packet is stamped with may be that of decoding.
 LOOSELY_STAMPED = frozenset({"asf", "mxf", "wtv", "gxf", "nsv", "nuv", "rm"})
+# Sound that starts by less than this before the picture primes its decoder, or was shifted to fit into the container.
+MIN_SOUND_LEAD = 0.1
 # Sound that starts longer before the picture than this belongs, there, to another programme with a clock of its own.
 MAX_SOUND_LEAD = 60.0
-# Containers whose header says how long they are; that of others is estimated from what is there.
-ANNOUNCING_CONTAINERS = frozenset({"mov", "matroska", "avi", "flv", "asf", "mxf", "wtv", "rm", "gxf"})
+# Containers, besides AVI and ASF, whose header says how long they are; that of others FFmpeg estimates from the data.
+ANNOUNCING_CONTAINERS = frozenset({"mov", "matroska", "flv", "mxf", "wtv", "rm", "gxf"})
+# How files of containers begin that FFmpeg reads to the end of the first where several are joined byte by byte.
+BEGINNINGS = {
+    "mov": rb"\0\0\0.ftyp[ -~]{4}",
+    "flv": rb"FLV\x01[\0\1\4\5]\0\0\0\t",
+    "asf": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",
+}
+# Bytes that are searched for it, which follow the data; there MP4 also keeps its index.
+TAIL_BYTES = 16 * 2**20
 # Seconds by which what is there may fall short of the header: it may be rounded, or count a frame more.
 MAX_SHORTFALL = 0.5
 
@@ -110,11 +125,12 @@ class _Shown(NamedTuple):
     duration: int
 
 
-def read_timeline(container: Any, stream: Any, name: str) -> Timeline:
+def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name: str) -> Timeline:
     """Reads the packets of a container to its end.
 
     Args:
-        container: open, at its start.
+        source: path or bytes of the file.
+        container: of it, open, at its start.
         stream: the video stream of it.
         name: what messages call the video.
 
@@ -122,13 +138,15 @@ def read_timeline(container: Any, stream: Any, name: str) -> Timeline:
         VideoReadError: if there are no frames.
         av.error.FFmpegError: if the file is damaged.
     """
-    packets, end = _read_packets(container, stream)
-    parts = list(_parts(packets, stream, container.format.name))
+    packets, ends, end_of_data = _read_packets(container, stream)
+    container_name = container.format.name.split(",")[0]
+    parts = list(_parts(packets, stream, container_name))
     frame_ticks = _frame_ticks(stream)
-    told_by, frames = _shown_frames(parts, stream, container.format.name, frame_ticks)
+    told_by, frames = _shown_frames(parts, stream, container_name, frame_ticks)
     if not frames:
         raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
-    _compare_with_header(container, stream, end, name)
+    _compare_with_header(source, container, stream, ends, name)
+    _look_behind(source, container_name, end_of_data, name)
     if len(parts) > 1:
         _warn_once(
             f"{name}: its clock leaps {len(parts) - 1} time(s), as where recordings were joined; read as one video "
@@ -149,36 +167,44 @@ def read_timeline(container: Any, stream: Any, name: str) -> Timeline:
     )
 
 
-def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], dict[int, float]]:
-    """Packets of the video stream in the order of the file; seconds at which each stream ends, by its index."""
+def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], dict[int, float], int]:
+    """Packets of the video stream in the order of the file; when each stream ends in seconds, by its index; the byte
+    after the last packet of any.
+    """
     packets: list[_Packet] = []
-    end: dict[int, float] = {}
+    ends: dict[int, float] = {}
+    end_of_data = 0
     for packet in container.demux():
         clock = packet.dts if packet.pts is None else packet.pts
         if clock is not None and packet.time_base:
             index, until = packet.stream_index, float((clock + (packet.duration or 0)) * packet.time_base)
-            end[index] = max(until, end.get(index, until))
+            ends[index] = max(until, ends.get(index, until))
+        end_of_data = max(end_of_data, (packet.pos or 0) + packet.size)
         # Packets without data repeat the frame before (AVI) or mark the end of the file; those of one byte
         # keep the place of frames that the encoder was still holding back (AVI).
         if packet.stream_index == stream.index and packet.size > 1:
             said = packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard
             packets.append(_Packet(*said))
-    return packets, end
+    return packets, ends, end_of_data
 
 
 def _parts(packets: list[_Packet], stream: Any, container_name: str) -> Iterator[tuple[list[_Packet], int]]:
     """Runs of packets between leaps of the clock, each with the ticks to add so that it continues the one before."""
     tick = float(stream.time_base)
     furthest = MAX_LEAP if container_name in LEAPING_CONTAINERS else np.inf
+    by_display = container_name in WITHOUT_DECODING_TIMES
     part: list[_Packet] = []
     shift, last, due = 0, None, 0
     for packet in packets:
-        clock = packet.dts
+        clock = packet.pts if by_display else packet.dts
         if clock is not None:
-            if last is not None and ((last - clock) * tick > MAX_STEP_BACK or (clock + shift - due) * tick > furthest):
+            # No frame that precedes a keyframe in the file is shown after it.
+            back = last is not None and (packet.is_keyframe or not by_display) and (last - clock) * tick > MAX_STEP_BACK
+            if back or (last is not None and (clock - due) * tick > furthest):
                 yield part, shift
-                part, shift = [], due - clock
-            last, due = clock, clock + shift + (packet.duration or _frame_ticks(stream))
+                part, shift, last = [], shift + due - clock, None
+            if last is None or clock > last:
+                last, due = clock, clock + (packet.duration or _frame_ticks(stream))
         part.append(packet)
     yield part, shift
 
@@ -234,10 +260,11 @@ def _ticks_before_first(container: Any, stream: Any, first: int) -> float:
     sounds = [float(sound.start_time * sound.time_base) for sound in container.streams.audio if _starts(sound)]
     if not sounds:
         return 0.0
-    # A sound that starts before 0, where the picture does not, primes its decoder.
+    # No player shows times before 0, unless the picture starts there.
     start = max(min(sounds), min(0.0, first * tick))
-    lead = max(0.0, first * tick - start)
-    return 0.0 if container.format.name in LEAPING_CONTAINERS and lead > MAX_SOUND_LEAD else lead / tick
+    lead = first * tick - start
+    of_another = lead > MAX_SOUND_LEAD and container.format.name in LEAPING_CONTAINERS
+    return 0.0 if lead < MIN_SOUND_LEAD or of_another else lead / tick
 
 
 def _starts(stream: Any) -> bool:
@@ -250,22 +277,46 @@ def _frame_ticks(stream: Any) -> int:
     return max(1, round(1 / (rate * stream.time_base)))
 
 
-def _compare_with_header(container: Any, stream: Any, end: dict[int, float], name: str) -> None:
+def _compare_with_header(
+    source: str | Path | bytes, container: Any, stream: Any, ends: dict[int, float], name: str
+) -> None:
     """Warns of a file that holds less than its header announces."""
-    if ANNOUNCING_CONTAINERS.isdisjoint(container.format.name.split(",")):
-        return
-    if stream.duration:
-        start, announced = (stream.start_time or 0) * stream.time_base, stream.duration * stream.time_base
-        there = end.get(stream.index, 0.0) - float(start)
-    elif container.duration:
-        # Of any stream, such as subtitles that go on after the picture.
-        announced, there = Fraction(container.duration, 10**6), max(end.values())
+    container_name = container.format.name.split(",")[0]
+    start, there = stream.start_time or 0, ends.get(stream.index, 0.0)
+    if container_name == "avi":
+        # FFmpeg corrects the duration by the size of the file, but not the number of frames.
+        announced = float(stream.frames * stream.time_base)
+    elif container_name == "asf":
+        announced = _announced_by_asf(bytes_of(source, 2**16))
+    elif container_name in ANNOUNCING_CONTAINERS and stream.duration:
+        announced = float((start + stream.duration) * stream.time_base)
+    elif container_name in ANNOUNCING_CONTAINERS and container.duration:
+        # Of the longest stream, such as subtitles that go on after the picture.
+        announced, there = container.duration / av.time_base, max(ends.values())
     else:
         return
-    frame = float(_frame_ticks(stream) * stream.time_base)
-    if there < float(announced) - max(MAX_SHORTFALL, 2 * frame):
+    if there < announced - max(MAX_SHORTFALL, 2 * float(_frame_ticks(stream) * stream.time_base)):
         _warn_once(
-            f"{name}: holds {there:.1f} s of the {float(announced):.1f} s that its header announces; it may be cut off."
+            f"{name}: holds {there:.1f} s of the {announced:.1f} s that its header announces; it may be cut off."
+        )
+
+
+def _announced_by_asf(head: bytes) -> float:
+    """Seconds of the file properties of ASF, which FFmpeg leaves out where the size of the file is another."""
+    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    if at < 0 or len(head) < at + 88:
+        return 0.0
+    duration, _, preroll = struct.unpack_from("<QQQ", head, at + 64)
+    return duration / 1e7 - preroll / 1e3
+
+
+def _look_behind(source: str | Path | bytes, container_name: str, end_of_data: int, name: str) -> None:
+    """Warns of a second file behind the first: players, too, show the first alone."""
+    beginning = BEGINNINGS.get(container_name)
+    if beginning and re.search(beginning, bytes_of(source, TAIL_BYTES, end_of_data), re.DOTALL):
+        _warn_once(
+            f"{name}: another file begins behind its {end_of_data} bytes of data, and is not read; join videos with "
+            "ffmpeg (its concat demuxer), not byte by byte."
         )
 
 

@@ -41,6 +41,11 @@ def real_videos() -> Path:
 
 
 @pytest.fixture(scope="session")
+def odd_videos() -> Path:
+    return _folder("data/odd_videos")
+
+
+@pytest.fixture(scope="session")
 def public_annotations() -> Path:
     return _folder("data/annotations")
 

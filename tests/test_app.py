@@ -144,7 +144,7 @@ def test_copy_keeps_times_and_is_playable(tmp_path: Path) -> None:
 def test_copy_is_upright_and_bounded(tmp_path: Path) -> None:
     frames = np.zeros((4, 480, 1280, 3), dtype=np.uint8)
     frames[:, :240] = 200
-    source = write_video(tmp_path / "source.mov", frames, rotation=90)
+    source = write_video(tmp_path / "source.mov", frames, display_matrix=(0, -1, 1, 0))
     write_copy(source, tmp_path / "copy.mp4")
     with VideoReader(source) as before, VideoReader(tmp_path / "copy.mp4") as after:
         assert (before.height, before.width) == (1280, 480)

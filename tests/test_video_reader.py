@@ -2,9 +2,12 @@ import csv
 import dataclasses
 import io
 import logging
+import math
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -105,6 +108,17 @@ def test_backends_give_the_same_pixels(make, kind):
     assert torch.equal(VideoReader(make(kind), backend="auto").frames_at(times), expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["pyav", "auto"])
+def test_frames_do_not_depend_on_the_order_of_reads(make, kind, backend):
+    times = [(k + 0.5) / RATE for k in range(COUNT)]
+    expected = VideoReader(make(kind), backend=backend).frames_at(times)
+    order = np.random.default_rng(0).integers(COUNT, size=15).tolist()
+    reader = VideoReader(make(kind), backend=backend)
+    for index in order:
+        assert torch.equal(reader.frames_at([times[index]])[0], expected[index])
+
+
 @needs_torchcodec
 def test_torchcodec_is_used_where_it_can_be(make):
     for kind, backend in [
@@ -152,19 +166,47 @@ def test_timestamps_rounded_by_the_container(tmp_path, backend):
     assert frame_numbers(frames) == list(range(COUNT))
 
 
-@pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_rotation"), reason="this PyAV cannot write rotation")
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rotation", [90, 180, -90])
+@pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_matrix"), reason="this PyAV cannot write the matrix")
+@pytest.mark.parametrize("backend", ["pyav", "auto"])
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
-def test_rotation(tmp_path, backend, rotation, pixel_format):
+@pytest.mark.parametrize(
+    "matrix", [(x, 0, 0, y) for x in (1, -1) for y in (1, -1)] + [(0, x, y, 0) for x in (1, -1) for y in (1, -1)]
+)
+def test_display_matrix(tmp_path, backend, pixel_format, matrix):
+    """A stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
     frames = numbered_frames(5)
     plain = write_video(tmp_path / "plain.mp4", frames, pixel_format=pixel_format)
-    turned = write_video(tmp_path / "turned.mp4", frames, pixel_format=pixel_format, rotation=rotation)
+    turned = write_video(tmp_path / "turned.mp4", frames, pixel_format=pixel_format, display_matrix=matrix)
+    stored = VideoReader(plain, backend="pyav").frames_at([0.0, 0.1])
+    a, b, c, d = matrix
+    x, y = np.meshgrid(np.arange(64), np.arange(48))
+    column, row = a * x + c * y, b * x + d * y
+    column, row = column - column.min(), row - row.min()
+    expected = torch.empty(2, 3, row.max() + 1, column.max() + 1, dtype=torch.uint8)
+    expected[:, :, row, column] = stored
     with VideoReader(turned, backend=backend) as reader:
-        assert (reader.height, reader.width) == ((48, 64) if rotation == 180 else (64, 48))
-        decoded = reader.frames_at([0.0, 0.1])
-    upright = VideoReader(plain, backend="pyav").frames_at([0.0, 0.1])
-    assert torch.equal(decoded, torch.rot90(upright, rotation // 90, dims=(2, 3)))
+        assert (reader.height, reader.width) == expected.shape[2:]
+        assert torch.equal(reader.frames_at([0.0, 0.1]), expected)
+        assert reader.backend == ("torchcodec" if TORCHCODEC and backend == "auto" and a * d - b * c > 0 else "pyav")
+
+
+@pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_matrix"), reason="this PyAV cannot write the matrix")
+def test_a_turn_that_is_no_quarter_is_said(tmp_path, caplog):
+    matrix = (math.cos(0.3), math.sin(0.3), -math.sin(0.3), math.cos(0.3))
+    path = write_video(tmp_path / "skewed.mp4", numbered_frames(5), display_matrix=matrix)
+    assert frame_numbers(VideoReader(path).frames_at([0.0])) == [0]
+    assert "skewed.mp4: its frames are to be turned by no quarter turn" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "bright"), [("m_hflip.mp4", (0, 1)), ("m_vflip.mp4", (1, 0)), ("m_transpose.mp4", (0, 0))]
+)
+def test_real_mirrors(odd_videos, name, bright):
+    with VideoReader(odd_videos / name) as reader:
+        frame = reader.frames_at([0.5])[0].float().mean(dim=0)
+    quarters = frame.unflatten(1, (2, -1)).unflatten(0, (2, -1)).mean(dim=(1, 3))
+    assert divmod(int(quarters.argmax()), 2) == bright
+    assert frame.shape == ((128, 64) if name == "m_transpose.mp4" else (64, 128))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -254,6 +296,40 @@ def test_bytes(make):
     assert torch.equal(reader.frames_at([1.0]), VideoReader(make("h264.mp4")).frames_at([1.0]))
     with pytest.raises(VideoReadError, match="video of 5 bytes"):
         VideoReader(b"hello")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["h264.mp4", "h264.mkv", "hevc.mp4"])
+def test_threads_share_a_reader(make, kind, backend):
+    times = [(k + 0.5) / RATE for k in range(COUNT)]
+    expected = VideoReader(make(kind), backend="pyav").frames_at(times)
+    reader = VideoReader(make(kind), backend=backend)
+
+    def read(seed):
+        for index in np.random.default_rng(seed).integers(COUNT, size=12).tolist():
+            assert torch.equal(reader.frames_at([times[index]])[0], expected[index])
+
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        list(pool.map(read, range(12)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_closed_while_another_thread_reads(make, backend):
+    reader = VideoReader(make("h264.mp4"), backend=backend)
+
+    def read(seed):
+        for index in np.random.default_rng(seed).integers(COUNT, size=40).tolist():
+            reader.frames_at([index / RATE])
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        reads = [pool.submit(read, seed) for seed in range(4)]
+        time.sleep(0.05)
+        reader.close()
+    errors = [str(read.exception()) for read in reads if read.exception()]
+    assert all("the reader is closed; open the video again" in error for error in errors)
+    with pytest.raises(ValueError, match="h264.mp4: the reader is closed"):
+        reader.frames_at([0.0])
+    reader.close()
 
 
 def test_threads(make):

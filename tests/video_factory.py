@@ -39,7 +39,7 @@ def write_video(
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
     timestamps: list[float] | None = None,
-    rotation: int | None = None,
+    display_matrix: tuple[float, float, float, float] | None = None,
     keyframe_interval: int = 12,
     b_frames: int = 2,
     options: dict[str, str] | None = None,
@@ -60,8 +60,9 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.gop_size = keyframe_interval
         stream.codec_context.max_b_frames = b_frames
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
+        if display_matrix is not None:
+            a, b, c, d = (round(number * 2**16) for number in display_matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 2**30])
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.time_base = time_base

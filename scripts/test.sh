@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Environment, installation, lint, types, tests. Further arguments go to pytest.
+# Environment, installation, lint, types, tests; what compares numbers again as other processors compute them.
+# Further arguments go to pytest, which then runs once.
 EXTRAS="[test]"
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ruff check .
 ruff format --check .
 mypy
 python -m pytest "$@"
+if [ $# -eq 0 ]; then
+    echo "As on a processor without AVX, with one thread:"
+    ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 python -m pytest -m numeric
+fi

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tolerances
 import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -99,7 +101,7 @@ def local_hub() -> Iterator[LocalHub]:
     server = subprocess.Popen([sys.executable, str(_folder("tools/local_hub.py")), str(port)])
     hub = LocalHub(f"http://127.0.0.1:{port}")
     try:
-        for _ in range(150):
+        while True:
             try:
                 hub.requests()
                 break
@@ -115,3 +117,28 @@ def local_hub() -> Iterator[LocalHub]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the files that compare floating-point numbers: those that import a bound."""
+    for item in items:
+        names = vars(getattr(item, "module", None) or item).values()
+        if any(getattr(value, "__module__", "") == tolerances.__name__ for value in names):
+            item.add_marker(pytest.mark.numeric)
+
+
+# What a machine or a cluster sets for its user and the tests must not see.
+FOREIGN = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "ACCELERATE_", "GRADIO_", "RE2TAL_")
+CLUSTER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A home of the libraries for this run alone, before they are imported and read their settings."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN) or name in CLUSTER:
+            del os.environ[name]
+    home = tempfile.TemporaryDirectory(prefix="re2tal-tests-")
+    config.add_cleanup(home.cleanup)
+    os.environ["HF_HOME"] = home.name
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"

@@ -42,6 +42,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def open_page(address: str, viewport: dict = DESKTOP, theme: str = "light") -> Any:
         page = browser.new_page(viewport=viewport)
+        page.set_default_timeout(120_000)  # nothing is measured by it: a slow machine takes its time
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
         local = (address, "blob:", "data:")
@@ -63,7 +64,7 @@ def send(page: Any, video: Path) -> None:
 
 def find_actions(page: Any) -> None:
     page.get_by_role("button", name="Find actions").click()
-    page.locator("#timeline .lanes > *").first.wait_for(timeout=60_000)
+    page.locator("#timeline .lanes > *").first.wait_for()
 
 
 def read_table(page: Any) -> list[tuple[float, float, str, float]]:
@@ -80,7 +81,7 @@ def set_threshold(page: Any, value: float) -> None:
 
 
 def wait_for_rows(page: Any, count: int) -> None:
-    page.wait_for_function(f"document.querySelectorAll('#timeline tbody tr').length === {count}", timeout=5_000)
+    page.wait_for_function(f"document.querySelectorAll('#timeline tbody tr').length === {count}")
 
 
 def player(page: Any, expression: str) -> Any:
@@ -89,7 +90,7 @@ def player(page: Any, expression: str) -> Any:
 
 def wait_for_player(page: Any, condition: str) -> None:
     page.wait_for_function(
-        f"(() => {{ const video = document.querySelector('#timeline video'); return {condition}; }})()", timeout=10_000
+        f"(() => {{ const video = document.querySelector('#timeline video'); return {condition}; }})()"
     )
 
 
@@ -97,6 +98,20 @@ def playhead(page: Any) -> float:
     """The second of the video at which the line over the lanes stands."""
     share = page.evaluate("getComputedStyle(document.querySelector('#timeline .lanes')).getPropertyValue('--time')")
     return float(share) * player(page, "duration")
+
+
+def wait_for_start(page: Any, start: float) -> None:
+    """Until the video has played from there, however far it has come since."""
+    begins = f"[...Array(video.played.length).keys()].some(i => Math.abs(video.played.start(i) - {start}) < 0.3)"
+    wait_for_player(page, f"!video.paused && {begins}")
+
+
+def assert_playhead_follows(page: Any) -> None:
+    """Pauses; the line is then where the video is."""
+    player(page, "pause()")
+    share = "getComputedStyle(document.querySelector('#timeline .lanes')).getPropertyValue('--time')"
+    wait_for_player(page, f"Math.abs({share} * video.duration - video.currentTime) < 0.3")
+    assert playhead(page) > 0
 
 
 def test_from_upload_to_timeline(open_page: Callable, address: str) -> None:
@@ -145,19 +160,18 @@ def test_bars_play_the_video_from_their_start(open_page: Callable, address: str)
     bar = page.get_by_role("button", name=f"Play {label}, {start:.2f} to {end:.2f} s, score {score:.2f}", exact=True)
     assert player(page, "currentTime") == 0
     bar.click()
-    wait_for_player(page, f"!video.paused && video.currentTime >= {start} && video.currentTime < {start} + 3")
-    assert playhead(page) == pytest.approx(player(page, "currentTime"), abs=0.7)
+    wait_for_start(page, start)
     page.locator("#timeline tr[aria-current=true]", has_text=label).first.wait_for()
+    assert_playhead_follows(page)
 
-    player(page, "pause()")
     player(page, "currentTime = 0")
     bar.focus()
     page.keyboard.press("Enter")
-    wait_for_player(page, f"!video.paused && video.currentTime >= {start} && video.currentTime < {start} + 3")
+    wait_for_player(page, f"!video.paused && video.currentTime >= {start}")
     player(page, "pause()")
     page.locator("#timeline .row-start").first.click()
     first = read_table(page)[0][0]
-    wait_for_player(page, f"!video.paused && Math.abs(video.currentTime - {first}) < 3")
+    wait_for_start(page, first)
 
 
 def test_downloads_hold_what_is_shown(open_page: Callable, address: str, tmp_path: Path) -> None:
@@ -165,9 +179,10 @@ def test_downloads_hold_what_is_shown(open_page: Callable, address: str, tmp_pat
     send(page, EXAMPLES[0])
     find_actions(page)
     set_threshold(page, 0.2)
-    page.wait_for_timeout(1000)
+    lowest = "Math.min(...[...document.querySelectorAll('#timeline tbody tr')].map(row => row.cells[3].textContent))"
+    page.wait_for_function(f"{lowest} >= 0.195")
     rows = read_table(page)
-    assert rows and all(score >= 0.195 for _, _, _, score in rows)
+    assert rows
     files = {}
     for kind in ("json", "csv", "srt", "vtt"):
         with page.expect_download() as download:
@@ -207,9 +222,7 @@ def test_playhead_follows_a_real_sequence(open_page: Callable, address: str, ut_
     find_actions(page)
     player(page, "play()")
     wait_for_player(page, "video.currentTime > 0.5")
-    player(page, "pause()")
-    page.wait_for_timeout(300)
-    assert playhead(page) == pytest.approx(player(page, "currentTime"), abs=0.3)
+    assert_playhead_follows(page)
 
 
 def test_examples_are_a_click_away(open_page: Callable, address: str) -> None:
@@ -269,7 +282,7 @@ def test_labels_are_shown_as_text(open_page: Callable, tmp_path: Path) -> None:
         assert page.locator("img[src=x]").count() == 0
         page.wait_for_timeout(500)
         assert page.title() != "attacked"
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         kept = {path.name for path in EXAMPLES}
         while left := {path.name for path in (tmp_path / "uploads").rglob("*.*") if path.is_file()} - kept:
             assert time.monotonic() < until, left

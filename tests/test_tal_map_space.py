@@ -4,12 +4,9 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -235,28 +232,21 @@ def test_messages_are_no_markup(page, file):
 def served(tmp_path):
     """The address of the app, run from a copy of the folder and without the package."""
     folder = shutil.copytree(FOLDER, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
-        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(tmp_path / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
     }
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([sys.executable, folder / "app.py"], env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(150):
+        # Gradio takes a free port, and says so once it answers there.
+        while not (url := re.search(r"http://127\.0\.0\.1:\d+", (tmp_path / "log").read_text())):
             assert server.poll() is None, (tmp_path / "log").read_text()
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.2)
-        yield url
+            time.sleep(0.2)
+        yield url[0]
     finally:
         server.terminate()
         server.wait()

@@ -69,11 +69,9 @@ def finished(places, tmp_path_factory) -> Path:
 
 
 def run_script(name: str, *arguments, launcher=(sys.executable,), check: bool = True):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, str(ROOT / "scripts" / name), *map(str, arguments)],
-        capture_output=True, text=True, env=environment, cwd=ROOT,
-    )  # fmt: skip
+        [*launcher, str(ROOT / "scripts" / name), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -158,7 +156,7 @@ def test_a_model_that_is_not_finite_stops_the_run(break_it, error, message, plac
 
 
 def test_two_processes(places, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run_script(
         "train.py", "--recipe", "quickstart", "--output", tmp_path / "run", *TINY, *places,
         "training.epochs=1", "training.batch_size=1", launcher=launcher,
@@ -250,7 +248,7 @@ assert rows and set(rows[0]) == {{"label", "score", "start", "end"}}, rows
 assert "re2tal_hf" not in sys.modules
 print("loaded", len(rows))
 """
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "loaded" in done.stdout

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from annotated_video import write_annotated_video
 from gradio.utils import get_upload_folder
 from models import ModelError, ModelShelf
 from settings import FOLDER
-from videos import VideoError, VideoLimits, describe, is_playable, write_copy
+from videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
 
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.video_reader import VideoReadError
@@ -64,11 +65,13 @@ class Localizer:
     Args:
         shelf: of models.
         limits: for videos.
+        max_seconds: longest time for which a video is worked on.
     """
 
-    def __init__(self, shelf: ModelShelf, limits: VideoLimits):
+    def __init__(self, shelf: ModelShelf, limits: VideoLimits, max_seconds: float):
         self._shelf = shelf
         self._limits = limits
+        self._max_seconds = max_seconds
         self._runs: dict[str, _Run] = {}
         # One at a time, and in one thread: each thread would keep memory of its own for what it has freed.
         self._worker = ThreadPoolExecutor(max_workers=1)
@@ -91,7 +94,7 @@ class Localizer:
             Detections, best first, and the duration of the video in seconds.
 
         Raises:
-            VideoError: if there is no video, it is beyond the limits or cannot be read.
+            VideoError: if there is no video, it is beyond the limits, cannot be read or takes too long.
             ModelError: if the model cannot be used.
             Stopped: after `stop`.
         """
@@ -115,7 +118,7 @@ class Localizer:
         playable = source
         if not is_playable(source):
             playable = str(new_folder() / f"{Path(source).stem}.mp4")
-            show = _show_progress("Making a copy for the browser", "frames")
+            show = self._in_time(_show_progress("Making a copy for the browser", "frames"))
             with _naming(source):
                 self._in_worker(write_copy, source, playable, progress=show)
         return Localization(source, playable, duration, detections)
@@ -129,7 +132,7 @@ class Localizer:
         check_confined(found.source)
         self._in_worker(self._limits.check, found.source)
         target = new_folder() / f"{Path(found.source).stem}_actions.mp4"
-        show = _show_progress("Drawing", "frames")
+        show = self._in_time(_show_progress("Drawing", "frames"))
         with _naming(found.source):
             self._in_worker(write_annotated_video, found.source, target, detections, progress=show)
         return target
@@ -145,9 +148,23 @@ class Localizer:
         context = contextvars.copy_context()
         return self._worker.submit(context.run, function, *arguments, **options).result()
 
+    def _in_time(self, show: Progress) -> Progress:
+        """Shows progress until the time is up: no visitor keeps the others waiting for longer."""
+        end = time.monotonic() + self._max_seconds
+
+        def report(done: int, count: int) -> None:
+            if time.monotonic() > end:
+                raise VideoError(
+                    f"This took longer than {minutes(self._max_seconds)}, the time that a visitor has here; send a "
+                    "shorter video, or run the page yourself with a larger --max-run-seconds."
+                )
+            show(done, count)
+
+        return report
+
     def _run_windows(self, video: str, model: str, run_id: str) -> list[dict[str, Any]]:
         run = self._runs.get(run_id)
-        show = _show_progress("Looking through the video", "windows")
+        show = self._in_time(_show_progress("Looking through the video", "windows"))
 
         def report(done: int, count: int) -> None:
             if run is not None and run.stop.is_set():
@@ -187,7 +204,7 @@ def new_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=uploads))
 
 
-def _show_progress(text: str, unit: str) -> Callable[[int, int], None]:
+def _show_progress(text: str, unit: str) -> Progress:
     progress = gr.Progress()
 
     def show(done: int, count: int) -> None:

@@ -56,7 +56,10 @@ class Page:
             trust_remote_code=settings.trust_remote_code,
         )
         labels = self._shelf.pipeline().model.config.id2label.values()
-        self._localizer = Localizer(self._shelf, VideoLimits(settings.max_seconds, settings.max_megabytes))
+        self._limits = VideoLimits(
+            settings.max_seconds, settings.max_megabytes, settings.max_frames, settings.max_gigapixels
+        )
+        self._localizer = Localizer(self._shelf, self._limits, settings.max_run_seconds)
         frequency, age = max(1, round(min(settings.keep_seconds, 600))), round(settings.keep_seconds)
         title = "Temporal action localization"
         with UploadsOnly(title=title, analytics_enabled=False, delete_cache=(frequency, age)) as self.blocks:
@@ -108,8 +111,7 @@ class Page:
                     **PRIVATE,
                 )
                 gr.Markdown(
-                    f"Up to {minutes(settings.max_seconds)} and {settings.max_megabytes:g} MB. "
-                    f"Videos and results are deleted after {minutes(settings.keep_seconds)}.",
+                    f"Up to {self._limits}. Videos and results are deleted after {minutes(settings.keep_seconds)}.",
                     elem_classes="note",
                 )
         self._status = gr.HTML(elem_id="status", visible=False)

@@ -18,6 +18,9 @@ class Settings:
         model: folder of a model or of a training run, or a Hub id: the model of the page.
         max_seconds: longest video, in seconds.
         max_megabytes: largest video file.
+        max_frames: most frames of a video.
+        max_gigapixels: most pixels of all frames of a video, in billions: what decoding it costs.
+        max_run_seconds: longest time for which a visitor's video is worked on.
         max_model_megabytes: largest model that a visitor may ask for.
         keep_seconds: age in seconds at which uploads and results are deleted.
         trust_remote_code: whether the code in a visitor's model is run. It can do anything that this process can.
@@ -28,6 +31,9 @@ class Settings:
     model: str = str(FOLDER / "model")
     max_seconds: float = 600.0
     max_megabytes: float = 200.0
+    max_frames: int = 40_000
+    max_gigapixels: float = 10.0
+    max_run_seconds: float = 600.0
     max_model_megabytes: float = 1000.0
     keep_seconds: float = 3600.0
     trust_remote_code: bool = False
@@ -55,6 +61,9 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
     add("model", str, "folder of a model or of a training run, or a Hub id")
     add("max_seconds", _positive, "longest video, in seconds")
     add("max_megabytes", _positive, "largest video file")
+    add("max_frames", _positive_whole, "most frames of a video")
+    add("max_gigapixels", _positive, "most pixels of a video, frames times width times height, in billions")
+    add("max_run_seconds", _positive, "longest time for which a visitor's video is worked on, in seconds")
     add("max_model_megabytes", _positive, "largest model that a visitor may ask for")
     add("keep_seconds", _positive, "age in seconds at which uploads and results are deleted")
     add("host", str, "address to listen on", "GRADIO_SERVER_NAME")
@@ -73,3 +82,10 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
+
+
+def _positive_whole(text: str) -> int:
+    value = _positive(text)
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
+    return int(value)

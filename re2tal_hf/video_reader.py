@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 16 * 2**20
 # The frames of the last call are kept for the overlap with the next one, up to this size.
 KEPT_BYTES = 256 * 2**20
+# Frames may grow within a stream, whatever its header says; larger ones, which no camera makes, do not decode.
+MAX_GROWN_PIXELS = 4096 * 4096
 # torchcodec opens a file with an FFmpeg of its own that cannot be told which containers are allowed. It gets what
 # begins so, by name of the container: no playlist does, nor anything else that names other files.
 SIGNATURES = {"mov": b"\0", "matroska": b"\x1a\x45\xdf\xa3", "mpegts": b"G"}
@@ -234,6 +236,8 @@ class _PyAVDecoder:
         self._container, self._stream = open_stream(self._source, self.name)
         self._stream.codec_context.thread_count = self._num_threads
         self._stream.codec_context.thread_type = "AUTO"
+        announced = self._stream.width * self._stream.height
+        self._stream.codec_context.options = {"max_pixels": str(max(MAX_GROWN_PIXELS, announced))}
         self._decoded = self._frames_from_here()
         self._frame: Any = None
         self._position = -1

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import yaml
@@ -154,15 +155,78 @@ def test_copy_is_upright_and_bounded(tmp_path: Path) -> None:
     assert halves[0] == halves[1]
 
 
+def limits(**values: float) -> VideoLimits:
+    usual: dict[str, Any] = {"max_seconds": 60, "max_megabytes": 1, "max_frames": 1000, "max_gigapixels": 1}
+    return VideoLimits(**usual | values)
+
+
 def test_limits_name_the_file_and_what_is_allowed(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", numbered_frames(50), 10)
-    assert VideoLimits(5.1, 1).check(path) == pytest.approx(5.0)
-    with pytest.raises(VideoError, match=r"clip\.mp4 lasts 0:05 minutes; .* up to 0:04 minutes"):
-        VideoLimits(4, 1).check(path)
-    with pytest.raises(VideoError, match=r"clip\.mp4 has .* MB; this page takes up to 0\.001 MB"):
-        VideoLimits(5, 0.001).check(path)
+    with VideoReader(path) as reader:
+        gigapixels = 50 * reader.width * reader.height / 1e9
+    assert limits(max_seconds=5.1, max_frames=50, max_gigapixels=gigapixels).check(path) == pytest.approx(5.0)
+    for change, message in (
+        ({"max_seconds": 4}, r"clip\.mp4 lasts 0:0\d minutes; .* up to 0:04 minutes"),
+        ({"max_megabytes": 0.001}, r"clip\.mp4 has .* MB; this page takes up to 0\.001 MB"),
+        ({"max_frames": 49}, r"clip\.mp4 has more than 49 frames; .* up to 1:00 minutes, 1 MB, 49 frames"),
+        ({"max_gigapixels": 0.9 * gigapixels}, r"clip\.mp4 has 50 frames of \d+x\d+: .* gigapixels; this page takes"),
+    ):
+        with pytest.raises(VideoError, match=message):
+            limits(**change).check(path)
     with pytest.raises(VideoError, match=r"^gone\.mp4 is no longer here"):
-        VideoLimits(5, 1).check(tmp_path / "gone.mp4")
+        limits().check(tmp_path / "gone.mp4")
+
+
+def large_frames(count: int, side: int) -> np.ndarray:
+    return np.broadcast_to(np.uint8(0), (count, side, side, 3))
+
+
+def test_what_costs_much_to_decode_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videos.VideoReader", lambda path: pytest.fail("it was opened to be decoded"))
+    many = write_video(tmp_path / "many.mkv", large_frames(1200, 16), 1000)
+    pause = write_video(tmp_path / "pause.mkv", numbered_frames(2), timestamps=[0, 90_000])
+    slow = write_video(tmp_path / "slow.mp4", numbered_frames(2), timestamps=[0, 61])
+    wide = write_video(tmp_path / "wide.mp4", large_frames(2, 4352), options={"preset": "ultrafast"})
+    for path, message in (
+        (many, "has more than 1,000 frames"),
+        (pause, "lasts 1500:00 minutes"),
+        (slow, "lasts 1:01 minutes"),
+        (wide, "has 2 frames of 4352x4352; this page takes up to .* 4096 pixels a side"),
+    ):
+        start = time.process_time()
+        with pytest.raises(VideoError, match=message):
+            limits().check(path)
+        assert time.process_time() - start < 1
+
+
+def test_many_streams_are_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "streams.mkv"), "w") as container:
+        size = {"width": 16, "height": 16, "pix_fmt": "yuv420p"}
+        streams = [container.add_stream("mpeg4", rate=10, **size) for _ in range(40)]
+        for stream in streams:
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    with pytest.raises(VideoError, match="too many streams"):
+        limits().check(tmp_path / "streams.mkv")
+
+
+def test_no_run_takes_longer_than_its_time(uploads: Path) -> None:
+    def pipeline(path: str, *, progress: Any, **settings: Any) -> list:
+        for window in range(100):
+            time.sleep(0.05)
+            progress(window, 100)
+        return []
+
+    video = shutil.copy(EXAMPLES[0], uploads)
+    with pytest.raises(VideoError, match="longer than 0:00 minutes, the time that a visitor has here"):
+        make_localizer(pipeline, max_seconds=0.2).detect(video, "", "me")
+    other = write_video(uploads / "other.mkv", numbered_frames(64), 10)
+    with pytest.raises(VideoError, match="longer than"):
+        make_localizer(lambda path, **settings: [], max_seconds=1e-9).localize(other, "", "me")
+    assert not list(uploads.rglob("other.mp4"))
 
 
 def test_captions_show_how_far_an_action_has_come() -> None:
@@ -286,9 +350,9 @@ def test_models_of_the_hub(local_hub: Any, tmp_path: Path) -> None:
 # Runs
 
 
-def make_localizer(pipeline: Any) -> Localizer:
+def make_localizer(pipeline: Any, max_seconds: float = 600) -> Localizer:
     shelf = types.SimpleNamespace(pipeline=lambda name: pipeline, own_name="model")
-    return Localizer(shelf, VideoLimits(60, 10))  # type: ignore[arg-type]
+    return Localizer(shelf, limits(max_megabytes=10), max_seconds)  # type: ignore[arg-type]
 
 
 def test_stop_ends_the_run_of_its_visitor_only(uploads: Path) -> None:

@@ -516,3 +516,18 @@ def test_placeholders_of_frames_held_back_are_no_frames(ut_interaction_clips):
         with VideoReader(ut_interaction_clips / row["file"], backend="pyav") as reader:
             assert abs(reader.duration * reader.frame_rate - int(row["frames"])) <= 1.01
             assert len(reader.frames_at([0.0, reader.duration])) == 2
+
+
+def test_frames_that_grow_beyond_any_camera_do_not_decode(tmp_path, monkeypatch):
+    parts = [write_video(tmp_path / f"{side}.h264", numbered_frames(20, side, side)) for side in (64, 256)]
+    joined = tmp_path / "joined.h264"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with VideoReader(joined, backend="pyav") as reader:
+        assert reader.frames_at([1.4]).shape[-2:] == (64, 64)
+    monkeypatch.setattr(video_reader, "MAX_GROWN_PIXELS", 128 * 128)
+    with VideoReader(joined, backend="pyav") as reader:
+        reader.frames_at([0.5])
+        with pytest.raises(VideoReadError, match="does not decode"):
+            reader.frames_at([1.4])
+    with VideoReader(parts[1], backend="pyav") as reader:
+        assert reader.frames_at([0.5]).shape[-2:] == (256, 256)

@@ -6,6 +6,7 @@ VSGN (arXiv 2011.14598), with the matching of Faster R-CNN (arXiv 1506.01497, se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from .head_vsgn import VSGNHeadOutput
 from .localization_losses import SMALLEST_LENGTH, at_least_float32, checked_targets
 from .loss_normalization import process_share, update_running_mean
 from .temporal_segments import segment_iou
+from .value_checks import NOT_NEGATIVE, POSITIVE, POSITIVE_SHARE, SHARE
 
 
 def match_anchors(
@@ -107,11 +109,11 @@ class VSGNLoss(nn.Module):
     def __init__(
         self,
         *,
-        min_anchor_iou: float = 0.5,
-        min_proposal_iou: float = 0.7,
-        loss_weight: float = 1.0,
-        initial_normalizer: float = 100.0,
-        normalizer_momentum: float = 0.9,
+        min_anchor_iou: Annotated[float, POSITIVE_SHARE] = 0.5,
+        min_proposal_iou: Annotated[float, POSITIVE_SHARE] = 0.7,
+        loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
+        initial_normalizer: Annotated[float, POSITIVE] = 100.0,
+        normalizer_momentum: Annotated[float, SHARE] = 0.9,
     ):
         super().__init__()
         self.min_anchor_iou = min_anchor_iou

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Annotated, Any
 
 from transformers import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_limits import check_labels, check_settings
 from .rewiring import DUAL_RESIDUAL, check_rewiring
+from .value_checks import BELOW_ONE, NOT_NEGATIVE, check_values, fields_of
 
 # What transformers' `pipeline()` looks for in a saved configuration.
 PIPELINES = {
@@ -72,23 +73,23 @@ class Re2TALConfig(PreTrainedConfig):
     coupling: list[float] | list[list[float]] | None = None
     backprop: str | None = None
     freeze_backbone: bool = False
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, NOT_NEGATIVE] = 0
     freeze_norms: bool = False
     classifier_norm: bool = False
-    classifier_dropout: float = 0.0
+    classifier_dropout: Annotated[float, BELOW_ONE] = 0.0
     origin: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
         self._check_bounds(kwargs.get("num_labels"))
+        hints = fields_of(Re2TALConfig)
+        check_values("", {name: getattr(self, name) for name in hints}, hints)
         self.head_config = {"model_type": "actionformer", **self.head_config}
         if self.backprop is None:
             self.backprop = "checkpoint" if self.rewiring == "none" else "reversible"
         if self.rewiring == DUAL_RESIDUAL and self.coupling is None:
             self.coupling = [1.0, 0.0]
         check_rewiring(self.rewiring, self.backprop, self.coupling)
-        if self.frozen_stages < 0:
-            raise ValueError(f"frozen_stages is {self.frozen_stages}; it must not be negative.")
         # Where this package is installed its own pipeline is registered, and transformers would ask for
         # trust in the saved one.
         if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):

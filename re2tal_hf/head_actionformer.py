@@ -6,6 +6,7 @@ Zhang, Wu and Li, "ActionFormer: Localizing Moments of Actions with Transformers
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .localization_head import LocalizationHeadOutput, Neck, Padding, PyramidHead
 from .temporal_layers import TransformerBlock, zero_padding
+from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE, Range
 
 
 class ActionFormerHead(PyramidHead):
@@ -69,23 +71,23 @@ class ActionFormerHead(PyramidHead):
         input_size: int,
         num_labels: int,
         *,
-        hidden_size: int = 512,
+        hidden_size: Annotated[int, COUNT] = 512,
         standardize_input: bool = False,
-        num_embedding_layers: int = 2,
-        num_stem_layers: int = 2,
-        num_levels: int = 6,
-        num_attention_heads: int = 4,
-        attention_window: int | None = None,
-        max_length: int = 2304,
+        num_embedding_layers: Annotated[int, NOT_NEGATIVE] = 2,
+        num_stem_layers: Annotated[int, NOT_NEGATIVE] = 2,
+        num_levels: Annotated[int, COUNT] = 6,
+        num_attention_heads: Annotated[int, COUNT] = 4,
+        attention_window: Annotated[int | None, Range(low=2)] = None,
+        max_length: Annotated[int, COUNT] = 2304,
         use_position_embedding: bool = False,
         neck: Neck = "identity",
-        regression_ranges: Sequence[Sequence[float]] | None = None,
-        num_head_layers: int = 2,
-        dropout: float = 0.0,
-        drop_path: float = 0.1,
-        branch_scale: float = 1e-4,
-        class_prior: float = 0.01,
-        norm_eps: float = 1e-6,
+        regression_ranges: Annotated[Sequence[Sequence[float]] | None, NOT_NEGATIVE] = None,
+        num_head_layers: Annotated[int, NOT_NEGATIVE] = 2,
+        dropout: Annotated[float, BELOW_ONE] = 0.0,
+        drop_path: Annotated[float, BELOW_ONE] = 0.1,
+        branch_scale: Annotated[float, NOT_NEGATIVE] = 1e-4,
+        class_prior: Annotated[float, INSIDE_ONE] = 0.01,
+        norm_eps: Annotated[float, POSITIVE] = 1e-6,
         padding: Padding = "isolated",
     ):
         if hidden_size % num_attention_heads:

@@ -7,6 +7,7 @@ Shapes and masks as in `localization_head`; `N` bins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from .localization_head import (
     check_choice,
 )
 from .temporal_layers import masked_group_norm, max_pool, zero_padding
+from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 16
 
@@ -194,25 +196,25 @@ class TriDetHead(PyramidHead):
         input_size: int,
         num_labels: int,
         *,
-        hidden_size: int = 512,
+        hidden_size: Annotated[int, COUNT] = 512,
         standardize_input: bool = False,
-        num_embedding_layers: int = 2,
-        num_stem_layers: int = 2,
-        num_levels: int = 6,
-        mlp_size: int = 768,
-        window: int | Sequence[int] = 1,
-        window_factor: float = 5,
-        num_bins: int = 16,
-        boundary_kernel_size: int = 3,
-        max_length: int = 2304,
+        num_embedding_layers: Annotated[int, NOT_NEGATIVE] = 2,
+        num_stem_layers: Annotated[int, NOT_NEGATIVE] = 2,
+        num_levels: Annotated[int, COUNT] = 6,
+        mlp_size: Annotated[int, COUNT] = 768,
+        window: Annotated[int | Sequence[int], COUNT] = 1,
+        window_factor: Annotated[float, POSITIVE] = 5,
+        num_bins: Annotated[int, COUNT] = 16,
+        boundary_kernel_size: Annotated[int, COUNT] = 3,
+        max_length: Annotated[int, COUNT] = 2304,
         use_position_embedding: bool = False,
         neck: Neck = "identity",
-        regression_ranges: Sequence[Sequence[float]] | None = None,
-        num_head_layers: int = 2,
-        drop_path: float = 0.1,
-        branch_scale: float = 1e-4,
-        class_prior: float = 0.01,
-        norm_eps: float = 1e-6,
+        regression_ranges: Annotated[Sequence[Sequence[float]] | None, NOT_NEGATIVE] = None,
+        num_head_layers: Annotated[int, NOT_NEGATIVE] = 2,
+        drop_path: Annotated[float, BELOW_ONE] = 0.1,
+        branch_scale: Annotated[float, NOT_NEGATIVE] = 1e-4,
+        class_prior: Annotated[float, INSIDE_ONE] = 0.01,
+        norm_eps: Annotated[float, POSITIVE] = 1e-6,
         padding: Padding = "isolated",
     ):
         windows = [window] * num_levels if isinstance(window, int) else list(window)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .cross_scale_graph import CrossScaleGraph
 from .localization_head import Padding, ScoredSegments, check_choice, prepare_features
 from .temporal_layers import convolve, masked_group_norm, zero_padding
+from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 32
 # Weights of center and length in the regression, those of Faster R-CNN (arXiv 1506.01497) as usually built.
@@ -198,14 +199,14 @@ class VSGNHead(nn.Module):
         input_size: int,
         num_labels: int,
         *,
-        hidden_size: int = 256,
+        hidden_size: Annotated[int, COUNT] = 256,
         standardize_input: bool = False,
-        num_levels: int = 5,
-        num_neighbours: int = 10,
-        anchor_scales: Sequence[float] = (1.0, 1.5),
-        num_head_layers: int = 4,
-        boundary_reach: float = 8.0,
-        max_length: int = 2304,
+        num_levels: Annotated[int, COUNT] = 5,
+        num_neighbours: Annotated[int, NOT_NEGATIVE] = 10,
+        anchor_scales: Annotated[Sequence[float], POSITIVE] = (1.0, 1.5),
+        num_head_layers: Annotated[int, NOT_NEGATIVE] = 4,
+        boundary_reach: Annotated[float, POSITIVE] = 8.0,
+        max_length: Annotated[int, COUNT] = 2304,
         padding: Padding = "isolated",
     ):
         super().__init__()

@@ -7,6 +7,7 @@ Label assignment, focal and DIoU losses and the running loss normaliser of Actio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from .localization_head import LocalizationHeadOutput
 from .loss_normalization import update_running_mean
+from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE
 
 SAME_LENGTH = 1e-3
 SMALLEST_LENGTH = 1e-8
@@ -114,11 +116,11 @@ class LocalizationLoss(nn.Module):
     def __init__(
         self,
         *,
-        label_smoothing: float = 0.0,
-        loss_weight: float = 1.0,
-        center_radius: float = 1.5,
-        initial_normalizer: float = 100.0,
-        normalizer_momentum: float = 0.9,
+        label_smoothing: Annotated[float, BELOW_ONE] = 0.0,
+        loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
+        center_radius: Annotated[float, POSITIVE] = 1.5,
+        initial_normalizer: Annotated[float, POSITIVE] = 100.0,
+        normalizer_momentum: Annotated[float, SHARE] = 0.9,
     ):
         super().__init__()
         self.label_smoothing = label_smoothing
@@ -206,7 +208,7 @@ class TriDetLoss(LocalizationLoss):
         options: see `LocalizationLoss`.
     """
 
-    def __init__(self, *, iou_weight_power: float = 0.2, **options: float):
+    def __init__(self, *, iou_weight_power: Annotated[float, NOT_NEGATIVE] = 0.2, **options: float):
         super().__init__(**options)
         self.iou_weight_power = iou_weight_power
 

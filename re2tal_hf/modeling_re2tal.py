@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,7 +29,8 @@ from .head_vsgn import VSGNHead
 from .localization_losses import LocalizationLoss, TriDetLoss
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop, Stage
-from .rewiring import RewiredModel, build_backbone
+from .rewiring import BACKBONE_SETTINGS, RewiredModel, build_backbone
+from .value_checks import arguments_of, check_values
 
 # A head, and the loss that understands its output.
 HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -221,6 +222,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         if head_type not in HEADS:
             raise ValueError(f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}.")
         head_class, loss_class = HEADS[head_type]
+        check_part_settings("", {name: getattr(config, name) for name in ("head_config", "loss_config")})
         try:
             self.head = head_class(self.model.feature_size, config.num_labels, **settings)
             self.criterion = loss_class(**config.loss_config)
@@ -324,6 +326,23 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
         logits = self.classifier(self.dropout(self.norm(pooled)))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=(output.last_hidden_state,))
+
+
+def check_part_settings(where: str, config: Mapping[str, Any]) -> None:
+    """Checks what a configuration hands on to backbone, head and loss: types and ranges of what they declare.
+
+    Args:
+        where (`str`): What stands before the name of a setting in a message.
+        config (`Mapping`): Any of `backbone_config`, `head_config` and `loss_config`.
+
+    Raises:
+        ValueError: if a value is not of its type or range.
+    """
+    head_config = config.get("head_config") or {}
+    parts = HEADS.get(head_config.get("model_type", "actionformer"), ())
+    for name, part in zip(("head_config", "loss_config"), parts, strict=False):
+        check_values(f"{where}{name}.", config.get(name) or {}, arguments_of(part))
+    check_values(f"{where}backbone_config.", config.get("backbone_config") or {}, BACKBONE_SETTINGS)
 
 
 def _check_videos(videos: Tensor, frame_mask: Tensor | None) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .dual_residual import BackpropSwitch
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
+from .value_checks import BELOW_ONE, POSITIVE, check_values
 from .video_clips import cut_into_clips, join_clips
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
@@ -30,6 +31,17 @@ AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 
 # fp32 reconstructs to about 1e-6 at depth 24; at this error gradients are visibly wrong.
 LARGEST_SILENT_ERROR = 1e-2
+# What the libraries' own constructors take without a word, by the names they have there.
+BACKBONE_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "dropout", "attention_dropout", "stochastic_depth_prob", "hidden_dropout_prob", "drop_path_rate",
+            "attention_probs_dropout_prob", "pred_attention_probs_dropout_prob", "pred_drop_path_rate",
+        ),
+        Annotated[float, BELOW_ONE],
+    ),
+    **dict.fromkeys(("layer_norm_eps", "initializer_range", "mlp_ratio"), Annotated[float, POSITIVE]),
+}  # fmt: skip
 
 
 class Architecture(ABC):
@@ -123,6 +135,7 @@ def build_backbone(
     model_type = settings.pop("model_type", None)
     if model_type not in _REGISTRY:
         raise ValueError(f"backbone_config['model_type'] is {model_type!r}; choose one of {architecture_names()}.")
+    check_values("backbone_config.", settings, BACKBONE_SETTINGS)
     try:
         model = _REGISTRY[model_type].build(**settings)
     except TypeError as error:

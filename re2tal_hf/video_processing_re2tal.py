@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,17 @@ from transformers.video_utils import VideoInput
 from .class_scores import ClassScores, checked_class_scores
 from .finite import check_predictions
 from .temporal_segments import assign_video_classes, suppress
+from .value_checks import (
+    BELOW_ONE,
+    COUNT,
+    POSITIVE,
+    POSITIVE_SHARE,
+    SHARE,
+    Range,
+    check_value,
+    check_values,
+    fields_of,
+)
 from .video_source import VideoSource
 
 # Not settings, but part of a saved processor.
@@ -105,31 +116,32 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values_videos", "frame_mask"]
 
     resample = PILImageResampling.BILINEAR
-    image_mean = IMAGENET_DEFAULT_MEAN
-    image_std = IMAGENET_DEFAULT_STD
-    size: Any = {"height": 224, "width": 224}
-    crop_size: Any = {"height": 224, "width": 224}
-    do_convert_rgb = True
-    do_resize = True
-    do_center_crop = False
-    do_rescale = True
-    do_normalize = True
-    do_sample_frames = False
+    image_mean: Annotated[float | list[float] | None, Range()] = IMAGENET_DEFAULT_MEAN
+    image_std: Annotated[float | list[float] | None, POSITIVE] = IMAGENET_DEFAULT_STD
+    size: Annotated[Any, COUNT] = {"height": 224, "width": 224}
+    crop_size: Annotated[Any, COUNT] = {"height": 224, "width": 224}
+    rescale_factor: Annotated[float | None, POSITIVE] = 1 / 255
+    do_convert_rgb: bool | None = True
+    do_resize: bool | None = True
+    do_center_crop: bool | None = False
+    do_rescale: bool | None = True
+    do_normalize: bool | None = True
+    do_sample_frames: bool | None = False
 
     sampling: Literal["sliding", "resized"] = "sliding"
-    frame_rate = 15.0
-    num_frames = 256
-    window_overlap = 0.5
-    score_threshold = 0.001
-    max_candidates = 2000
+    frame_rate: Annotated[float, Range(0, 1000, with_low=False)] = 15.0
+    num_frames: Annotated[int, COUNT] = 256
+    window_overlap: Annotated[float, BELOW_ONE] = 0.5
+    score_threshold: Annotated[float, BELOW_ONE] = 0.001
+    max_candidates: Annotated[int, COUNT] = 2000
     nms_method: Literal["soft", "hard", "none"] = "soft"
-    nms_sigma = 0.5
-    nms_iou_threshold = 0.5
-    nms_min_score = 0.001
-    nms_per_class = True
-    voting_threshold: float | None = None
-    max_detections = 200
-    num_video_classes = 2
+    nms_sigma: Annotated[float, Range(0, 1000, with_low=False)] = 0.5
+    nms_iou_threshold: Annotated[float, POSITIVE_SHARE] = 0.5
+    nms_min_score: Annotated[float, BELOW_ONE] = 0.001
+    nms_per_class: bool = True
+    voting_threshold: Annotated[float | None, POSITIVE_SHARE] = None
+    max_detections: Annotated[int, COUNT] = 200
+    num_video_classes: Annotated[int, COUNT] = 2
 
     def __init__(self, **kwargs: Unpack[Re2TALVideoProcessorKwargs]) -> None:
         if unknown := kwargs.keys() - self.valid_kwargs.__annotations__.keys() - SERVICE_KEYS:
@@ -238,9 +250,10 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
         Raises:
             NotFiniteError: if a logit or a segment of a real point is NaN or infinite.
-            ValueError: if outputs and windows do not match, or `video_scores` lacks a video, is
-                given for a model with classes, or holds what is no class id or no score.
+            ValueError: if `threshold` is not in [0, 1], outputs and windows do not match, or `video_scores` lacks a
+                video, is given for a model with classes, or holds what is no class id or no score.
         """
+        check_value("threshold", threshold, Annotated[float | None, SHARE])
         batches = [outputs] if isinstance(outputs, Mapping) else outputs
         rows = [
             row
@@ -279,9 +292,11 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
         Raises:
             TypeError: if a video is a path and not a clip.
-            ValueError: if the frames of two clips differ in size after resizing and cropping.
+            ValueError: if a setting is out of range, or the frames of two clips differ in size after resizing and
+                cropping.
         """
         tensor_type = kwargs.pop("return_tensors", None)
+        check_values("", kwargs, fields_of(Re2TALVideoProcessor))
         batch = super().preprocess(videos, **kwargs)
         clips = batch["pixel_values_videos"]
         if len(sizes := {tuple(clip.shape[1:]) for clip in clips}) > 1:
@@ -347,28 +362,16 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         return segments, scores, ids[labels]
 
     def _validate_settings(self) -> None:
+        hints = fields_of(Re2TALVideoProcessor)
+        values = {name: getattr(self, name) for name in hints}
+        sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
+        check_values("", values | sizes, hints)
         for name, choices in (
             ("sampling", ("sliding", "resized")),
             ("nms_method", ("soft", "hard", "none")),
         ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
-        positive, share = (0, 1000), (0, 1)
-        for name, (low, high) in {
-            "frame_rate": positive,
-            "nms_sigma": positive,
-            "nms_iou_threshold": share,
-            "voting_threshold": share,
-        }.items():
-            value = getattr(self, name)
-            if value is not None and not low < value <= high:
-                raise ValueError(f"{name} is {value}; it must be above {low} and at most {high}.")
-        for name in ("window_overlap", "score_threshold", "nms_min_score"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {value}; it must be in [0, 1).")
-        for name in ("num_frames", "max_candidates", "max_detections", "num_video_classes"):
-            if (value := getattr(self, name)) < 1 or value != int(value):
-                raise ValueError(f"{name} is {value}; it must be a whole number above 0.")
 
 
 def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:

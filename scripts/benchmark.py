@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.memory import peak_memory, reset_peak_memory, saved_for_backward
+from re2tal_hf.training.recipe_yaml import read_yaml
 
 MODES = {
     "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
@@ -196,7 +196,7 @@ def main() -> None:
     else:
         backbones = FAMILIES if arguments.families else SWINS
         if arguments.backbone:
-            backbones = [yaml.safe_load(arguments.backbone)]
+            backbones = [read_yaml(arguments.backbone, "--backbone")]
         for backbone in backbones:
             builds[str(backbone)] = {
                 name: (backbone_step, (arguments, backbone, change)) for name, change in MODES.items()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from matplotlib.figure import Figure
 
 from re2tal_hf import (
@@ -15,6 +14,7 @@ from re2tal_hf import (
     TemporalActionLocalizationPipeline,
 )
 from re2tal_hf.training.arguments import load_recipe
+from re2tal_hf.training.recipe_yaml import write_yaml
 
 LABELS = ("jump", "run")
 METRICS = {
@@ -67,7 +67,7 @@ def write_run(folder: Path, *, overrides: tuple[str, ...] = (), **config: Any) -
         (model_folder / "metrics.json").write_text(json.dumps(METRICS))
         (model_folder / "detections.json").write_text(json.dumps({"results": {}}))
         Figure(figsize=(1, 1)).savefig(model_folder / "timeline.png")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    (folder / "recipe.yaml").write_text(write_yaml(recipe.to_dict()))
     (folder / "run.json").write_text(json.dumps(RECORD))
     log = [{**entry, "map": 0.3} for entry in LOG]
     (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))

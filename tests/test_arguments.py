@@ -1,5 +1,8 @@
+from importlib import resources
+
 import pytest
 import torch
+import yaml
 
 from re2tal_hf import (
     Re2TALConfig,
@@ -8,7 +11,9 @@ from re2tal_hf import (
     Re2TALVideoProcessor,
 )
 from re2tal_hf.data.augmentation import Augmentation
+from re2tal_hf.modeling_re2tal import HEADS
 from re2tal_hf.training.arguments import load_recipe, recipe_names
+from re2tal_hf.training.recipe_yaml import read_yaml, write_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -58,11 +63,113 @@ def test_a_file_of_ones_own(tmp_path):
         ("training.learning_rate=fast", "must be float"),
         ("training.epochs", "section.field=value"),
         ("training=3", "must be a section"),
+        ("model=3", "must be a section"),
+        ("training.learning_rate=-1e-3", "training.learning_rate is -0.001; it must be above 0"),
+        ("training.learning_rate=.nan", "training.learning_rate is nan"),
+        ("training.learning_rate='1e-3'", "must be float"),
+        ("training.max_gradient_norm=-1", "training.max_gradient_norm is -1; it must be at least 0"),
+        ("training.warmup_epochs=1:30", "training.warmup_epochs is '1:30'; it must be float"),
+        ("training.epochs=0", "training.epochs is 0; it must be at least 1"),
+        ("training.epochs=true", "training.epochs is True; it must be int"),
+        ("training.epochs=null", "training.epochs is None; it must be int"),
+        ("training.schedule_epochs=soon", "must be int | None"),
+        ("training.ema_decay=1", "training.ema_decay is 1; it must be at least 0 and below 1"),
+        ("data.streaming=yes", "data.streaming is 'yes'; it must be bool"),
+        ("data.cache=2024", "data.cache is 2024; it must be str | None .put it in quotes"),
+        ("data.crop_ratio=0.9", "data.crop_ratio is 0.9; it must be list"),
+        ("data.crop_ratio=[0.9]", "it must hold 2 numbers"),
+        ("data.crop_ratio=[1.0,0.9]", "no number may be below the one before"),
+        ("data.crop_ratio=[0.9,1.1]", r"data.crop_ratio\[1\] is 1.1; it must be above 0 and at most 1"),
+        ("evaluation.tiou_thresholds=[]", "it must hold one or more numbers"),
+        ("evaluation.tiou_thresholds=[0.5,50]", r"tiou_thresholds\[1\] is 50"),
+        ("coupling.start=[2,0]", r"coupling.start\[0\] is 2"),
+        ("distillation.weight=-1", "distillation.weight is -1"),
+        ("seed=-1", "seed is -1; it must be at least 0 and at most 4294967295"),
+        ("processor.image_std=0", "processor.image_std is 0; it must be above 0"),
+        ("processor.image_std=[0.2,-0.2,0.2]", r"processor.image_std\[1\] is -0.2"),
+        ("processor.image_mean=[.inf,0,0]", r"processor.image_mean\[0\] is inf; it must be finite"),
+        ("processor.rescale_factor=0", "processor.rescale_factor is 0"),
+        ("processor.size={height: 0, width: 8}", "processor.size.height is 0; it must be at least 1"),
+        ("processor.do_center_crop=no", "processor.do_center_crop is 'no'; it must be bool"),
+        ("processor.do_pad=off", "processor.do_pad is 'off'.*write true or false"),
+        ("augmentation.hue=0.9", "augmentation.hue is 0.9; it must be at least 0 and at most 0.5"),
+        ("augmentation.crop_scale=[0.5]", "augmentation.crop_scale is .0.5.; it must be tuple"),
+        ("model.freeze_norms=no", "model.freeze_norms is 'no'; it must be bool"),
+        ("model.classifier_dropout=1", "model.classifier_dropout is 1; it must be at least 0 and below 1"),
+        ("model.coupling=[.nan,1]", r"model.coupling\[0\] is nan"),
+        ("model.loss_config.loss_weight=-1", "model.loss_config.loss_weight is -1; it must be at least 0"),
+        ("model.loss_config.center_radius=0", "model.loss_config.center_radius is 0; it must be above 0"),
+        ("model.loss_config.initial_normalizer=.nan", "model.loss_config.initial_normalizer is nan"),
+        ("model.head_config.drop_path=1.0", "model.head_config.drop_path is 1.0; it must be at least 0 and below 1"),
+        ("model.head_config.use_position_embedding=on", "model.head_config.use_position_embedding is 'on'"),
+        ("model.backbone_config.stochastic_depth_prob=-0.1", "model.backbone_config.stochastic_depth_prob is -0.1"),
+        ("model.backbone_config.anything=[1,.inf]", r"model.backbone_config.anything\[1\] is inf; it must be finite"),
+        ("training={epochs: 1, epochs: 2}", "'epochs' is given twice, in line 1"),
+        ("training={", "training=.*expected the node content"),
     ],
 )
 def test_wrong_overrides_are_named(override, message):
     with pytest.raises(ValueError, match=message):
         load_recipe("quickstart", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=010", 10),
+        ("training.learning_rate=2", 2.0),
+        ("training.learning_rate=1e-4", 1e-4),
+        ("training.backbone_learning_rate=0", 0.0),
+        ("training.max_gradient_norm=null", None),
+        ("training.trackers=[]", []),
+        ("data.crop_ratio=[1.0,1.0]", [1.0, 1.0]),
+        ("data.seconds_per_window=4", 4.0),
+        ("data.training_subset=no", "no"),
+        ("data.training_subset=2024-01-01", "2024-01-01"),
+        ("evaluation.tiou_thresholds=[0.5,1]", [0.5, 1]),
+        ("model.loss_config={center_radius: 1, loss_weight: 0}", {"center_radius": 1, "loss_weight": 0}),
+        ("processor.image_std=0.5", 0.5),
+    ],
+)
+def test_values_at_the_bounds(override, value):
+    found = load_recipe("quickstart", [override])
+    for name in override.partition("=")[0].split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("part", ["head_config", "loss_config", "backbone_config"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_model_refuses_what_a_recipe_does(head, part):
+    settings = {"head_config": {"num_levels": 0}, "loss_config": {"loss_weight": -1}, "backbone_config": {"dropout": 2}}
+    config = {
+        "head_config": {"model_type": head},
+        "backbone_config": {"model_type": "video_swin", "variant": "tiny"},
+        "loss_config": {},
+    }
+    [(name, value)] = settings[part].items()
+    with torch.device("meta"), pytest.raises(ValueError, match=rf"{part}.{name} is {value}; it must be"):
+        Re2TALForTemporalActionLocalization(Re2TALConfig(**config | {part: config[part] | settings[part]}))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_are_the_same_in_both_versions_of_yaml(name):
+    text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text()
+    assert read_yaml(text, name) == yaml.safe_load(text)
+
+
+def test_yaml_comes_back_as_it_was():
+    texts = ["1e5", "no", "010", "1:30", "0o7", "0x", "null", "", "~", "2024-01-01", "true", "a: b", ".nan", "-", "é"]
+    values = {"texts": texts, "numbers": [0, -1, 10, 1e-5, 1e300, 0.1], "others": [True, None, {}, []]}
+    assert read_yaml(write_yaml(values), "values") == values
+    assert read_yaml("[0x1F, 0o17, 010, 1., +1e3]", "numbers") == [31, 15, 10, 1.0, 1000.0]
+
+
+def test_no_key_twice(tmp_path):
+    (tmp_path / "own.yaml").write_text("seed: 4\ntraining:\n  epochs: 2\n  batch_size: 1\n  epochs: 3\n")
+    with pytest.raises(ValueError, match=r"own.yaml: 'epochs' is given twice, in line 3 and in line 5"):
+        load_recipe(str(tmp_path / "own.yaml"))
+    assert read_yaml("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n", "merged")["b"] == {"x": 3, "y": 2}
 
 
 def test_an_unknown_recipe_lists_the_known():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
+
+from ..value_checks import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_values, fields_of
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,20 @@ class Augmentation:
         hue: Largest shift as a share of the colour circle, at most 0.5.
 
     Raises:
-        ValueError: A value outside its range, as torchvision words it.
+        ValueError: A value outside its range.
     """
 
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_probability: float = 0.0
+    crop_scale: Annotated[tuple[float, float] | None, Range(0, 1, with_low=False, rising=True)] = None
+    crop_ratio: Annotated[tuple[float, float], POSITIVE] = (3 / 4, 4 / 3)
+    flip_probability: Annotated[float, SHARE] = 0.0
     unflippable_labels: tuple[int, ...] = ()
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    brightness: Annotated[float, NOT_NEGATIVE] = 0.0
+    contrast: Annotated[float, NOT_NEGATIVE] = 0.0
+    saturation: Annotated[float, NOT_NEGATIVE] = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __post_init__(self) -> None:
+        check_values("", vars(self), fields_of(Augmentation))
         self._transform((1, 1), flip=True)
 
     def __call__(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..training.recipe_yaml import read_yaml
 from ..training.run_folder import complete_folder
 
 MODEL_FOLDERS = ("best", "last")
@@ -109,7 +108,7 @@ def _read_json(path: Path, fix: str) -> dict[str, Any]:
 
 
 def _parse_recipe(path: Path) -> dict[str, Any]:
-    recipe = yaml.safe_load(path.read_text())
+    recipe = read_yaml(path.read_text(), str(path))
     sections = ("model", "processor", "augmentation", "data", "training", "evaluation")
     missing = [name for name in (*sections, "name") if not isinstance(recipe, dict) or name not in recipe]
     if missing:

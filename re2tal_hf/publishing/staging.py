@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import metadata_load
 
 from ..finite import check_predictions
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from ..training.recipe_yaml import write_yaml
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .license_file import license_text
 from .model_card import CardOptions, make_card, origin_of
@@ -45,7 +45,7 @@ def stage_model(
     pipe.save_pretrained(folder, max_shard_size=max_shard_size)
     card.save(folder / "README.md")
     (folder / "LICENSE").write_text(license_text(origin_of(run, options), license_file.read_text()))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(_without_places(run.recipe), sort_keys=False))
+    (folder / "recipe.yaml").write_text(write_yaml(_without_places(run.recipe)))
     for name in ("run.json", "log.jsonl"):
         shutil.copyfile(run.folder / name, folder / name)
     for name in ("metrics.json", "detections.json", "timeline.png"):

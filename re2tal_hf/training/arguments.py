@@ -8,11 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast, get_origin
 
-import yaml
-
+from ..configuration_re2tal import Re2TALConfig
+from ..data.augmentation import Augmentation
+from ..modeling_re2tal import check_part_settings
+from ..value_checks import (
+    BELOW_ONE,
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    SHARE,
+    Range,
+    check_value,
+    check_values,
+    fields_of,
+    leaves,
+)
+from ..video_processing_re2tal import Re2TALVideoProcessor
 from .coupling_schedule import CouplingArguments
+from .recipe_yaml import read_yaml
 
 
 @dataclass
@@ -42,13 +58,13 @@ class DataArguments:
     training_subset: str = "training"
     validation_subset: str = "validation"
     class_agnostic: bool = False
-    windows_per_video: int = 1
-    seconds_per_window: float | None = None
-    truncation_threshold: float = 0.75
-    crop_ratio: list[float] | None = None
+    windows_per_video: Annotated[int, COUNT] = 1
+    seconds_per_window: Annotated[float | None, POSITIVE] = None
+    truncation_threshold: Annotated[float, SHARE] = 0.75
+    crop_ratio: Annotated[list[float] | None, Range(0, 1, with_low=False, length=2, rising=True)] = None
     cache: str | None = None
-    max_unreadable: float = 0.05
-    num_workers: int = 2
+    max_unreadable: Annotated[float, SHARE] = 0.05
+    num_workers: Annotated[int, NOT_NEGATIVE] = 2
 
 
 @dataclass
@@ -61,7 +77,7 @@ class OptimizationArguments:
         learning_rate, backbone_learning_rate (`float`): Peak rates of the head and of the backbone.
         weight_decay (`float`): For weights of linear and convolution layers; none for norms, biases, tables.
         warmup_epochs (`float`): Linear warm-up.
-        max_gradient_norm (`float`): Gradients are clipped to this norm; 0 for no clipping.
+        max_gradient_norm (`float`): Gradients are clipped to this norm; 0 or none for no clipping.
         ema_decay (`float`, *optional*): Decay of the moving average of the weights, which is what gets
             evaluated and saved; none for the weights themselves.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
@@ -74,21 +90,21 @@ class OptimizationArguments:
         trackers (`list[str]`): Experiment trackers by their names in Accelerate.
     """
 
-    epochs: int = 30
-    schedule_epochs: int | None = None
-    batch_size: int = 2
-    gradient_accumulation: int = 1
-    learning_rate: float = 1e-4
-    backbone_learning_rate: float = 1e-5
-    weight_decay: float = 0.05
-    warmup_epochs: float = 5.0
-    max_gradient_norm: float = 1.0
-    ema_decay: float | None = 0.999
+    epochs: Annotated[int, COUNT] = 30
+    schedule_epochs: Annotated[int | None, COUNT] = None
+    batch_size: Annotated[int, COUNT] = 2
+    gradient_accumulation: Annotated[int, COUNT] = 1
+    learning_rate: Annotated[float, POSITIVE] = 1e-4
+    backbone_learning_rate: Annotated[float, NOT_NEGATIVE] = 1e-5
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
+    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
+    max_gradient_norm: Annotated[float | None, NOT_NEGATIVE] = 1.0
+    ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: str = "no"
     pretrained_backbone: str | None = None
     pretrained_license: str | None = None
-    save_epochs: int = 1
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    save_epochs: Annotated[int, COUNT] = 1
+    trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
 
 
 @dataclass
@@ -103,11 +119,11 @@ class EvaluationArguments:
         views (`int`): Windows spread over a clip whose scores are averaged, in classification.
     """
 
-    epochs: int = 1
-    start_epoch: int = 0
-    tiou_thresholds: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
-    windows_per_step: int = 1
-    views: int = 3
+    epochs: Annotated[int, NOT_NEGATIVE] = 1
+    start_epoch: Annotated[int, NOT_NEGATIVE] = 0
+    tiou_thresholds: Annotated[list[float], POSITIVE_SHARE] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
+    windows_per_step: Annotated[int, COUNT] = 1
+    views: Annotated[int, COUNT] = 3
 
 
 @dataclass
@@ -119,8 +135,8 @@ class DistillationArguments:
         label_weight (`float`): Of the classification loss; 0 where clips have no labels of use.
     """
 
-    weight: float = 0.0
-    label_weight: float = 1.0
+    weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    label_weight: Annotated[float, NOT_NEGATIVE] = 1.0
 
 
 @dataclass
@@ -147,7 +163,7 @@ class Recipe:
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
     coupling: CouplingArguments = field(default_factory=CouplingArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     licence: str = "any"
     name: str = ""
 
@@ -171,7 +187,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             `training.epochs=5` or `model.backbone_config.depths=[2,2,2,2]`.
 
     Raises:
-        ValueError: if the recipe or a field does not exist, or a value is of the wrong type.
+        ValueError: if the recipe or a field does not exist, a key is there twice, or a value is of the wrong type or
+            out of its range.
     """
     if name in recipe_names():
         text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text()
@@ -179,13 +196,21 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         text = Path(name).read_text()
     else:
         raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
-    values = {"name": Path(name).stem, **(yaml.safe_load(text) or {})}
+    values = {"name": Path(name).stem, **_mapping(read_yaml(text, name), name)}
     for override in overrides:
         path, separator, value = override.partition("=")
         if not separator:
             raise ValueError(f"The override {override!r} is not of the form section.field=value.")
-        _set(values, path.split("."), yaml.safe_load(value))
-    return _build(Recipe, values, name)
+        _set(values, path.split("."), read_yaml(value, f"The override {override!r}"))
+    recipe: Recipe = _build(Recipe, values, f"Recipe {name}", "")
+    _check_parts(recipe, f"Recipe {name}: ")
+    return recipe
+
+
+def _mapping(values: Any, name: str) -> dict[str, Any]:
+    if not isinstance(values, (dict, type(None))):
+        raise ValueError(f"Recipe {name}: {values!r} must be sections with fields.")
+    return values or {}
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
@@ -196,37 +221,33 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _build(cls: type, values: dict[str, Any], where: str) -> Any:
-    defaults = vars(cls())
-    arguments = {}
+def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
+    """A section from its values, each checked against the field's type and range."""
+    hints, arguments = fields_of(cls), {}
     for key, value in values.items():
-        if key not in defaults:
-            near = difflib.get_close_matches(key, defaults, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(defaults)}."
-            raise ValueError(f"Recipe {where}: there is no field {key!r}{hint}")
-        arguments[key] = _converted(value, defaults[key], f"{where}: {key}")
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(hints)}."
+            raise ValueError(f"{where}: there is no field {f'{prefix}{key}'!r}{hint}")
+        kind, place = hints[key], f"{where}: {prefix}{key}"
+        if not (dataclasses.is_dataclass(kind) or get_origin(kind) is dict):
+            arguments[key] = check_value(place, value, kind)
+        elif not isinstance(value, (dict, type(None))):
+            raise ValueError(f"{place} is {value!r}; it must be a section with fields.")
+        elif dataclasses.is_dataclass(kind):
+            arguments[key] = _build(cast(type, kind), value or {}, where, f"{prefix}{key}.")
+        else:
+            arguments[key] = value or {}
     return cls(**arguments)
 
 
-def _converted(value: Any, default: Any, where: str) -> Any:
-    """Checks a value against the type of its default; None as a default leaves the type open."""
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
-        if not isinstance(value, (dict, type(None))):
-            raise ValueError(f"Recipe {where}: {value!r} must be a section with fields.")
-        return _build(type(default), value or {}, where)
-    if isinstance(default, dict) and value is None:
-        return {}
-    # YAML 1.1 reads 1e-4 as a string.
-    if isinstance(value, str) and (isinstance(default, float) or default is None):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    optional = default is None or value is None
-    if not optional and type(value) is not type(default):
-        raise ValueError(
-            f"Recipe {where}: {value!r} is of type {type(value).__name__}; it must be {type(default).__name__}."
-        )
-    return value
+def _check_parts(recipe: Recipe, where: str) -> None:
+    """Checks the settings that sections hand on to the model, the video processor and the augmentation."""
+    check_part_settings(f"{where}model.", recipe.model)
+    check_values(f"{where}model.", recipe.model, fields_of(Re2TALConfig))
+    check_values(f"{where}processor.", recipe.processor, fields_of(Re2TALVideoProcessor))
+    check_values(f"{where}augmentation.", recipe.augmentation, fields_of(Augmentation))
+    for name in ("model", "processor"):
+        for place, value in leaves(name, getattr(recipe, name)):
+            if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+                raise ValueError(f"{where}{place} is {value!r}, which YAML 1.2 reads as text; write true or false.")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from ..value_checks import NOT_NEGATIVE, POSITIVE, Range
 
 SHAPES = ("linear", "cosine", "step")
 
@@ -21,10 +24,10 @@ class CouplingArguments:
     """
 
     shape: str = "cosine"
-    start: list[float] = field(default_factory=lambda: [1.0, 0.0])
-    end: list[float] = field(default_factory=lambda: [0.0, 1.0])
-    start_epoch: float = 0.0
-    end_epoch: float | None = None
+    start: Annotated[list[float], Range(0, 1, length=2)] = field(default_factory=lambda: [1.0, 0.0])
+    end: Annotated[list[float], Range(0, 1, length=2)] = field(default_factory=lambda: [0.0, 1.0])
+    start_epoch: Annotated[float, NOT_NEGATIVE] = 0.0
+    end_epoch: Annotated[float | None, POSITIVE] = None
 
 
 def coupling_at(arguments: CouplingArguments, epoch: float, epochs: int) -> tuple[float, float]:

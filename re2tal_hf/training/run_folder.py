@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-import yaml
 
 from .arguments import Recipe, load_recipe
+from .recipe_yaml import read_yaml, write_yaml
 
 try:
     import fcntl
@@ -147,7 +147,7 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Writes `recipe.yaml`."""
-        self.write_text("recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        self.write_text("recipe.yaml", write_yaml(recipe.to_dict()))
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file that is complete whenever it is there."""
@@ -205,7 +205,7 @@ class RunFolder:
             return None
         try:
             return comparable(load_recipe(str(path)))
-        except (ValueError, yaml.YAMLError) as error:
+        except ValueError as error:
             raise RunFolderError(f"{path} cannot be read ({error}): restore it, or choose another folder.") from error
 
     def _take_lock(self) -> None:
@@ -225,7 +225,7 @@ class RunFolder:
 
 def comparable(recipe: Recipe) -> dict[str, Any]:
     """Returns a recipe's values by dotted name, as a file of it would hold them."""
-    return _flat(yaml.safe_load(yaml.safe_dump(recipe.to_dict())))
+    return _flat(read_yaml(write_yaml(recipe.to_dict()), "recipe"))
 
 
 def differences(kept: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str] = PLACES) -> list[str]:

@@ -12,7 +12,7 @@ Detections = Sequence[dict[str, Any]]
 
 def to_json(detections: Detections) -> str:
     """A list of objects as the pipeline returns them, in order of time."""
-    return json.dumps(_by_time(detections), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_by_time(detections), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_csv(detections: Detections) -> str:

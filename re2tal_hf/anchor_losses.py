@@ -167,6 +167,17 @@ class VSGNLoss(nn.Module):
         }
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
+    def can_learn(self, output: VSGNHeadOutput, segments: Tensor) -> Tensor:
+        """Whether each of the segments, float `[N, 2]` in feature steps, would have a positive anchor: bool `[N]`.
+
+        Each is alone in the first sequence of `output`, of which only anchors and their mask count.
+        """
+        mask, learned = output.point_mask[0], segments.new_zeros(len(segments), dtype=torch.bool)
+        for number in range(len(segments)):
+            alone = segments[number : number + 1]
+            learned[number] = match_anchors(output.anchors, mask, alone, self.min_anchor_iou)[0].any()
+        return learned
+
     def _classification(self, output: VSGNHeadOutput, annotated: list[tuple[Tensor, Tensor]]) -> Tensor:
         classes = []
         for proposals, mask, (segments, labels) in zip(

@@ -22,14 +22,38 @@ SAME_LENGTH = 1e-3
 SMALLEST_LENGTH = 1e-8
 
 
+def responsible_points(points: Tensor, segments: Tensor, center_radius: float) -> tuple[Tensor, Tensor]:
+    """Decides which points of one sequence may learn which segment.
+
+    A point is responsible for a segment if it lies strictly inside, at most `center_radius` strides from
+    its centre, and the farther boundary is within the point's range.
+
+    Args:
+        points: `[P, 4]`, see `LocalizationHeadOutput`.
+        segments: `[N, 2]` start and end in feature steps.
+        center_radius: in strides of the point's level.
+
+    Returns:
+        bool `[P, N]`, and the distances of each point to each start and end, `[P, N, 2]` in feature steps.
+    """
+    position, nearest, farthest, stride = points.split(1, dim=1)  # each [P, 1]
+    start, end = segments.unbind(dim=1)
+    center = (start + end) / 2
+    first = torch.maximum(start, center - center_radius * stride)
+    last = torch.minimum(end, center + center_radius * stride)
+    distances = torch.stack((position - start, end - position), dim=-1)
+    reach = distances.amax(dim=-1)
+    responsible = (position > first) & (position < last) & (reach >= nearest) & (reach <= farthest)
+    return responsible, distances
+
+
 def assign_labels(
     points: Tensor, segments: Tensor, labels: Tensor, num_labels: int, center_radius: float
 ) -> tuple[Tensor, Tensor]:
     """Decides what every point of one sequence should predict.
 
-    A point belongs to a segment if it lies strictly inside, at most `center_radius` strides from
-    its centre, and the farther boundary is within the point's range. Of several such segments the
-    shortest is regressed; classes of all those as short (within 1e-3 steps) are positive.
+    Of the segments that a point is responsible for (see `responsible_points`) the shortest is regressed;
+    classes of all those as short (within 1e-3 steps) are positive.
 
     Args:
         points: `[P, 4]`, see `LocalizationHeadOutput`.
@@ -44,20 +68,13 @@ def assign_labels(
     """
     if segments.shape[0] == 0:
         return segments.new_zeros(len(points), num_labels), segments.new_zeros(len(points), 2)
-    position, nearest, farthest, stride = points.split(1, dim=1)  # each [P, 1]
-    start, end = segments.unbind(dim=1)
-    center = (start + end) / 2
-    first = torch.maximum(start, center - center_radius * stride)
-    last = torch.minimum(end, center + center_radius * stride)
-    offsets = torch.stack((position - start, end - position), dim=-1)  # [P, N, 2]
-    reach = offsets.amax(dim=-1)
-    responsible = (position > first) & (position < last) & (reach >= nearest) & (reach <= farthest)
-    lengths = torch.where(responsible, end - start, torch.inf)
+    responsible, offsets = responsible_points(points, segments, center_radius)
+    lengths = torch.where(responsible, segments[:, 1] - segments[:, 0], torch.inf)
     shortest, index = lengths.min(dim=1, keepdim=True)
     chosen = responsible & (lengths <= shortest + SAME_LENGTH)
     one_hot = F.one_hot(labels.long(), num_labels).to(segments.dtype)
     class_targets = (chosen.to(segments.dtype) @ one_hot).clamp(max=1)
-    offset_targets = offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 2)).squeeze(1) / stride
+    offset_targets = offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 2)).squeeze(1) / points[:, 3:]
     return class_targets, offset_targets
 
 
@@ -176,6 +193,14 @@ class LocalizationLoss(nn.Module):
             "classification": classification,
             "regression": regression,
         }
+
+    def can_learn(self, output: LocalizationHeadOutput, segments: Tensor) -> Tensor:
+        """Whether each of the segments, float `[N, 2]` in feature steps, would have a positive point: bool `[N]`.
+
+        Each is alone in the first sequence of `output`, of which only points and their mask count.
+        """
+        responsible, _ = responsible_points(output.points, segments, self.center_radius)
+        return (responsible & output.point_mask[0].unsqueeze(-1)).any(dim=0)
 
     def _weigh(self, focal: Tensor, positive: Tensor, iou: Tensor) -> Tensor:
         """The focal loss `[B, P, K]`, weighed by the tIoU `[B, P, 1 or K]` of positives with their targets."""

@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 # scripts/evaluate.py would hide the library of that name.
@@ -15,7 +16,10 @@ sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file_
 from transformers import pipeline
 
 from re2tal_hf.class_scores import checked_class_scores
-from re2tal_hf.data.annotations import read_annotations
+from re2tal_hf.data.annotations import AnnotationSet, read_annotations
+from re2tal_hf.data.durations import check_measured_times
+from re2tal_hf.data.subsets import actions_by_class, check_actions
+from re2tal_hf.data.time_units import MAX_LOST
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
 from re2tal_hf.training.run_folder import complete_folder
 
@@ -29,6 +33,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--streaming", action="store_true", help="fetch each video from the Hub when its turn comes")
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
+    parser.add_argument(
+        "--max-lost",
+        type=float,
+        default=MAX_LOST,
+        help="largest share of actions outside their video or that end before they start; default %(default)s",
+    )
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds")
     parser.add_argument(
         "--video-scores",
@@ -50,6 +60,15 @@ def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, 
     return scores
 
 
+def check_classes(annotations: AnnotationSet, known: Collection[str]) -> None:
+    names = annotations.label_names
+    unknown = [names[label] for label in sorted(actions_by_class(annotations)) if names[label] not in known]
+    if unknown and not set(names) & set(known):
+        raise ValueError(f"The model knows none of the annotated classes {names[:5]}; it knows {sorted(known)[:5]}.")
+    if unknown:
+        logging.warning("classes that the model does not know, and so cannot find: %s", ", ".join(unknown))
+
+
 def print_table(metrics: dict) -> None:
     thresholds = [name for name in metrics if name.startswith("map@")]
     for name in thresholds:
@@ -63,26 +82,31 @@ def print_table(metrics: dict) -> None:
 def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    source = arguments.dataset or arguments.annotations
     annotations = read_annotations(
-        arguments.dataset or arguments.annotations,
+        source,
         subset=arguments.subset,
         video_folder=arguments.videos,
         repair=False,
         streaming=arguments.streaming,
     )
+    check_actions(annotations, arguments.subset)
+    check_measured_times(annotations.videos, source, arguments.max_lost)
     video_scores = None
     if arguments.video_scores:
         video_scores = read_video_scores(arguments.video_scores, annotations.label_names)
     pipe = pipeline(
         "temporal-action-localization", model=str(complete_folder(arguments.model)), device=arguments.device
     )
+    if not video_scores:
+        check_classes(annotations, pipe.model.config.label2id)
     detections = localize_videos(
         pipe,
         annotations.videos,
         video_scores=video_scores,
         windows_per_step=arguments.windows_per_step,
     )
-    Path(arguments.detections).write_text(json.dumps(submission(detections)))
+    Path(arguments.detections).write_text(json.dumps(submission(detections), allow_nan=False))
     print_table(mean_average_precision(detections, annotations, arguments.tiou))
 
 

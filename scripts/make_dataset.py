@@ -17,6 +17,7 @@ from huggingface_hub.errors import HTTPError
 
 from re2tal_hf.data.annotations import read_label_names
 from re2tal_hf.data.hub_dataset import HubDataset, read_dataset, upload_dataset, write_dataset
+from re2tal_hf.data.time_units import MAX_LOST
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,6 +27,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="the dataset folder, new")
     parser.add_argument("--subsets", nargs="+", help="subsets of the annotations to take; default all")
     parser.add_argument("--labels", help="text file with the names of the classes in order, one a line")
+    parser.add_argument(
+        "--max-lost",
+        type=float,
+        default=MAX_LOST,
+        help="largest share of actions outside their video or that end before they start; default %(default)s",
+    )
     parser.add_argument("--repo", help="user/name on the Hub to upload to")
     parser.add_argument("--public", action="store_true", help="make a new dataset on the Hub public, not private")
     parser.add_argument("--dry-run", action="store_true", help="check all and report, write and upload nothing")
@@ -51,7 +58,13 @@ def make(arguments: argparse.Namespace) -> None:
     label_names = read_label_names(arguments.labels) if arguments.labels else None
     if arguments.output.exists():
         raise FileExistsError(f"{arguments.output} exists; choose another output folder or remove it")
-    dataset = read_dataset(arguments.annotations, arguments.videos, subsets=arguments.subsets, label_names=label_names)
+    dataset = read_dataset(
+        arguments.annotations,
+        arguments.videos,
+        subsets=arguments.subsets,
+        label_names=label_names,
+        max_lost=arguments.max_lost,
+    )
     print_report(dataset)
     if arguments.dry_run:
         print("dry run: nothing written")

@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def write_results(folder: Path, name: str, rows: list[dict], duration: float) -> None:
-    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2))
+    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2, allow_nan=False))
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["start", "end", "label", "score"])
         writer.writeheader()

@@ -180,6 +180,52 @@ def test_rules_drop_clip_and_count(make, caplog):
     assert len(caplog.records) == 4
 
 
+def in_unit(factor, number=6, seconds=40.0):
+    """Videos with three actions each and the last near their end, times in so many parts of a second."""
+    times = [(2.0, 5.0), (11.0, 14.5), (30.0, 38.0)]
+    actions = [("run", start * factor, end * factor) for start, end in times]
+    return {f"v{index}": entry(*actions, duration=seconds) for index in range(number)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "guess"),
+    [
+        (30, "28.5 times the durations: they look like frames at about 30 a second"),
+        (25, "frames at about 24 a second"),
+        (1000, "they look like milliseconds; divide them by 1000"),
+        (1e6, "microseconds"),
+    ],
+)
+def test_times_that_are_not_seconds_are_refused(make, factor, guess):
+    with pytest.raises(AnnotationError, match=f"1[78] of 18 segments lie wholly outside.*first: v0.*{guess}"):
+        read_annotations(make(**in_unit(factor)))
+    assert len(read_annotations(make(**in_unit(factor)), repair=False).videos) == 6
+    assert read_annotations(make(**in_unit(factor)), max_lost=1.0).counts["outside_video"] >= 17
+
+
+def test_a_few_times_outside_are_no_matter(make):
+    videos = in_unit(1, number=3) | {"odd": entry(("run", 50, 60), ("run", 70, 80), duration=40)}
+    annotations = read_annotations(make(**videos))
+    assert annotations.counts == {"outside_video": 2}
+    assert annotations.lost == {0: 2}
+    assert annotations.class_agnostic().lost == {0: 2}
+
+
+def test_start_and_length_in_place_of_start_and_end(make):
+    with pytest.raises(AnnotationError, match=r"12 of 18 segments end at or before their start.*\[start, length\]"):
+        read_annotations(make(**{f"v{i}": entry(("a", 1, 3), ("a", 11, 3), ("a", 30, 8)) for i in range(6)}))
+
+
+@pytest.mark.parametrize("factor", [1 / 60, 1 / 1000])
+def test_times_in_the_first_moments_of_every_video_are_doubted(make, caplog, factor):
+    with caplog.at_level(logging.WARNING):
+        read_annotations(make(**in_unit(factor)))
+    assert "all actions of 6 videos lie in their first" in caplog.text
+    caplog.clear()
+    read_annotations(make(**in_unit(1 / 60) | in_unit(1, number=1)))
+    assert not caplog.records
+
+
 def test_class_agnostic(make):
     annotations = read_annotations(make(a=entry(("run", 1, 2), ("jump", 3, 4)))).class_agnostic()
     assert annotations.label_names == ["action"]

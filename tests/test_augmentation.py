@@ -85,3 +85,37 @@ def test_flip_mirrors_columns_except_where_a_label_forbids():
 def test_values_out_of_range_are_refused(settings):
     with pytest.raises(ValueError):
         Augmentation(**settings)
+
+
+NAMES = ["Sway", "Circle", "3"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "ids"),
+    [(["Sway"], (0,)), ([1], (1,)), (["3", 0], (2, 0)), ("Circle", (1,)), (2, (2,)), (None, ()), ([3], (2,))],
+)
+def test_unflippable_labels_are_names_or_ids(labels, ids):
+    augmentation = Augmentation(flip_probability=1.0, unflippable_labels=labels).with_labels(NAMES)
+    assert augmentation.unflippable_labels == ids
+    frames = clip()
+    for label in range(3):
+        expected = frames if label in ids else frames.flip(-1)
+        assert torch.equal(augmentation(frames, SIZE, labels=[label]), expected)
+
+
+@pytest.mark.parametrize("label", ["sway", 4, -1, "0"])
+def test_unknown_unflippable_labels_are_refused(label):
+    with pytest.raises(ValueError, match=f"no class {label!r}; the classes are 0 'Sway', 1 'Circle', 2 '3'"):
+        Augmentation(unflippable_labels=[label]).with_labels(NAMES)
+
+
+def test_a_number_that_is_an_id_and_another_name_is_refused():
+    names = ["1", "2", "3"]
+    with pytest.raises(ValueError, match="1 is the id of class '2' and the name of class 0"):
+        Augmentation(unflippable_labels=[1]).with_labels(names)
+    assert Augmentation(unflippable_labels=["1"]).with_labels(names).unflippable_labels == (0,)
+
+
+def test_names_must_be_resolved_before_use():
+    with pytest.raises(ValueError, match="with_labels"):
+        Augmentation(flip_probability=1.0, unflippable_labels=["Sway"])(clip(), SIZE, labels=[0])

@@ -1,5 +1,6 @@
 import logging
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tolerances import assert_close
 from torch.utils.data import DataLoader
 from video_factory import numbered_frames, write_video
 
-from re2tal_hf.data.annotations import AnnotatedVideo, read_annotations
+from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, read_annotations
 from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.data.windows import FrameCache, TrainingWindows, UnreadableVideosError, collate
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
@@ -133,11 +134,35 @@ def test_crops_keep_enough_of_an_action(videos, threshold):
     assert len(starts) > 30
 
 
-def test_actions_longer_than_a_window_give_background(videos):
-    windows = TrainingWindows(videos[2:3], processor(num_frames=8))
-    window, labels = windows.draw_window(windows.videos[0], torch.Generator().manual_seed(0))
-    assert window.num_frames == 8
-    assert labels["segments"].shape == (0, 2)
+@pytest.mark.parametrize("threshold", [0.75, 1.0])
+def test_a_window_inside_an_action_is_that_action(tmp_path, threshold):
+    whole = make_video(tmp_path, "whole", 10.0, [(0.0, 10.0, 1)])
+    windows = TrainingWindows([whole], processor(num_frames=16), truncation_threshold=threshold)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        window, labels = windows.draw_window(windows.videos[0], generator)
+        assert window.num_frames == 16
+        assert labels["segments"].tolist() == [[0, 16]] and labels["class_labels"].tolist() == [1]
+
+
+def test_of_an_action_longer_than_the_window_its_share_of_the_window_counts(tmp_path):
+    video = make_video(tmp_path, "border", 10.0, [(4.0, 10.0, 1)])
+    windows = TrainingWindows([video], processor(num_frames=20), max_attempts=1)
+    generator, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(200):
+        window, labels = windows.draw_window(windows.videos[0], generator)
+        first = round(window.start * RATE)
+        inside = min(first + 20, 100) - max(first, 40)
+        assert len(labels["segments"]) == (inside >= 15)
+        seen.add(inside)
+    assert {14, 15, 20} <= seen
+
+
+def test_crops_of_a_part_of_a_short_video_keep_a_long_action(tmp_path):
+    video = make_video(tmp_path, "short", 2.0, [(0.0, 2.0, 1)])
+    windows = TrainingWindows([video], processor(), crop_ratio=(0.3, 0.5))
+    window, labels = windows.draw_window(windows.videos[0], torch.Generator())
+    assert labels["segments"].tolist() == [[0, window.num_frames]]
 
 
 def test_short_videos_are_cropped_by_a_ratio_and_padded(videos):
@@ -229,6 +254,19 @@ def test_segments_are_checked_against_measured_durations(videos, caplog):
     assert windows.videos[0].duration == pytest.approx(10.0)
     np.testing.assert_allclose(windows.videos[0].segments, [[1, 2], [9, 10], [9, 10]])
     assert video.duration is None and len(video.segments) == 4
+
+
+def test_times_that_are_not_seconds_by_the_measured_durations(videos):
+    frames = replace(videos[0], segments=videos[0].segments * 10)
+    with pytest.raises(AnnotationError, match="training videos: 3 of 3 .*about 10 a second"):
+        TrainingWindows([frames], processor())
+    assert TrainingWindows([frames], processor(), max_lost=1.0).lost == {0: 2, 1: 1}
+
+
+def test_wrong_durations_are_named(videos, caplog):
+    windows = TrainingWindows([replace(videos[0], duration=0.17), replace(videos[1], duration=2.6)], processor())
+    assert windows.counts == {"wrong_duration": 1} and len(windows.videos[0].labels) == 3
+    assert "first: long, 0.17 s in the annotations and 10 s long" in caplog.text
 
 
 def test_files_unreadable_from_the_start_are_left_out(videos, broken, caplog):
@@ -338,6 +376,7 @@ def test_cache_keeps_nothing_of_a_video_that_fails(broken, tmp_path):
     ("settings", "message"),
     [
         ({"windows_per_video": 0}, "windows_per_video is out of range: 0"),
+        ({"max_lost": 1.5}, "max_lost is out of range: 1.5"),
         ({"seconds_per_window": 0.0}, "seconds_per_window"),
         ({"truncation_threshold": 0.0}, "truncation_threshold"),
         ({"crop_ratio": (0.9, 1.1)}, "crop_ratio"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections import Counter
@@ -16,9 +15,29 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from .annotation_set import (
+    RULES,
+    AnnotatedVideo,
+    AnnotationError,
+    AnnotationSet,
+    RuleLog,
+    repair_segments,
+    repair_video,
+)
 from .hub_video import HubVideo
+from .time_units import MAX_LOST, check_times
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "RULES",
+    "AnnotatedVideo",
+    "AnnotationError",
+    "AnnotationSet",
+    "RuleLog",
+    "find_videos",
+    "read_annotations",
+    "read_label_names",
+    "repair_segments",
+]
 
 VIDEO_EXTENSIONS = frozenset(
     {
@@ -43,96 +62,6 @@ _SUBSET_SYNONYMS = (
     frozenset({"test", "testing"}),
 )
 
-# Found in the public benchmarks themselves, so never fatal. Rule -> (finding, what repair does).
-RULES = {
-    "empty_segment": ("segments that start at or after their end", "dropped"),
-    "outside_video": ("segments that lie wholly outside their video", "dropped"),
-    "past_video_edge": ("segments that reach past the start or end of their video", "clipped"),
-    "duplicate_segment": ("segments given twice with the same label and times", "dropped"),
-    "missing_file": ("videos without a file in the video folder", "dropped"),
-}
-
-
-class AnnotationError(ValueError):
-    """An annotation file that cannot be used as it is; the message names the file and the fix."""
-
-
-@dataclass
-class AnnotatedVideo:
-    """One video and its actions.
-
-    Attributes:
-        video_id: Name of the video in the annotation file.
-        subset: Subset as the annotation file spells it.
-        path: The video file, here or on the Hub; `None` where no folder of videos was given or the file is missing.
-        duration: Seconds, or `None` where the annotation file does not say.
-        segments: float64 `[N, 2]`, start and end of every action in seconds.
-        labels: Class id of every action, an index into the label names of the set.
-    """
-
-    video_id: str
-    subset: str
-    path: Path | HubVideo | None
-    duration: float | None
-    segments: np.ndarray
-    labels: list[int]
-
-    def local_path(self) -> Path:
-        """Returns the path of the file, fetched first where it is on the Hub.
-
-        Raises:
-            ValueError: There is no file.
-            VideoReadError: It cannot be fetched.
-        """
-        if self.path is None:
-            raise ValueError(f"video {self.video_id!r} has no file; give read_annotations the video_folder")
-        return self.path.fetch() if isinstance(self.path, HubVideo) else self.path
-
-
-@dataclass
-class AnnotationSet:
-    """The videos of a subset.
-
-    Attributes:
-        videos: In the order of the file.
-        label_names: Name of class 0, 1, ...; the same for every subset of a file.
-        counts: How often each of `RULES` was met; rules that were not met are absent.
-    """
-
-    videos: list[AnnotatedVideo]
-    label_names: list[str]
-    counts: dict[str, int]
-
-    def class_agnostic(self, name: str = "action") -> AnnotationSet:
-        """The same set with one class only, for a head that leaves the naming to a classifier."""
-        videos = [replace(video, labels=[0] * len(video.labels)) for video in self.videos]
-        return AnnotationSet(videos, [name], dict(self.counts))
-
-
-class RuleLog:
-    """Counts how often each rule is met and says so in one warning per rule."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
-
-    def add(self, rule: str, example: str) -> None:
-        """Count one more case of `rule`; the first example is kept for the warning."""
-        self.counts[rule] += 1
-        self._first.setdefault(rule, example)
-
-    def lines(self, *, repaired: bool = True) -> list[str]:
-        """Returns one line per rule that was met."""
-        return [
-            f"{rule}: {count} {RULES[rule][0]}, {RULES[rule][1] if repaired else 'kept'}; first: {self._first[rule]}"
-            for rule, count in self.counts.items()
-        ]
-
-    def warn(self, source: str | Path, *, repaired: bool = True) -> None:
-        """Log one line per rule that was met in `source`."""
-        for line in self.lines(repaired=repaired):
-            logger.warning("%s: %s", source, line)
-
 
 @dataclass
 class _Record:
@@ -145,6 +74,7 @@ class _Record:
     labels: list[str | int]
     label_ids: list[int | None]
     path: Path | HubVideo | None = None
+    folders: tuple[str, ...] = ()
 
 
 def read_annotations(
@@ -155,6 +85,7 @@ def read_annotations(
     label_names: Sequence[str] | None = None,
     first_label_id: int = 0,
     repair: bool = True,
+    max_lost: float = MAX_LOST,
     streaming: bool = False,
 ) -> AnnotationSet:
     """Read and check the annotations of one subset.
@@ -167,7 +98,9 @@ def read_annotations(
     - MultiTHUMOS: `{video_id: {"subset", "duration", "actions": [[label_id, start, end]]}}`.
     - A dataset on the Hub, or a folder of that form: videos and a `metadata.jsonl` (one, or one
       per split folder) with a line per video, `{"file_name", "annotations"}` and optionally
-      `video_id` (else the file's stem), `duration` and `subset` (else the split).
+      `video_id` (else the file's stem), `duration` and `subset` (else the split, which in a folder
+      is told by the names of the folders as `datasets` does, see `read_hub_rows`; the name of any
+      other folder is understood too).
 
     Args:
         source: JSON file, folder with `metadata.jsonl`, or dataset on the Hub, "user/name" or
@@ -175,7 +108,8 @@ def read_annotations(
         subset: Subset to read, in any case. A name that stands in the file comes first; else
             "train" means "training", "val" and "valid" "validation", "test" "testing", and back.
             Which subset a benchmark trains on is its own matter: THUMOS-14 files call their
-            training videos "Validation", "training" or "train". `None` reads all.
+            training videos "Validation", "training" or "train". `None` reads all; an empty name is
+            an error.
         video_folder: Where the videos lie, in any subfolder, as `<id>.<ext>` or `v_<id>.<ext>`.
         label_names: The classes, in order; any other label is an error. Default: those that the
             card of a dataset declares, else the labels of all subsets of the file, by their ids
@@ -183,12 +117,15 @@ def read_annotations(
         first_label_id: Id of `label_names[0]` in files that give ids only (MultiTHUMOS: 1).
         repair: Drop or clip what breaks one of `RULES`, as training needs. `False` counts it but
             keeps every segment and video as it stands: the ground truth of the ActivityNet metric.
+        max_lost: With `repair`, the largest share of the segments that may be dropped because they lie
+            outside their video, or end before they start, by the durations in the file: more are times
+            that are not seconds (see `check_times`).
         streaming: Leave each video on the Hub until `AnnotatedVideo.local_path` is asked for it.
             `False` fetches those of the subset now.
 
     Raises:
         AnnotationError: Malformed file, duplicate ids, unknown subset or label, no video files, no
-            such dataset.
+            such dataset, times that are not seconds.
         FileNotFoundError: No such annotation file or video folder.
         VideoReadError: A video cannot be fetched from the Hub.
     """
@@ -206,13 +143,17 @@ def read_annotations(
             rules.add("missing_file", record.video_id)
             if repair:
                 continue
-        videos.append(_annotated_video(record, class_ids, rules, repair))
-    rules.warn(source, repaired=repair)
+        videos.append(_annotated_video(record, class_ids))
     if not videos:
         raise AnnotationError(f"{source}: no video of the {len(records)} in subset {subset!r} has a file")
+    if repair:
+        check_times(videos, source, max_lost)
+    repaired = [repair_video(video, rules) for video in videos]
+    rules.warn(source, repaired=repair)
+    videos = repaired if repair else videos
     if not streaming:
         _fetch(videos)
-    return AnnotationSet(videos, names, dict(rules.counts))
+    return AnnotationSet(videos, names, dict(rules.counts), rules.lost)
 
 
 def read_label_names(path: str | Path) -> list[str]:
@@ -239,45 +180,10 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
     return found
 
 
-def repair_segments(
-    video: AnnotatedVideo, duration: float | None, rules: RuleLog, *, tolerance: float = 0.0
-) -> tuple[np.ndarray, list[int]]:
-    """Apply the segment rules to one video and count what they find.
-
-    Args:
-        video: Segments in seconds; not changed.
-        duration: Seconds; `None` where unknown, then only times before 0 are outside.
-        rules: Takes the counts.
-        tolerance: Seconds past the edge of the video that are clipped without being counted.
-
-    Returns:
-        The segments that remain, float64 `[M, 2]`, clipped to the video, and their labels.
-    """
-    end_of_video = math.inf if duration is None else duration
-    kept, labels, seen = [], [], set()
-    for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True):
-        example = f"{video.video_id} [{start:g}, {end:g}]"
-        if start >= end:
-            rules.add("empty_segment", example)
-        elif start >= end_of_video or end <= 0:
-            rules.add("outside_video", f"{example}, {end_of_video:g} s long")
-        elif (label, start, end) in seen:
-            rules.add("duplicate_segment", example)
-        else:
-            seen.add((label, start, end))
-            if start < -tolerance or end > end_of_video + tolerance:
-                rules.add("past_video_edge", f"{example}, {end_of_video:g} s long")
-            kept.append((max(start, 0.0), min(end, end_of_video)))
-            labels.append(label)
-    return np.array(kept, dtype=np.float64).reshape(-1, 2), labels
-
-
-def _annotated_video(record: _Record, class_ids: dict[str | int, int], rules: RuleLog, repair: bool) -> AnnotatedVideo:
+def _annotated_video(record: _Record, class_ids: dict[str | int, int]) -> AnnotatedVideo:
     segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
     labels = [class_ids[label] for label in record.labels]
-    video = AnnotatedVideo(record.video_id, record.subset, record.path, record.duration, segments, labels)
-    repaired, repaired_labels = repair_segments(video, video.duration, rules)
-    return replace(video, segments=repaired, labels=repaired_labels) if repair else video
+    return AnnotatedVideo(record.video_id, record.subset, record.path, record.duration, segments, labels)
 
 
 def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
@@ -294,7 +200,7 @@ def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
     records = []
     for row in rows:
         record = _parse_record(row["video_id"], row, row["source"])
-        record.path = row["path"]
+        record.path, record.folders = row["path"], row.get("folders", ())
         records.append(record)
     return records, names
 
@@ -380,16 +286,23 @@ def _number(value: Any, where: str) -> float:
 
 def _select_subset(records: list[_Record], subset: str | None, source: str | Path) -> list[_Record]:
     selected = records
-    if subset is not None:
+    if subset is not None and not subset.strip():
+        selected = []
+    elif subset is not None:
         present = {record.subset.lower() for record in records}
         wanted = {subset.lower()}
         if not wanted & present:
             wanted.update(*(names for names in _SUBSET_SYNONYMS if subset.lower() in names))
-        selected = [record for record in records if record.subset.lower() in wanted]
+        selected = [record for record in records if record.subset.lower() in wanted] or [
+            replace(record, subset=subset)
+            for record in records
+            if subset.lower() in (folder.lower() for folder in record.folders)
+        ]
     if not selected:
         available = Counter(record.subset for record in records)
         listing = ", ".join(f"{name!r} ({count} videos)" for name, count in available.items())
-        raise AnnotationError(f"{source}: no videos in subset {subset!r}; the file has {listing}")
+        wanting = f"no videos in subset {subset!r}" if subset and subset.strip() else "the name of the subset is empty"
+        raise AnnotationError(f"{source}: {wanting}; the file has {listing}")
     _check_unique((record.video_id for record in selected), source)
     return selected
 

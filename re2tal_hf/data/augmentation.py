@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -22,8 +22,8 @@ class Augmentation:
             resized to the input size; `None` takes no random crop.
         crop_ratio: Range of the crop's aspect ratio, width to height.
         flip_probability: How often a clip is mirrored left to right.
-        unflippable_labels: Class ids whose meaning depends on left and right; a clip that shows
-            one of them is never mirrored.
+        unflippable_labels: Names or ids of the classes whose meaning depends on left and right; a
+            clip that shows one of them is never mirrored. `with_labels` turns names into ids.
         brightness: Largest relative change; the factor is drawn from `[1 - b, 1 + b]`.
         contrast: Like `brightness`.
         saturation: Like `brightness`.
@@ -36,7 +36,7 @@ class Augmentation:
     crop_scale: Annotated[tuple[float, float] | None, Range(0, 1, with_low=False, rising=True)] = None
     crop_ratio: Annotated[tuple[float, float], POSITIVE] = (3 / 4, 4 / 3)
     flip_probability: Annotated[float, SHARE] = 0.0
-    unflippable_labels: tuple[int, ...] = ()
+    unflippable_labels: Collection[int | str] | int | str | None = ()
     brightness: Annotated[float, NOT_NEGATIVE] = 0.0
     contrast: Annotated[float, NOT_NEGATIVE] = 0.0
     saturation: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -45,6 +45,23 @@ class Augmentation:
     def __post_init__(self) -> None:
         check_values("", vars(self), fields_of(Augmentation))
         self._transform((1, 1), flip=True)
+
+    def with_labels(self, label_names: Sequence[str]) -> Augmentation:
+        """The same settings with `unflippable_labels` as ids of these classes.
+
+        Args:
+            label_names: Name of class 0, 1, ...
+
+        Raises:
+            ValueError: A label is none of the classes, or a number that is the id of one and the name of another.
+        """
+        return replace(self, unflippable_labels=tuple(_class_id(label, label_names) for label in self._unflippable()))
+
+    def _unflippable(self) -> Collection[int | str]:
+        labels = self.unflippable_labels
+        if labels is None:
+            return ()
+        return (labels,) if isinstance(labels, int | str) else labels
 
     def __call__(
         self,
@@ -69,9 +86,14 @@ class Augmentation:
             uint8 `[T, C, H', W']`; the same draw for every frame.
 
         Raises:
-            ValueError: `crop_scale` is set and there is no `size`.
+            ValueError: `crop_scale` is set and there is no `size`, or `unflippable_labels` holds names still.
         """
-        transform = self._transform(size, flip=not set(labels) & set(self.unflippable_labels))
+        unflippable = set(self._unflippable())
+        if any(isinstance(label, str) for label in unflippable):
+            raise ValueError(
+                f"unflippable_labels {sorted(map(str, unflippable))} are names: with_labels() turns them into class ids"
+            )
+        transform = self._transform(size, flip=not set(labels) & unflippable)
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would also reseed the accelerators, which fork_rng does not restore.
@@ -92,3 +114,18 @@ class Augmentation:
         if self.brightness or self.contrast or self.saturation or self.hue:
             parts.append(v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue))
         return v2.Compose(parts)
+
+
+def _class_id(label: int | str, names: Sequence[str]) -> int:
+    known = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
+    by_name = names.index(str(label)) if str(label) in names else None
+    by_id = label if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names) else None
+    if by_name is not None and by_id is not None and by_name != by_id:
+        raise ValueError(
+            f"unflippable_labels: {label!r} is the id of class {names[by_id]!r} and the name of class {by_name};"
+            " put it in quotes to mean the name"
+        )
+    found = by_name if by_id is None else by_id
+    if found is None:
+        raise ValueError(f"unflippable_labels: there is no class {label!r}; the classes are {known}")
+    return found

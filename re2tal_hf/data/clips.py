@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
 from ..video_reader import VideoReader, VideoReadError
-from .annotations import VIDEO_EXTENSIONS, AnnotatedVideo, AnnotationError, AnnotationSet
+from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
+from .annotations import VIDEO_EXTENSIONS
 from .windows import TrainingWindows
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ def read_clips(source: str | Path, split: str) -> AnnotationSet:
     Raises:
         AnnotationError: if there is no such split, or no readable clip in it.
     """
+    if not split.strip():
+        raise AnnotationError(f"{source}: the name of the split is empty; name one, such as train")
     found, names = _folder_clips(Path(source), split) if Path(source).is_dir() else _hub_clips(str(source), split)
     clips = []
     for path, label in found:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -16,19 +20,25 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .annotations import AnnotationError
+from .annotation_set import AnnotationError
 from .hub_video import HubVideo
+
+logger = logging.getLogger(__name__)
 
 METADATA_FILES = ("metadata.jsonl", "metadata.parquet")
 _FORM = '{"file_name": ..., "annotations": [{"segment": [start, end], "label": ...}]}'
 
 Row = dict[str, Any]
 """A row of the metadata, and: `source`, what error messages call the table; `subset`, by default the split; `path`, a
-`Path`, a `HubVideo` or, where there is no such file, `None`."""
+`Path`, a `HubVideo` or, where there is no such file, `None`; in a folder also `folders`, in which the video lies."""
 
 
 def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
     """Reads the metadata of every split; no video is opened or fetched.
+
+    In a folder without a card that says otherwise, a row without a `subset` belongs to the split that the folders
+    of its table, else those of its video, name as in `datasets` ("train", "dev", "test-videos", ...; names of files
+    do not count). Where no folder names a split, all is "train"; beside such folders, another is a subset of its name.
 
     Args:
         source: A folder, or a dataset on the Hub: "user/name" or "user/name@revision".
@@ -43,7 +53,7 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
     if not Path(source).is_dir():
         return _read_dataset(str(source))
     folder = Path(source)
-    tables = sorted(path for name in METADATA_FILES for path in folder.rglob(name))
+    tables = sorted(path for name in METADATA_FILES for path in folder.rglob(name) if not _hidden(path, folder))
     if not tables:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"
@@ -55,9 +65,51 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
         # Given a folder without a card, datasets would also split it by words in the names of the videos
         # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
         loaded = _load("videofolder", str(table), data_dir=str(table.parent), data_files=[table.name])
-        split = "train" if table.parent == folder else table.parent.name
-        rows += _rows({split: loaded["train"]}, str(table), _local_file)
+        for row in _rows({"": loaded["train"]}, str(table), _local_file):
+            video = Path(os.path.relpath(row["video"]["path"], folder))
+            row["folders"] = video.parts[:-1]
+            # As in datasets, the place of the table comes before that of the video.
+            row["splits"] = _splits(table.relative_to(folder).parts[:-1]) or _splits(row["folders"])
+            rows.append(row)
+    _place(rows)
     return rows, None
+
+
+def _place(rows: list[Row]) -> None:
+    """Gives rows without a `subset` the split that their folders name."""
+    unnamed = not any(row["splits"] for row in rows)
+    for row in rows:
+        splits = row.pop("splits")
+        if row["subset"]:
+            continue
+        if len(splits) > 1:
+            raise AnnotationError(
+                f"{row['source']}: {row['video']['path']} lies in folders of several splits, {' and '.join(splits)};"
+                ' rename one, or give the video a "subset"'
+            )
+        row["subset"] = splits[0] if splits else "train" if unnamed else next(iter(row["folders"]), "")
+    if astray := [row["video"]["path"] for row in rows if not row["subset"]]:
+        logger.warning(
+            "%d videos lie beside the folders of the splits and are in no subset; first: %s", len(astray), astray[0]
+        )
+
+
+def _splits(folders: Sequence[str]) -> list[str]:
+    """Splits that names of folders stand for, by the words that datasets knows, in any case."""
+    return [
+        str(split)
+        for split, words in SPLIT_KEYWORDS.items()
+        if any(
+            re.fullmatch(rf"(.*[{NON_WORDS_CHARS}])?{word}([{NON_WORDS_CHARS}].*)?", folder, re.IGNORECASE)
+            for word in words
+            for folder in folders
+        )
+    ]
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether datasets would pass over a file, such as those that a download keeps in .cache."""
+    return any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
 
 
 def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
@@ -113,10 +165,11 @@ def _rows(
 ) -> Iterator[Row]:
     names = _declared_names(splits)
     for split, rows in splits.items():
+        where = f"{source}: split {split!r}" if split else source
         try:
             for row in rows:
                 if not row.get("video"):
-                    raise AnnotationError(f'{source}: a row of split {split!r} has no "file_name"; it needs {_FORM}')
+                    raise AnnotationError(f'{where}: a row has no "file_name"; it needs {_FORM}')
                 row["path"] = find(row["video"]["path"])
                 row["video_id"] = row.get("video_id") or Path(row["video"]["path"]).stem
                 row["subset"] = row.get("subset") or split
@@ -126,7 +179,7 @@ def _rows(
         except AnnotationError:
             raise
         except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
-            raise AnnotationError(f"{source}: split {split!r} cannot be read: {error}") from error
+            raise AnnotationError(f"{where}: cannot be read: {error}") from error
 
 
 def _name_labels(row: Row, names: list[str]) -> None:

@@ -7,18 +7,19 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 from huggingface_hub import HfApi
-from tqdm.auto import tqdm
 
-from ..video_reader import VideoReader, VideoReadError
-from .annotations import AnnotatedVideo, AnnotationError, RuleLog, read_annotations, repair_segments
+from ..video_reader import VideoReadError
+from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_video
+from .annotations import read_annotations
+from .durations import known_durations, with_duration
 from .hub_dataset_card import dataset_card, dataset_features
+from .time_units import MAX_LOST, check_times
 
 # By subset name in lower case; any other subset keeps its name.
 SPLITS = {
@@ -69,6 +70,7 @@ def read_dataset(
     *,
     subsets: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
+    max_lost: float = MAX_LOST,
 ) -> HubDataset:
     """Reads annotations, opens every video and measures it; writes nothing.
 
@@ -79,6 +81,7 @@ def read_dataset(
         videos: Folder of the videos; `None` where the annotations name the files.
         subsets: Names of the subsets to take; default all.
         label_names: The classes in order; default those of the annotations.
+        max_lost: Largest share of segments outside their video or that end before they start; see `check_times`.
 
     Raises:
         AnnotationError: As `read_annotations` does, and for names that the Hub's form has no place for.
@@ -96,13 +99,14 @@ def read_dataset(
             missing.add("missing_file", video.video_id)
     present = [video for video in annotated if video.path is not None]
     splits: dict[str, list[AnnotatedVideo]] = {}
-    for video, duration in zip(present, _durations(present), strict=True):
+    for video, duration in zip(present, known_durations(present, progress=True), strict=True):
         if isinstance(duration, VideoReadError):
             unreadable.append(f"{video.video_id}: {duration}")
             continue
-        measured = replace(video, duration=duration)
-        repair_segments(measured, duration, rules)
+        measured = with_duration(video, duration, rules)
+        repair_video(measured, rules)
         splits.setdefault(_split(video.subset), []).append(measured)
+    check_times([video for part in splits.values() for video in part], annotations, max_lost)
     if not splits:
         raise AnnotationError(f"{annotations}: none of its {len(annotated)} videos can be read; check {videos}")
     for split_videos in splits.values():
@@ -193,18 +197,6 @@ def _split(subset: str) -> str:
     return split
 
 
-def _durations(videos: Sequence[AnnotatedVideo]) -> list[float | VideoReadError]:
-    def measure(video: AnnotatedVideo) -> float | VideoReadError:
-        try:
-            with VideoReader(video.local_path(), backend="pyav") as reader:
-                return reader.duration
-        except VideoReadError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(tqdm(pool.map(measure, videos), "reading videos", len(videos)))
-
-
 def _file_names(videos: Sequence[AnnotatedVideo]) -> list[str]:
     """Names of the files of a split, relative to its folder."""
     names = []
@@ -247,7 +239,7 @@ def _row(video: AnnotatedVideo, file_name: str, label_names: Sequence[str]) -> d
 def _write_metadata(rows: list[dict[str, Any]], path: Path) -> None:
     if path.suffix == ".jsonl":
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         return
     features = dataset_features(None)
     del features["video"]

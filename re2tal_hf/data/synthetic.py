@@ -192,7 +192,7 @@ def generate(
             )
             database[video_id] = _annotate(scene, subset, num_frames, frame_rate)
     annotation_file = folder / "annotations.json"
-    text = json.dumps({"version": "synthetic-1", "database": database}, indent=1)
+    text = json.dumps({"version": "synthetic-1", "database": database}, indent=1, allow_nan=False)
     annotation_file.write_text(text + "\n", encoding="utf-8")
     return annotation_file
 

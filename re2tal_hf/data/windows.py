@@ -8,7 +8,6 @@ import logging
 import math
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -21,9 +20,11 @@ from transformers.image_utils import SizeDict
 
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
 from ..video_reader import Resize, VideoReader, VideoReadError
-from .annotations import AnnotatedVideo, RuleLog, repair_segments
+from .annotation_set import AnnotatedVideo, RuleLog, repair_video
 from .augmentation import Augmentation
+from .durations import known_durations, measured_duration, with_duration
 from .hub_video import HubVideo
+from .time_units import MAX_LOST, check_times
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     random crop of `processor.num_frames` frames at `processor.frame_rate`, drawn as ActionFormer
     does (arXiv 2202.07925, `truncate_feats` of its implementation): crops are drawn until one keeps
     an action, and an action is kept, clipped to the crop, where at least `truncation_threshold` of
-    its length lies inside. A video that fits into one window gives a crop of a share of
-    `crop_ratio` of itself. Windows shorter than `processor.num_frames` are padded and masked.
+    its length lies inside. Other than there, of an action longer than the crop it is the share of the
+    crop that counts, so that a crop inside an action is that action and not background. A video that
+    fits into one window gives a crop of a share of `crop_ratio` of itself. Windows shorter than
+    `processor.num_frames` are padded and masked.
 
     An item is `pixel_values_videos` float `[T, C, H, W]`, `frame_mask` bool `[T]` and `labels`, a
     dict of `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`. It depends on the
@@ -61,11 +64,14 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         windows_per_video: Windows drawn from each video in an epoch, or from each stretch of
             `seconds_per_window` of it where that is given.
         seconds_per_window: Makes long videos give more windows than short ones.
-        truncation_threshold: Share of an action that must lie in the window, in (0, 1].
+        truncation_threshold: Share of an action (or of the window, where the action is longer) that must
+            lie in the window, in (0, 1].
         crop_ratio: Range of the share kept of a video that fits into one window; `None`: all of it.
         max_attempts: Crops drawn at most in search of an action; the first one if none has any.
         seed: Of all draws.
         max_unreadable: Largest share of unreadable videos with which training goes on.
+        max_lost: Largest share of segments that are dropped because they lie outside their video, by its
+            true duration, or end before they start; see `check_times`.
         cache: Folder for decoded frames (see `FrameCache`), for when training waits for decoding.
         backend: Of the `VideoReader`.
 
@@ -73,9 +79,11 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         videos: The readable videos with measured durations, where they are not on the Hub still,
             and segments clipped to them.
         counts: How often each rule of `annotations.RULES` was met once the durations were measured.
+        lost: Segments outside their video, or that end before they start, by class id.
 
     Raises:
         ValueError: Settings out of range, no videos, or a video without a path.
+        AnnotationError: More segments are lost than `max_lost` allows.
         UnreadableVideosError: Too many videos cannot be read; also while items are read.
     """
 
@@ -92,6 +100,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         max_attempts: int = 200,
         seed: int = 0,
         max_unreadable: float = 0.05,
+        max_lost: float = MAX_LOST,
         cache: str | Path | None = None,
         backend: Backend = "auto",
     ) -> None:
@@ -104,13 +113,16 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         self.max_attempts = max_attempts
         self.seed = seed
         self.max_unreadable = max_unreadable
+        self.max_lost = max_lost
         self.backend: Backend = backend
         self._cache = None if cache is None else FrameCache(cache)
         self._check_settings(videos)
         # Shared with the workers, so that they see the epoch and each other's unreadable videos.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._num_given = len(videos)
-        self.videos, self.counts = self._open_all(videos)
+        rules = RuleLog()
+        self.videos = self._open_all(videos, rules)
+        self.counts, self.lost = dict(rules.counts), rules.lost
         self._failed = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
         self._check_share_of_unreadable()
         self._video_of_window = np.repeat(
@@ -164,15 +176,51 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         }
         return window, labels
 
+    def longest_window(self, video: AnnotatedVideo) -> int:
+        """Frames of the longest window that is drawn from one of `videos`."""
+        return self._crop_lengths(self._whole(video).num_frames)[1]
+
+    def frame_rate(self, video: AnnotatedVideo) -> float:
+        """Frames per second of the windows that are drawn from one of `videos`."""
+        return self._whole(video).frame_rate
+
+    def placements(self, video: AnnotatedVideo, number: int) -> Tensor:
+        """The actions of one of `videos` as `number` of its longest windows show them.
+
+        The windows show the action whole, where one can, and as near their middle as may be. They begin a frame
+        apart, as far as the video goes, since where a feature step begins decides what learns the action.
+
+        Returns:
+            float64 `[N, number, 2]` in frames of the window, clipped to it.
+        """
+        whole, length = self._whole(video), self.longest_window(video)
+        segments = torch.from_numpy(video.segments) * whole.frame_rate
+        first = (segments[:, 1] - length).ceil().clamp(min=0)
+        last = segments[:, 0].floor().clamp(max=whole.num_frames - length).maximum(first)
+        middle = (segments.mean(dim=1) - length / 2).floor()
+        middle = middle.minimum(last - number + 1).maximum(first)
+        starts = (middle[:, None] + torch.arange(number)).minimum(last[:, None])
+        starts = starts.clamp(0, whole.num_frames - length).unsqueeze(-1)
+        return (segments.unsqueeze(1) - starts).clamp(0, length)
+
+    def _crop_lengths(self, total: int) -> tuple[int, int]:
+        """The least and the most frames of a window of a video of `total` frames."""
+        if self.processor.sampling != "sliding":
+            return total, total
+        length = min(total, self.processor.num_frames)
+        if length < total or self.crop_ratio is None:
+            return length, length
+        low, high = (max(1, round(ratio * total)) for ratio in self.crop_ratio)
+        return low, high
+
     def _draw_crop(self, total: int, segments: Tensor, generator: torch.Generator) -> tuple[int, int, Tensor]:
         """First frame and length of a crop of `total` frames, and which actions it keeps."""
-        length = min(total, self.processor.num_frames)
-        if length == total and self.crop_ratio is not None:
-            low, high = (max(1, round(ratio * total)) for ratio in self.crop_ratio)
-            length = int(torch.randint(low, high + 1, (), generator=generator))
+        low, length = self._crop_lengths(total)
+        if low < length:
+            length = int(torch.randint(low, length + 1, (), generator=generator))
         starts = torch.randint(total - length + 1, (self.max_attempts, 1), generator=generator)
         inside = segments[:, 1].minimum(starts + length) - segments[:, 0].maximum(starts)
-        kept = inside >= self.truncation_threshold * (segments[:, 1] - segments[:, 0])
+        kept = inside >= self.truncation_threshold * (segments[:, 1] - segments[:, 0]).clamp(max=length)
         first_with_action = int(kept.any(dim=1).int().argmax())
         return int(starts[first_with_action]), length, kept[first_with_action]
 
@@ -239,18 +287,17 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         assert video.duration is not None
         return self.windows_per_video * math.ceil(video.duration / self.seconds_per_window)
 
-    def _open_all(self, videos: Sequence[AnnotatedVideo]) -> tuple[list[AnnotatedVideo], dict[str, int]]:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            durations = list(pool.map(_known_duration, videos))
-        rules = RuleLog()
-        readable = []
-        for video, duration in zip(videos, durations, strict=True):
+    def _open_all(self, videos: Sequence[AnnotatedVideo], rules: RuleLog) -> list[AnnotatedVideo]:
+        measured = []
+        for video, duration in zip(videos, known_durations(videos), strict=True):
             if isinstance(duration, VideoReadError):
                 logger.warning("unreadable video: %s", duration)
                 continue
-            readable.append(self._repaired(video, duration, rules))
+            measured.append(with_duration(video, duration, rules))
+        check_times(measured, "training videos", self.max_lost)
+        repaired = [self._repaired(video, rules) for video in measured]
         rules.warn("training videos")
-        return readable, dict(rules.counts)
+        return repaired
 
     def _here(self, number: int) -> AnnotatedVideo:
         """A video on this machine, with its measured duration."""
@@ -258,15 +305,13 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         if isinstance(video.path, HubVideo):
             video = replace(video, path=video.local_path())
             rules = RuleLog()
-            video = self.videos[number] = self._repaired(video, _duration(video), rules)
+            video = with_duration(video, measured_duration(video), rules)
+            video = self.videos[number] = self._repaired(video, rules)
             rules.warn(video.video_id)
         return video
 
-    def _repaired(self, video: AnnotatedVideo, duration: float, rules: RuleLog) -> AnnotatedVideo:
-        measured = replace(video, duration=duration)
-        tolerance = 1 / self._whole(measured).frame_rate
-        segments, labels = repair_segments(measured, duration, rules, tolerance=tolerance)
-        return replace(measured, segments=segments, labels=labels)
+    def _repaired(self, video: AnnotatedVideo, rules: RuleLog) -> AnnotatedVideo:
+        return repair_video(video, rules, tolerance=1 / self._whole(video).frame_rate)
 
     def _report_unreadable(self, number: int, error: VideoReadError) -> None:
         if not self._failed[number]:
@@ -301,6 +346,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
             "max_attempts": self.max_attempts >= 1,
             "seed": self.seed >= 0,
             "max_unreadable": 0 <= self.max_unreadable <= 1,
+            "max_lost": 0 <= self.max_lost <= 1,
         }
         for name, fits in fitting.items():
             if not fits:
@@ -393,21 +439,6 @@ class _TrainingReader:
         if windows.augmentation is None:
             return frames
         return windows.augmentation(frames, windows._frame_size, labels=self._class_ids, generator=self._generator)
-
-
-def _known_duration(video: AnnotatedVideo) -> float | VideoReadError:
-    """Seconds of a video, without fetching it where its annotations say, or why it cannot be read."""
-    if isinstance(video.path, HubVideo) and video.duration is not None:
-        return video.duration
-    try:
-        return _duration(video)
-    except VideoReadError as error:
-        return error
-
-
-def _duration(video: AnnotatedVideo) -> float:
-    with VideoReader(video.local_path(), backend="pyav") as reader:
-        return reader.duration
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast, get_origin
 
 from ..configuration_re2tal import Re2TALConfig
 from ..data.augmentation import Augmentation
+from ..data.time_units import MAX_LOST
 from ..modeling_re2tal import check_part_settings
 from ..value_checks import (
     BELOW_ONE,
@@ -41,11 +42,16 @@ class DataArguments:
         videos (`str`, *optional*): Folder of the video files; not needed where the annotations name them.
         streaming (`bool`): Fetch a video from the Hub when it is first needed, instead of all at the start.
         training_subset, validation_subset (`str`): Names of the subsets in the annotations, in any case.
+        allow_shared_videos (`bool`): Train and measure on the same videos on purpose, as to see whether a model can
+            learn them by heart; otherwise subsets that share video files are an error.
+        max_unlearnable (`float`): Largest share of the training actions that cannot be learned with which a run goes
+            on: longer than a window shows, shorter than a feature step, with no point of the head responsible for
+            them, or outside their video. Also the largest share of validation actions outside their video.
         class_agnostic (`bool`): All actions are one class (with an external video classifier at test time).
         windows_per_video (`int`): Windows drawn in an epoch from each video, or from each
             `seconds_per_window` of it where that is given.
         truncation_threshold (`float`): An action cut by the window's edge stays a label if at least this share
-            of it is inside.
+            of it (or of the window, where the action is longer) is inside.
         crop_ratio (`list[float]`, *optional*): Range of the share of the window's frames that is kept, or none.
         cache (`str`, *optional*): Folder for decoded, resized frames; worth it for small frames on a CPU.
         max_unreadable (`float`): Largest share of unreadable video files with which a run goes on.
@@ -57,6 +63,8 @@ class DataArguments:
     streaming: bool = False
     training_subset: str = "training"
     validation_subset: str = "validation"
+    allow_shared_videos: bool = False
+    max_unlearnable: Annotated[float, SHARE] = MAX_LOST
     class_agnostic: bool = False
     windows_per_video: Annotated[int, COUNT] = 1
     seconds_per_window: Annotated[float | None, POSITIVE] = None

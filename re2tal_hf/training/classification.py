@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.annotations import AnnotatedVideo
+from ..data.annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from ..data.augmentation import Augmentation
 from ..data.clips import ClipWindows, collate_clips, read_clips, views
 from ..finite import check_finite
@@ -20,6 +20,7 @@ from ..loss_normalization import total_over_processes
 from ..modeling_re2tal import Re2TALForVideoClassification
 from ..rewiring import build_backbone
 from ..video_reader import VideoReadError
+from .data_checks import check_subsets
 from .pretrained import load_backbone_weights, load_classifier_weights
 from .trainer import Trainer
 
@@ -44,8 +45,15 @@ class ClassificationTrainer(Trainer):
             raise ValueError("The recipe's data.annotations is empty: name the folder of clips.")
         if distillation.weight and not self.recipe.training.pretrained_backbone:
             raise ValueError("distillation.weight needs training.pretrained_backbone: the network to learn from.")
-        self.training_set = read_clips(data.annotations, data.training_subset)
-        self.validation_set = read_clips(data.annotations, data.validation_subset)
+        self.training_set = self._clips("training_subset")
+        self.validation_set = self._clips("validation_subset")
+        check_subsets(self.training_set, self.validation_set, data, self.accelerator)
+
+    def _clips(self, field: str) -> AnnotationSet:
+        try:
+            return read_clips(self.recipe.data.annotations, getattr(self.recipe.data, field) or "")
+        except AnnotationError as error:
+            raise AnnotationError(f"data.{field}: {error}") from error
 
     def build_model(self) -> Re2TALForVideoClassification:  # noqa: D102
         names = self.training_set.label_names

@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from ..class_scores import ClassScores
-from ..data.annotations import AnnotatedVideo, AnnotationSet
+from ..data.annotation_set import AnnotatedVideo, AnnotationSet
+from ..data.subsets import check_actions
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_reader import VideoReadError
 
@@ -71,7 +72,11 @@ def mean_average_precision(
 
     Returns:
         `dict`: `map`, `map@<tIoU>` for each threshold, `per_class` by label name.
+
+    Raises:
+        AnnotationError: if there is no action to measure by.
     """
+    check_actions(annotations, "that is measured")
     names = annotations.label_names
     ids = {name: index for index, name in enumerate(names)}
     metric = evaluate.load(str(resources.files("re2tal_hf") / "metrics" / "tal_map"))
@@ -86,7 +91,8 @@ def mean_average_precision(
             "scores": [row["score"] for row in rows],
         }
         for video in annotations.videos
-        for rows in [detections.get(video.video_id, [])]
+        # A class that the annotations do not have counts neither way.
+        for rows in [[row for row in detections.get(video.video_id, []) if row["label"] in ids]]
     ]
     result = metric.compute(predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds))
     result["per_class"] = {names[index]: value for index, value in result["per_class"].items()}

@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data.annotations import AnnotationSet, read_annotations
+from ..data.annotation_set import AnnotationError, AnnotationSet
+from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
+from ..data.durations import check_measured_times
 from ..data.windows import TrainingWindows, collate
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from .data_checks import check_subsets, check_windows
 from .evaluation import Detections, localize_videos, mean_average_precision, submission
 from .pretrained import load_backbone_weights
 from .run_record import draw_example
@@ -27,17 +30,27 @@ class LocalizationTrainer(Trainer):
 
     def read_data(self) -> None:  # noqa: D102
         data = self.recipe.data
-        self.training_set = self._annotations(data.training_subset, repair=True)
+        self.training_set = self._annotations("training_subset", repair=True)
         # The metric's rules keep the benchmark's ground truth as it is.
-        self.validation_set = self._annotations(data.validation_subset, repair=False)
+        self.validation_set = self._annotations("validation_subset", repair=False)
+        check_subsets(self.training_set, self.validation_set, data, self.accelerator)
+        check_measured_times(self.validation_set.videos, "validation videos", data.max_unlearnable)
 
-    def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
+    def _annotations(self, field: str, *, repair: bool) -> AnnotationSet:
         data = self.recipe.data
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
-        found = read_annotations(
-            data.annotations, subset=subset, video_folder=data.videos, repair=repair, streaming=data.streaming
-        )
+        try:
+            found = read_annotations(
+                data.annotations,
+                subset=getattr(data, field) or "",
+                video_folder=data.videos,
+                repair=repair,
+                max_lost=data.max_unlearnable,
+                streaming=data.streaming,
+            )
+        except AnnotationError as error:
+            raise AnnotationError(f"data.{field}: {error}") from error
         if all(video.path is None for video in found.videos):
             raise ValueError(
                 f"The annotations {data.annotations} name no video files: set data.videos to their folder."
@@ -46,13 +59,14 @@ class LocalizationTrainer(Trainer):
 
     def build_model(self) -> Re2TALForTemporalActionLocalization:  # noqa: D102
         model = Re2TALForTemporalActionLocalization(self.model_config(self.training_set.label_names))
+        check_windows(self.windows, model, self.recipe.data, self.accelerator)
         if self.recipe.training.pretrained_backbone:
             load_backbone_weights(model.model.backbone, self.recipe.training.pretrained_backbone)
         return model
 
     def build_windows(self, augmentation: Augmentation) -> TrainingWindows:  # noqa: D102
         data = self.recipe.data
-        return TrainingWindows(
+        windows = TrainingWindows(
             self.training_set.videos,
             self.processor,
             augmentation=augmentation,
@@ -61,9 +75,12 @@ class LocalizationTrainer(Trainer):
             truncation_threshold=data.truncation_threshold,
             crop_ratio=(data.crop_ratio[0], data.crop_ratio[1]) if data.crop_ratio else None,
             max_unreadable=data.max_unreadable,
+            max_lost=data.max_unlearnable,
             cache=data.cache,
             seed=self.recipe.seed,
         )
+        windows.lost += self.training_set.lost  # what was dropped before the durations were measured
+        return windows
 
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
         pipe = TemporalActionLocalizationPipeline(
@@ -83,6 +100,6 @@ class LocalizationTrainer(Trainer):
 
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:
         pipe.save_pretrained(folder)
-        (folder / "detections.json").write_text(json.dumps(submission(detections)))
+        (folder / "detections.json").write_text(json.dumps(submission(detections), allow_nan=False))
         if example := draw_example(self.validation_set, detections):
             example.savefig(folder / "timeline.png")

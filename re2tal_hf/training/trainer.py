@@ -119,7 +119,8 @@ class Trainer(ABC):
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
         self._on_all(self.read_data)
-        self.windows = self._on_all(lambda: self.build_windows(Augmentation(**recipe.augmentation)))
+        augmentation = Augmentation(**recipe.augmentation)
+        self.windows = self._on_all(lambda: self.build_windows(augmentation.with_labels(self.training_set.label_names)))
         self.data = identify_data(self.windows, self.validation_set)
         self._check_processes()
         self.checkpoint = self._on_main(self._read_checkpoint)
@@ -385,7 +386,7 @@ class Trainer(ABC):
     def _save(self, save: Callable[[Path], None], metrics: dict[str, Any]) -> None:
         def write(folder: Path) -> None:
             save(folder)
-            (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+            (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False))
 
         self.run_folder.write_folder("last", write)
         if metrics[self.criterion] > self.progress.best:
@@ -460,7 +461,8 @@ class Trainer(ABC):
         self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
 
     def _write_log(self) -> None:
-        self.run_folder.write_text("log.jsonl", "".join(json.dumps(record) + "\n" for record in self.progress.log))
+        lines = [json.dumps(record, allow_nan=False) + "\n" for record in self.progress.log]
+        self.run_folder.write_text("log.jsonl", "".join(lines))
 
     def _write_run_record(self) -> None:
         record = describe_run(
@@ -473,4 +475,4 @@ class Trainer(ABC):
         )
         if self.progress.extensions:
             record["extensions"] = self.progress.extensions
-        self.run_folder.write_text("run.json", json.dumps(record, indent=2))
+        self.run_folder.write_text("run.json", json.dumps(record, indent=2, allow_nan=False))

@@ -43,25 +43,18 @@ Grid = tuple[int, int, int]
 """Patches over time, height and width."""
 
 
-class Stem(nn.Module):
-    """Patches, class token and positions, which are interpolated where the frame size differs."""
+class GridEncoding(PositionalEncoding):
+    """Class token and positions, which are interpolated where the frame size differs."""
 
-    def __init__(self, convolution: nn.Conv3d, encoding: PositionalEncoding):
-        super().__init__()
-        self.convolution = convolution
-        self.encoding = encoding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T, H, W]` -> `[B, 1 + T' * H' * W', C']`."""
-        patches = self.convolution(x)
+    def forward(self, patches: Tensor) -> Tensor:
+        """`[B, C, T, H, W]` -> `[B, 1 + T * H * W, C]`."""
         tokens = patches.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.encoding.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
-        if self.encoding.spatial_pos is None:
+        tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
+        if self.spatial_pos is None:
             return tokens
-        size = self.encoding.spatial_size
-        spatial = resize_positions(self.encoding.spatial_pos, (1, *size), (1, *patches.shape[3:]))
-        positions = (self.encoding.temporal_pos.unsqueeze(1) + spatial).flatten(0, 1)
-        return tokens + torch.cat([self.encoding.class_pos.unsqueeze(0), positions])
+        spatial = resize_positions(self.spatial_pos, (1, *self.spatial_size), (1, *patches.shape[3:]))
+        positions = (self.temporal_pos.unsqueeze(1) + spatial).flatten(0, 1)
+        return tokens + torch.cat([self.class_pos.unsqueeze(0), positions])
 
 
 class PoolingBlock(nn.Module):
@@ -92,10 +85,15 @@ class AttentionBranch(nn.Module):
         return self.stochastic_depth(self.attention(self.norm(x), self.grid)[0])
 
 
-def convolved(size: Sequence[int], layer: nn.Conv3d) -> Grid:
+def convolution(layer: nn.Module) -> nn.Conv3d:
+    """Returns the convolution itself, where an adapter may stand in its place."""
+    return next(module for module in layer.modules() if isinstance(module, nn.Conv3d))
+
+
+def convolved(size: Sequence[int], layer: nn.Module) -> Grid:
     """Returns the size of what a convolution makes of an input of `size`."""
-    padding = cast(tuple[int, ...], layer.padding)
-    sides = zip(size, layer.kernel_size, layer.stride, padding, strict=True)
+    conv = convolution(layer)
+    sides = zip(size, conv.kernel_size, conv.stride, cast(tuple[int, ...], conv.padding), strict=True)
     time, height, width = ((side + 2 * pad - kernel) // stride + 1 for side, kernel, stride, pad in sides)
     return time, height, width
 
@@ -109,6 +107,7 @@ class MultiscaleViT(Architecture):
 
     model_type = "mvit"
     model_class = MViT
+    recast_modules = {PositionalEncoding: GridEncoding}
 
     def build(
         self,
@@ -161,7 +160,7 @@ class MultiscaleViT(Architecture):
             check_clip((batch, frames, channels, height, width), self.clip_length(model), (1, 1))
             grid = convolved((frames, height, width), model.conv_proj)
         stages = []
-        entry: nn.Module = Stem(model.conv_proj, encoding)
+        entry: nn.Module = nn.Sequential(model.conv_proj, encoding)
         branches: list[nn.Module] = []
         for block in model.blocks:
             if block.pool_skip is None and block.project is None:
@@ -200,11 +199,11 @@ class MultiscaleViT(Architecture):
         return model.norm.normalized_shape[0]
 
     def feature_stride(self, model: MViT) -> int:  # noqa: D102
-        stride = model.conv_proj.stride[0]
+        stride = convolution(model.conv_proj).stride[0]
         for block in model.blocks:
             if block.attn.pool_q is not None:
-                stride *= block.attn.pool_q.pool.stride[0]
+                stride *= convolution(block.attn.pool_q).stride[0]
         return stride
 
     def clip_length(self, model: MViT) -> int:  # noqa: D102
-        return model.pos_encoding.temporal_size * model.conv_proj.stride[0]
+        return model.pos_encoding.temporal_size * convolution(model.conv_proj).stride[0]

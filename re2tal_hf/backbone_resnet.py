@@ -106,9 +106,9 @@ class VideoResNetArchitecture(Architecture):
         return model.inplanes
 
     def feature_stride(self, model: VideoResNet) -> int:  # noqa: D102
-        stem = [module.stride[0] for module in model.stem.modules() if isinstance(module, nn.Conv3d)]
-        blocks = [block.downsample[0].stride[0] for block in _blocks(model) if block.downsample is not None]
-        return math.prod(stem + blocks)
+        shortcuts = [block.downsample for block in _blocks(model) if block.downsample is not None]
+        convolutions = [m for part in (model.stem, *shortcuts) for m in part.modules() if isinstance(m, nn.Conv3d)]
+        return math.prod(convolution.stride[0] for convolution in convolutions)
 
 
 def _blocks(model: VideoResNet) -> list[BasicBlock | Bottleneck]:

@@ -36,7 +36,7 @@ class FirstBlock(nn.Module):
     """What leads into a stage: the first block, whose shortcut `d` changes the shape, and what comes before it.
 
     Its residual connection is rewired as those of the other blocks are: with the branch `F` and the coupling
-    `(a, b)` it gives `relu(F(x) + a d(x)) + b d(x)`, the block itself at `(1, 0)`.
+    `(alpha, beta)` it gives `relu(F(x) + alpha d(x)) + beta d(x)`, the block itself at `(1, 0)`.
 
     Args:
         block ([`Bottleneck`]): The first block of the stage.
@@ -58,10 +58,10 @@ class FirstBlock(nn.Module):
         if self.lateral is not None:
             x = torch.cat((x, self.lateral(*fast)), dim=1)
         increment, shortcut = self.branch(x), self.shortcut(x)
-        if coupling.a:
-            increment = increment + coupling.a * shortcut
+        if coupling.alpha:
+            increment = increment + coupling.alpha * shortcut
         increment = torch.relu(increment)
-        return increment + coupling.b * shortcut if coupling.b else increment
+        return increment + coupling.beta * shortcut if coupling.beta else increment
 
 
 def residual_stage(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from torchvision.models.swin_transformer import PatchMerging
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from .reversible import Stage
@@ -26,35 +27,20 @@ VARIANTS = {
 SHIFT_PENALTY = -100.0
 
 
-class AttentionBranch(nn.Module):
-    """Norm, window attention and stochastic depth: the first residual branch of a block.
+class WindowAttention(ShiftedWindowAttention3d):
+    """torchvision's attention, computed by its modules.
 
-    Without gradients, in inference and in the forward pass of a reversible stage, torchvision's attention
-    is computed by a fused kernel, which does not write the attention matrix to memory.
+    torchvision reads the weights past its projections, so that adapters in their place would not count.
     """
-
-    def __init__(self, block: SwinTransformerBlock):
-        super().__init__()
-        self.norm = block.norm1
-        self.attention = block.attn
-        self.stochastic_depth = block.stochastic_depth
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, H, W, C]` -> the same shape."""
-        x = self.norm(x)
-        # Half precision would round in other places than the recomputation does.
-        exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-        random = self.attention.training and (self.attention.attention_dropout or self.attention.dropout)
-        if torch.is_grad_enabled() or random or not exact:
-            x = self.attention(x)
-        else:
-            x = fused_window_attention(self.attention, x)
-        return self.stochastic_depth(x)
+        return window_attention(self, x)
 
 
-def fused_window_attention(attention: ShiftedWindowAttention3d, x: Tensor) -> Tensor:
-    """Shifted window attention (arXiv 2106.13230, section 3.2) of `[B, T, H, W, C]`, without dropout."""
-    batch, *size, channels = x.shape
+def window_attention(attention: ShiftedWindowAttention3d, x: Tensor) -> Tensor:
+    """Shifted window attention (arXiv 2106.13230, section 3.2) of `[B, T, H, W, C]`."""
+    *size, channels = x.shape[1:]
     window = [min(w, s) for w, s in zip(attention.window_size, size, strict=True)]
     fits = [s <= w for w, s in zip(attention.window_size, size, strict=True)]
     shift = [0 if fit else s for fit, s in zip(fits, attention.shift_size, strict=True)]
@@ -64,21 +50,73 @@ def fused_window_attention(attention: ShiftedWindowAttention3d, x: Tensor) -> Te
     if any(shift):
         x = x.roll([-s for s in shift], dims=(1, 2, 3))
     x = into_windows(x, window)  # [B, windows, tokens, C]
-    windows, tokens, heads = x.shape[1], x.shape[2], attention.num_heads
 
-    qkv = attention.qkv(x).view(batch, windows, tokens, 3, heads, channels // heads)
-    query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # [B, windows * heads, tokens, C / heads]
-    bias = attention.get_relative_position_bias(window).expand(windows, -1, -1, -1)
+    heads = attention.num_heads
+    qkv = attention.qkv(x).unflatten(-1, (3, heads, channels // heads))
+    query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)  # [B, windows, heads, tokens, C / heads]
+    bias = attention.get_relative_position_bias(window)  # [1, heads, tokens, tokens]
+    joined = (0, 1)  # all windows have the bias in common
     if any(shift):
         regions = into_windows(shifted_regions(padded, window, shift, x.device), window)[0, :, :, 0]
         apart = regions[:, :, None] != regions[:, None, :]
-        bias = bias + (apart * SHIFT_PENALTY).unsqueeze(1).to(bias)
-    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.flatten(0, 1).unsqueeze(0))
-    x = x.unflatten(1, (windows, heads)).transpose(2, 3).flatten(3)
-    x = out_of_windows(attention.proj(x), window, padded)
+        bias = (bias + (apart * SHIFT_PENALTY).unsqueeze(1).to(bias)).flatten(0, 1).unsqueeze(0)
+        joined = (1, 2)
+    dropout = attention.attention_dropout if attention.training else 0.0
+    shape = query.shape
+    query, key, value = (tensor.flatten(*joined) for tensor in (query, key, value))
+    x = biased_attention(query, key, value, bias.to(query.dtype), dropout).view(shape)
+    x = attention.proj(x.transpose(2, 3).flatten(3))
+    x = out_of_windows(F.dropout(x, attention.dropout, attention.training), window, padded)
     if any(shift):
         x = x.roll(shift, dims=(1, 2, 3))
     return x[:, : size[0], : size[1], : size[2]].contiguous()
+
+
+def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """Attention with a bias, by a fused kernel, which does not write the attention matrix to memory.
+
+    Args:
+        query: `[B, heads, tokens, channels]`, as are `key` and `value`.
+        key: see `query`.
+        value: see `query`.
+        bias: `[1, heads, tokens, tokens]`, added to the logits.
+        dropout: Share of the attention that is dropped; above 0 there is no fused kernel.
+
+    Returns:
+        `[B, heads, tokens, channels]`.
+    """
+    if dropout == 0 and torch.is_grad_enabled() and bias.requires_grad:
+        return _BiasedAttention.apply(query, key, value, bias)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+
+
+class _BiasedAttention(torch.autograd.Function):
+    """PyTorch's fused kernels on a CPU give no gradient to a bias; here the backward pass makes the matrix anew."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        # The choice of the kernel asks whether the bias requires a gradient, even here.
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.detach())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        inputs = ctx.saved_tensors
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        query, key, value, bias, output, grad = (tensor.to(wide) for tensor in (*inputs, grad))
+        scale = query.shape[-1] ** -0.5
+        shares = ((query * scale) @ key.mT + bias).softmax(-1)
+        grad_logits = shares * (grad @ value.mT - (grad * output).sum(-1, keepdim=True))
+        grads = (
+            grad_logits @ key * scale,
+            grad_logits.mT @ query * scale,
+            shares.mT @ grad,
+            grad_logits.sum(0, keepdim=True),
+        )
+        return tuple(grad.to(tensor.dtype) for grad, tensor in zip(grads, inputs, strict=False))
 
 
 def into_windows(x: Tensor, window: Sequence[int]) -> Tensor:
@@ -112,6 +150,7 @@ class VideoSwin(Architecture):
 
     model_type = "video_swin"
     model_class = SwinTransformer3d
+    recast_modules = {ShiftedWindowAttention3d: WindowAttention}
 
     def build(
         self,
@@ -166,7 +205,7 @@ class VideoSwin(Architecture):
                 continue
             branches: list[nn.Module] = []
             for block in layer:
-                branches.append(AttentionBranch(block))
+                branches.append(nn.Sequential(block.norm1, block.attn, block.stochastic_depth))
                 branches.append(nn.Sequential(block.norm2, block.mlp, block.stochastic_depth))
             stages.append(Stage(entry, branches))
         return stages

@@ -15,22 +15,16 @@ from .rewiring import register
 from .video_clips import check_clip, resize_positions
 
 
-class TubeletEmbedding(nn.Module):
+class TubeletEmbedding(VideoMAEEmbeddings):
     """Tokens of tubelets, with sine and cosine positions that are interpolated where the image size differs."""
-
-    def __init__(self, embeddings: VideoMAEEmbeddings):
-        super().__init__()
-        self.projection = embeddings.patch_embeddings.projection
-        self.positions = embeddings.position_embeddings[0]
-        height, width = embeddings.patch_embeddings.image_size
-        rows, columns = embeddings.patch_embeddings.patch_size
-        grid = height // rows, width // columns
-        self.grid = (len(self.positions) // (grid[0] * grid[1]), *grid)
 
     def forward(self, videos: Tensor) -> Tensor:
         """`[B, T, C, H, W]` -> `[B, T' * H' * W', D]`."""
-        patches = self.projection(videos.transpose(1, 2))
-        positions = resize_positions(self.positions, self.grid, patches.shape[2:])
+        patches = self.patch_embeddings.projection(videos.transpose(1, 2))
+        sizes = zip(self.patch_embeddings.image_size, self.patch_embeddings.patch_size, strict=True)
+        rows, columns = (image // patch for image, patch in sizes)
+        positions = self.position_embeddings[0]
+        positions = resize_positions(positions, (len(positions) // (rows * columns), rows, columns), patches.shape[2:])
         return patches.flatten(2).transpose(1, 2) + positions.to(patches)
 
 
@@ -42,6 +36,7 @@ class VideoMAE(ClipTransformer):
     model_class = (VideoMAEModel, VideoMAEForVideoClassification)
     config_class = VideoMAEConfig
     max_clip_values = 2**24  # the library makes its table of positions in Python, number by number
+    recast_modules = {VideoMAEEmbeddings: TubeletEmbedding}
     variants = {
         "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
         "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -61,7 +56,7 @@ class VideoMAE(ClipTransformer):
             branches.append(nn.Sequential(layer.layernorm_before, layer.attention))
             output = layer.output
             branches.append(nn.Sequential(layer.layernorm_after, layer.intermediate, output.dense, output.dropout))
-        return [Stage(TubeletEmbedding(encoder.embeddings), branches)]
+        return [Stage(encoder.embeddings, branches)]
 
     def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
         [tokens] = outputs

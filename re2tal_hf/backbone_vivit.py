@@ -18,23 +18,19 @@ from .rewiring import register
 from .video_clips import check_clip, resize_positions
 
 
-class TubeletEmbedding(nn.Module):
+class TubeletEmbedding(VivitEmbeddings):
     """The class token and tokens of tubelets, with positions, interpolated where the image size differs."""
-
-    def __init__(self, embeddings: VivitEmbeddings):
-        super().__init__()
-        self.embeddings = embeddings
 
     def forward(self, videos: Tensor) -> Tensor:
         """`[B, T, C, H, W]` -> `[B, 1 + T' * H' * W', D]`."""
-        patches = self.embeddings.patch_embeddings.projection(videos.transpose(1, 2))
+        patches = self.patch_embeddings.projection(videos.transpose(1, 2))
         tokens = patches.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.embeddings.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return self.embeddings.dropout(tokens + self._positions(patches.shape[2:]))
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.dropout(tokens + self._positions(patches.shape[2:]))
 
     def _positions(self, grid: Sequence[int]) -> Tensor:
-        rows, columns = (s // p for s, p in zip(self.embeddings.image_size, self.embeddings.patch_size, strict=True))
-        first, rest = self.embeddings.position_embeddings[0].tensor_split([1])
+        rows, columns = (s // p for s, p in zip(self.image_size, self.patch_size, strict=True))
+        first, rest = self.position_embeddings[0].tensor_split([1])
         return torch.cat([first, resize_positions(rest, (len(rest) // (rows * columns), rows, columns), grid)])
 
 
@@ -45,6 +41,7 @@ class ViViT(ClipTransformer):
     model_type = "vivit"
     model_class = (VivitModel, VivitForVideoClassification)
     config_class = VivitConfig
+    recast_modules = {VivitEmbeddings: TubeletEmbedding}
     variants = {
         "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     }
@@ -60,7 +57,7 @@ class ViViT(ClipTransformer):
         for layer in encoder.layers:
             branches.append(nn.Sequential(layer.layernorm_before, FirstOutput(layer.attention), layer.dropout))
             branches.append(nn.Sequential(layer.layernorm_after, layer.mlp, layer.dropout))
-        return [Stage(TubeletEmbedding(encoder.embeddings), branches)]
+        return [Stage(encoder.embeddings, branches)]
 
     def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
         return model.base_model.layernorm(*outputs)

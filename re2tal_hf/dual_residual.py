@@ -1,8 +1,8 @@
 """Dr2Net (arXiv 2401.04105): from the pretrained network to a reversible one while it is being trained.
 
-The two coefficients of the recurrence in `reversible.py` move from near (1, 0), the pretrained network, to near
-(0, 1), which rounding does not hurt. The inverse divides by `b` in every branch, so that its error falls as `b`
-rises: until it is small enough the backward pass recomputes from stored inputs, and inverts from then on.
+The two coefficients of the recurrence in `reversible.py`, alpha and beta, move from near (1, 0), the pretrained
+network, to near (0, 1), which rounding does not hurt. The inverse divides by beta in every branch, so that its error
+falls as beta rises: until it is small enough the backward pass recomputes from stored inputs, and inverts from then on.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ class BackpropSwitch:
             if stage.branches:
                 self._decide(index, coupling, self._bound(index, stage, coupling, errors.get(index)))
             # Without branches nothing is inverted: the output is kept and the rest recomputed.
-            inverted = coupling.b > 0 and (not stage.branches or self.inverted.get(index, False))
+            inverted = coupling.beta > 0 and (not stage.branches or self.inverted.get(index, False))
             modes.append("reversible" if inverted else "checkpoint")
-        waiting = [i for i, mode in enumerate(modes) if mode == "checkpoint" and couplings[i].b > 0]
+        waiting = [i for i, mode in enumerate(modes) if mode == "checkpoint" and couplings[i].beta > 0]
         probes = waiting if self._passes % PROBE_INTERVAL == 0 else []
         self._passes += 1
         return modes, probes
 
     def _bound(self, index: int, stage: Stage, coupling: Coupling, error: Tensor | None) -> float:
-        """Bound of the coming pass's error: the one measured, grown by as much as every division by `b` has."""
-        if error is None or coupling.b == 0:
+        """Bound of the coming pass's error: the one measured, grown by as much as every division by beta has."""
+        if error is None or coupling.beta == 0:
             return math.inf
-        measured, b = self._measured.get(index, (math.nan, coupling.b))
+        measured, beta = self._measured.get(index, (math.nan, coupling.beta))
         if float(error) != measured:
-            measured, b = self._measured[index] = (float(error), coupling.b)
-        return measured * max(1.0, b / coupling.b) ** len(stage.branches)
+            measured, beta = self._measured[index] = (float(error), coupling.beta)
+        return measured * max(1.0, beta / coupling.beta) ** len(stage.branches)
 
     def _decide(self, index: int, coupling: Coupling, bound: float) -> None:
         before = self.inverted.get(index, False)
@@ -80,7 +80,8 @@ class BackpropSwitch:
         self.inverted[index] = now
         logger.log(
             logging.INFO if now else logging.WARNING,
-            "stage %d: the backward pass %s from here on (a = %.3f, b = %.3f, relative error at most %.1e, limit %.1e)",
+            "stage %d: the backward pass %s from here on "
+            "(alpha = %.3f, beta = %.3f, relative error at most %.1e, limit %.1e)",
             index,
             "inverts it" if now else "recomputes it from stored inputs",
             *coupling,

@@ -155,8 +155,8 @@ class ActionFormerHead(PyramidHead):
         levels = self.neck(levels, masks)
         logits = [zero_padding(self.classification(x, m), m) for x, m in zip(levels, masks, strict=True)]
         offsets = [
-            F.relu(scale * zero_padding(self.boundary(x, m), m))
-            for scale, x, m in zip(self.level_scales, levels, masks, strict=True)
+            F.relu(self.level_scales(zero_padding(self.boundary(x, m), m), level))
+            for level, (x, m) in enumerate(zip(levels, masks, strict=True))
         ]
         return LocalizationHeadOutput(
             logits=torch.cat(logits, dim=1),

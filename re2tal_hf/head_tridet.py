@@ -23,7 +23,7 @@ from .localization_head import (
     ScoredSegments,
     check_choice,
 )
-from .temporal_layers import masked_group_norm, max_pool, zero_padding
+from .temporal_layers import MaskedGroupNorm, max_pool, zero_padding
 from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 16
@@ -112,7 +112,7 @@ class SGPBlock(nn.Module):
         self.wide = _depthwise(size, wide_window)
         self.instant = _depthwise(size, 1)
         self.context = _depthwise(size, 1)
-        self.mlp_norm = nn.GroupNorm(NORM_GROUPS, size)
+        self.mlp_norm = MaskedGroupNorm(NORM_GROUPS, size)
         self.mlp = nn.Sequential(nn.Linear(size, mlp_size), nn.GELU(), nn.Linear(mlp_size, size))
         self.perception_path, self.mlp_path = (
             nn.Identity() if branch_scale is None else ScaledPath(size, drop_path, branch_scale) for _ in range(2)
@@ -133,7 +133,7 @@ class SGPBlock(nn.Module):
             # Pooling leaves minus infinity there, from which the norm would make NaN.
             x = zero_padding(x, mask)
         x = zero_padding(x, mask) + self.perception_path(self._perceive(x, mask))
-        x = x + self.mlp_path(self.mlp(self._normalize(x, mask)))
+        x = x + self.mlp_path(self.mlp(self.mlp_norm(x, mask if self.isolate_padding else None)))
         return (zero_padding(x, mask) if self.isolate_padding else x), mask
 
     def _perceive(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -147,11 +147,6 @@ class SGPBlock(nn.Module):
         x = normed.transpose(1, 2)
         windows = (self.narrow(x) + self.wide(x)) * self.gate(x)
         return (self.instant(x) * context + windows + x).transpose(1, 2)
-
-    def _normalize(self, x: Tensor, mask: Tensor) -> Tensor:
-        if self.isolate_padding:
-            return masked_group_norm(self.mlp_norm, x, mask)
-        return self.mlp_norm(x.transpose(1, 2)).transpose(1, 2)
 
 
 class TriDetHead(PyramidHead):
@@ -276,8 +271,8 @@ class TriDetHead(PyramidHead):
         levels = self.neck(levels, masks)
         logits = [zero_padding(self.classification(x, m), m) for x, m in zip(levels, masks, strict=True)]
         offsets = [
-            self.decode(self.relative_scores(x, m, scale), self.boundary_scores(x, m), m)
-            for x, m, scale in zip(levels, masks, self.level_scales, strict=True)
+            self.decode(self.relative_scores(x, m, level), self.boundary_scores(x, m), m)
+            for level, (x, m) in enumerate(zip(levels, masks, strict=True))
         ]
         return TriDetHeadOutput(
             logits=torch.cat(logits, dim=1),
@@ -286,9 +281,9 @@ class TriDetHead(PyramidHead):
             point_mask=torch.cat(masks, dim=1),
         )
 
-    def relative_scores(self, x: Tensor, mask: Tensor, scale: Tensor) -> Tensor:
+    def relative_scores(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """`[B, T, C]` of a level -> `[B, T, 2 * (N + 1)]`, scores of the bins of start and end, not negative."""
-        return F.relu(scale * zero_padding(self.boundary(x, mask), mask))
+        return F.relu(self.level_scales(zero_padding(self.boundary(x, mask), mask), level))
 
     def boundary_scores(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, C]` of a level -> for each step and class its scores as start and as end, both `[B, T, K]`.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .cross_scale_graph import CrossScaleGraph
 from .localization_head import Padding, ScoredSegments, check_choice, prepare_features
-from .temporal_layers import convolve, masked_group_norm, zero_padding
+from .temporal_layers import MaskedGroupNorm, convolve, zero_padding
 from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 32
@@ -82,17 +82,14 @@ class Tower(nn.Module):
         super().__init__()
         self.isolate_padding = isolate_padding
         self.convs = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1, bias=False) for _ in range(num_layers))
-        self.norms = nn.ModuleList(nn.GroupNorm(NORM_GROUPS, size) for _ in range(num_layers))
+        self.norms = nn.ModuleList(MaskedGroupNorm(NORM_GROUPS, size) for _ in range(num_layers))
         self.predictor = nn.Conv1d(size, output_size, 3, padding=1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`[B, T, C]` -> `[B, T, output_size]`."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = conv(x.transpose(1, 2))
-            if self.isolate_padding:
-                x = zero_padding(masked_group_norm(cast(nn.GroupNorm, norm), x.transpose(1, 2), mask), mask)
-            else:
-                x = norm(x).transpose(1, 2)
+            x = conv(x.transpose(1, 2)).transpose(1, 2)
+            x = zero_padding(norm(x, mask), mask) if self.isolate_padding else norm(x)
             x = F.relu(x)
         return self.predictor(x.transpose(1, 2)).transpose(1, 2)
 

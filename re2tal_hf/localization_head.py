@@ -146,6 +146,19 @@ class FeaturePyramidNeck(nn.Module):
         return outputs
 
 
+class LevelScales(nn.Module):
+    """A learnable factor for each level."""
+
+    def __init__(self, num_levels: int):
+        super().__init__()
+        for level in range(num_levels):
+            self.register_parameter(str(level), nn.Parameter(torch.empty(())))
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """Scales what a branch says of a level."""
+        return self.get_parameter(str(level)) * x
+
+
 class PredictionBranch(nn.Module):
     """Convolutions shared by all levels, and the convolution that predicts."""
 
@@ -263,7 +276,7 @@ class PyramidHead(nn.Module):
         branch = (num_head_layers, norm_eps, mask_output)
         self.classification = PredictionBranch(hidden_size, num_labels, *branch)
         self.boundary = PredictionBranch(hidden_size, boundary_size, *branch)
-        self.level_scales = nn.ParameterList(torch.empty(()) for _ in range(num_levels))
+        self.level_scales = LevelScales(num_levels)
 
     def initialize_weights(self) -> None:
         """Draws all parameters anew, by functions of `torch.nn.init` only."""
@@ -280,7 +293,7 @@ class PyramidHead(nn.Module):
                 nn.init.zeros_(module.bias)
         for block in (*self.stem, *self.pyramid):
             block.initialize_weights()
-        for scale in self.level_scales:
+        for scale in self.level_scales.parameters():
             nn.init.ones_(scale)
         nn.init.constant_(predictor_bias, math.log(self.class_prior / (1 - self.class_prior)))
 

@@ -145,7 +145,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         self.backbone.backprop = value
 
     def set_coupling(self, coupling: Sequence[float]) -> None:
-        """Sets the coefficients `(a, b)` of Dr2Net, in all stages; the configuration keeps them."""
+        """Sets the coefficients `(alpha, beta)` of Dr2Net, in all stages; the configuration keeps them."""
         self.backbone.set_coupling(coupling)
         self.config.coupling = list(coupling)
 
@@ -171,7 +171,8 @@ class Re2TALModel(Re2TALPreTrainedModel):
         _check_videos(pixel_values_videos, frame_mask)
         if frame_mask is None:
             frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
-        features = self.backbone.video_features(pixel_values_videos)
+        # Frames of a file and of an array differ in strides, and with them kernels in rounding.
+        features = self.backbone.video_features(pixel_values_videos.contiguous())
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
 
 import torch
@@ -27,7 +27,7 @@ DUAL_RESIDUAL = "dr2net"
 REWIRINGS = (*COUPLINGS, DUAL_RESIDUAL)
 
 AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
-"""Two coefficients `(a, b)`, or such a pair for each stage."""
+"""Two coefficients `(alpha, beta)`, or such a pair for each stage."""
 
 # fp32 reconstructs to about 1e-6 at depth 24; at this error gradients are visibly wrong.
 LARGEST_SILENT_ERROR = 1e-2
@@ -51,11 +51,14 @@ class Architecture(ABC):
         model_type (`str`): Name of the family in `backbone_config`.
         model_class (`type[nn.Module]` or a tuple): The library's class or classes, whose modules are used as they are.
         input_name (`str`): Name of the video among the arguments of the library's forward.
+        recast_modules (`Mapping`): The library's classes of modules whose forward is not what a branch needs, with a
+            subclass of each; `rewire` makes the model's modules of the one class instances of the other.
     """
 
     model_type: ClassVar[str]
     model_class: ClassVar[type[nn.Module] | tuple[type[nn.Module], ...]]
     input_name: ClassVar[str] = "x"
+    recast_modules: ClassVar[Mapping[type[nn.Module], type[nn.Module]]] = {}
 
     @abstractmethod
     def build(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -161,8 +164,8 @@ def rewire(
         backprop (`str`): `"reversible"`, `"checkpoint"` or `"plain"`: same outputs, same gradients, other
             memory. It may be set again later as `model.backprop`. Of Dr2Net, `"reversible"` inverts a stage once
             rounding allows it, and stores its inputs until then.
-        coupling (pair of `float`, or one for each stage, *optional*): Coefficients `(a, b)` of Dr2Net, by default
-            `(1, 0)`, the network as it is. They may be set again later by `model.set_coupling`.
+        coupling (pair of `float`, or one for each stage, *optional*): Coefficients `(alpha, beta)` of Dr2Net, by
+            default `(1, 0)`, the network as it is. They may be set again later by `model.set_coupling`.
 
     Returns:
         `RewiredModel`: the same object, whose class is now a mixture of this and its own.
@@ -176,6 +179,9 @@ def rewire(
         original = type(model)
     architecture = _architecture_of(original)
     check_rewiring(rewiring, backprop, coupling)
+    for module in model.modules():
+        if recast := architecture.recast_modules.get(type(module)):
+            module.__class__ = recast
     model.__class__ = _rewired_class(original)
     assert isinstance(model, RewiredModel)
     model.architecture = architecture
@@ -197,7 +203,7 @@ def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = 
         if rewiring != DUAL_RESIDUAL:
             raise ValueError(f"The coefficients of rewiring={rewiring!r} are fixed; give none, or use 'dr2net'.")
         _as_coupling(coupling)
-    elif rewiring != DUAL_RESIDUAL and backprop == "reversible" and COUPLINGS[rewiring].b == 0:
+    elif rewiring != DUAL_RESIDUAL and backprop == "reversible" and COUPLINGS[rewiring].beta == 0:
         raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
 
 
@@ -205,8 +211,8 @@ def _as_coupling(values: AnyCoupling) -> Coupling | list[Coupling]:
     pairs = [values] if isinstance(values[0], (int, float)) else list(values)
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(0 <= value <= 1 for value in pair):
-            raise ValueError(f"The coupling {pair!r} must be two coefficients a and b, each between 0 and 1.")
-    couplings = [Coupling(float(a), float(b)) for a, b in cast(list[Sequence[float]], pairs)]
+            raise ValueError(f"The coupling {pair!r} must be two coefficients, alpha and beta, each between 0 and 1.")
+    couplings = [Coupling(float(alpha), float(beta)) for alpha, beta in cast(list[Sequence[float]], pairs)]
     return couplings[0] if pairs[0] is values else couplings
 
 
@@ -232,13 +238,14 @@ class RewiredModel(nn.Module):
     backprop_switch: BackpropSwitch
 
     def set_coupling(self, coupling: AnyCoupling) -> None:
-        """Sets the coefficients of Dr2Net, `(a, b)` or a pair for each stage."""
+        """Sets the coefficients of Dr2Net, `(alpha, beta)` or a pair for each stage."""
         check_rewiring(self.rewiring, self.backprop, coupling)
         self.coupling = _as_coupling(coupling)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         """From the library's own input form to normalised features `[B, T', ..., D]`."""
         stages = self.architecture.stages(self, inputs.shape)
+        self._set_modes_of_wrappers(stages)
         couplings = [self.coupling] * len(stages) if isinstance(self.coupling, Coupling) else self.coupling
         if len(couplings) != len(stages):
             raise ValueError(f"There are {len(couplings)} couplings for {len(stages)} stages; give one for each.")
@@ -284,6 +291,12 @@ class RewiredModel(nn.Module):
             raise TypeError(f"forward() needs {self.architecture.input_name}.")
         return self.architecture.classify(self, self.forward_features(inputs), **arguments)
 
+    def _set_modes_of_wrappers(self, stages: Sequence[Stage]) -> None:
+        """Puts what an architecture makes around the model's modules into the mode of the modules that it holds."""
+        own = set(self.modules())
+        for wrapper in (module for stage in stages for module in stage.modules):
+            _set_mode(wrapper, own, self.training)
+
     def _warn_of_errors(self) -> None:
         # Read one step late, when the values are there and nothing has to wait for them.
         error = self.reconstruction_errors.largest()
@@ -297,6 +310,24 @@ class RewiredModel(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # The class is made at run time; pickle cannot name it.
         return _unpickled, (type(self).original_class,), self.__dict__
+
+
+def _set_mode(module: nn.Module, own: Collection[nn.Module], default: bool) -> None:
+    """Puts a module that is not one of a model's `own` into training mode if one of those in it, the nearest, is."""
+    if module in own:
+        return
+    inside = list(_nearest(module, own))
+    module.training = any(nearest.training for nearest in inside) if inside else default
+    for child in module.children():
+        _set_mode(child, own, default)
+
+
+def _nearest(module: nn.Module, own: Collection[nn.Module]) -> Iterator[nn.Module]:
+    for child in module.children():
+        if child in own:
+            yield child
+        else:
+            yield from _nearest(child, own)
 
 
 _REWIRED_CLASSES: dict[type[nn.Module], type[RewiredModel]] = {}

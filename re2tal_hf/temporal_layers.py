@@ -35,22 +35,6 @@ def convolve(convolution: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
     return zero_padding(out, mask[:, :: convolution.stride[0]])
 
 
-def masked_group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
-    """Group norm of `[B, T, C]` whose mean and variance are of the real steps; padding is not zero afterwards.
-
-    The statistics are computed in float32 or wider.
-    """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    groups = wide.unflatten(-1, (norm.num_groups, -1))  # [B, T, groups, C / groups]
-    real = mask[:, :, None, None]
-    count = (real.sum(dim=1, keepdim=True) * groups.shape[-1]).clamp_min(1)
-    mean = groups.where(real, 0).sum(dim=(1, 3), keepdim=True) / count
-    centred = (groups - mean).where(real, 0)
-    variance = centred.square().sum(dim=(1, 3), keepdim=True) / count
-    normed = (centred * (variance + norm.eps).rsqrt()).flatten(2)
-    return (normed * norm.weight + norm.bias).to(x.dtype)
-
-
 def max_pool(x: Tensor, mask: Tensor, stride: int, isolate_padding: bool) -> Tensor:
     """Maximum over three steps of `[B, T, C]` around every `stride`-th; `isolate_padding` leaves padded steps out."""
     if isolate_padding:
@@ -112,6 +96,29 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rad
         attn_mask=attended.flatten(0, 1).unsqueeze(1),
     )
     return out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm over the channels of `[B, T, C]` and its real steps."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`[B, T, C]` -> the same shape, where a mask is given in statistics of float32 or wider.
+
+        Args:
+            x: `[B, T, C]`.
+            mask: bool `[B, T]`, the steps of which mean and variance are; None: of all. Padding is not zero afterwards.
+        """
+        if mask is None:
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        groups = wide.unflatten(-1, (self.num_groups, -1))  # [B, T, groups, C / groups]
+        real = mask[:, :, None, None]
+        count = (real.sum(dim=1, keepdim=True) * groups.shape[-1]).clamp_min(1)
+        mean = groups.where(real, 0).sum(dim=(1, 3), keepdim=True) / count
+        centred = (groups - mean).where(real, 0)
+        variance = centred.square().sum(dim=(1, 3), keepdim=True) / count
+        normed = (centred * (variance + self.eps).rsqrt()).flatten(2)
+        return (normed * self.weight + self.bias).to(x.dtype)
 
 
 class ConvLayer(nn.Module):

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import peft
 import pytest
 import torch
 from architecture_cases import CASES, Case
@@ -84,9 +85,12 @@ def test_rewiring_and_training_keep_the_keys(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_rewiring_is_the_librarys_forward(case, backprop, dtype):
     model = backbone(case, backprop, "none").to(dtype).eval()
+    settings = {name: value for name, value in case.config.items() if name != "model_type"}
+    library_model = model.architecture.build(**settings).to(dtype).eval()
+    library_model.load_state_dict(model.state_dict())
     inputs = clip(model, case).to(dtype)
     found = tensors(model(inputs))
-    expected = tensors(type(model).original_class.forward(model, inputs, **case.library_arguments))
+    expected = tensors(library_model(inputs, **case.library_arguments))
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other, depth=depth_of(model))
@@ -110,6 +114,41 @@ def test_gradients_are_those_of_plain_autograd(case, dtype):
     if dtype == torch.float32:
         assert 0 <= model.reconstruction_errors.largest() < 1e-5
     assert model.reconstruction_errors.by_stage
+
+
+@every_case
+@pytest.mark.parametrize("backprop", ["plain", "checkpoint", "reversible"])
+def test_every_module_with_weights_is_called(case, backprop):
+    """Nothing is read past a module, so that what a user puts in its place or hooks onto it counts."""
+    model = backbone(case, backprop).train()
+    owners = {name: module for name, module in model.named_modules() if module._parameters}
+    owners.pop("", None)
+    calls = dict.fromkeys(owners, 0)
+    for name, module in owners.items():
+        module.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    model.video_features(video(case.shape)).sum().backward()
+    assert min(calls.values()) > 0, [name for name, count in calls.items() if not count]
+
+
+@every_case
+def test_adapters(case, tmp_path):
+    model = backbone(case).double().train()
+    targets = [name for name, module in model.named_modules() if type(module) in (nn.Linear, nn.Conv3d)]
+    targets = [name for name in targets if getattr(model.get_submodule(name), "groups", 1) == 1]
+    config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False, lora_dropout=0.1)
+    adapted = peft.get_peft_model(model, config).base_model.model
+    assert adapted is model
+    videos = video(case.shape).double()
+    expected = gradients(model, videos)
+    assert len(expected) == 2 * len(targets)
+    smallest = 1e-3 * max(grad.norm() for grad in expected.values())
+    for backprop in ("reversible", "checkpoint"):
+        model.backprop = backprop
+        found = gradients(model, videos)
+        assert found.keys() == expected.keys()
+        for name, grad in expected.items():
+            assert grad.any(), name
+            assert (found[name] - grad).norm() <= 1e-10 * grad.norm().clamp_min(smallest), (backprop, name)
 
 
 @every_case
@@ -163,6 +202,20 @@ def test_saves_and_loads(case, tmp_path):
     with torch.no_grad():
         found, expected = loaded.eval()(videos).last_hidden_state, model(videos).last_hidden_state
     assert_close(found, expected, depth=depth_of(model))
+
+
+@every_case
+def test_weights_on_a_disk(case, tmp_path):
+    torch.manual_seed(3)
+    model = Re2TALModel(Re2TALConfig(backbone_config=case.config)).eval()
+    model.save_pretrained(tmp_path / "model")
+    offloaded = Re2TALModel.from_pretrained(
+        tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "offloaded"
+    )
+    assert all(parameter.is_meta for parameter in offloaded.parameters())
+    with torch.no_grad():
+        expected = model(video(case.shape)).last_hidden_state
+        assert torch.equal(offloaded.eval()(video(case.shape)).last_hidden_state, expected)
 
 
 @every_case
@@ -242,6 +295,33 @@ class ResidualVideo(Architecture):
 
     def feature_stride(self, model):
         return model.stem.stride[0]
+
+
+class BranchOfOnesOwn(nn.Module):
+    """Made anew at every pass; its dropout is no module."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.block(x), 0.5, self.training)
+
+
+def test_branches_follow_the_mode_of_what_they_hold(monkeypatch):
+    def stages(self, model, size=None):
+        return [Stage(model.stem, [nn.Sequential(BranchOfOnesOwn(block)) for block in model.blocks])]
+
+    monkeypatch.setattr(ResidualVideo, "stages", stages)
+    model, inputs = rewire(ResidualVideoModel(width=8, depth=3)), torch.randn(1, 3, 8, 16, 16)
+    assert not torch.equal(model(inputs), model(inputs))
+    model.eval()
+    assert torch.equal(model(inputs), model(inputs))
+    model.train()
+    model.blocks.eval()
+    assert torch.equal(model(inputs), model(inputs))
+    model.blocks[1].train()
+    assert not torch.equal(model(inputs), model(inputs))
 
 
 def test_an_architecture_of_ones_own():

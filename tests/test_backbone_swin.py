@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from re2tal_hf import rewire
-from re2tal_hf.backbone_swin import fused_window_attention
+from re2tal_hf.backbone_swin import window_attention
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -204,10 +204,10 @@ def test_bytes_kept_for_backward():
 
 @pytest.mark.parametrize("shape", [(2, 4, 14, 14), (1, 5, 9, 13), (2, 3, 7, 20), (1, 16, 5, 8), (3, 1, 1, 1)])
 @pytest.mark.parametrize("shift", [[0, 0, 0], [1, 3, 3], [4, 3, 3]])
-def test_fused_attention_is_torchvisions(shape, shift):
+def test_window_attention_is_torchvisions(shape, shift):
     window = [8, 7, 7] if shift[0] == 4 else [2, 7, 7]
     attention = ShiftedWindowAttention3d(24, window, shift, num_heads=2).double()
     torch.nn.init.normal_(attention.relative_position_bias_table)
     x = torch.randn(*shape, 24, dtype=torch.float64)
     expected = attention(x)
-    assert_close(fused_window_attention(attention, x), expected)
+    assert_close(window_attention(attention, x), expected)

@@ -66,7 +66,7 @@ def test_it_inverts_once_the_measured_error_allows_it(video, caplog):
     assert not any(modes[0].values())
     assert not modes[1].get(1, False)
     assert modes[2] == {0: True, 1: True}
-    assert "inverts it" in caplog.text and "b = 1.000" in caplog.text
+    assert "inverts it" in caplog.text and "beta = 1.000" in caplog.text
     assert 0 < model.reconstruction_errors.largest() < 1e-5
 
 

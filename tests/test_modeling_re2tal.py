@@ -133,6 +133,36 @@ def test_save_and_load(tmp_path):
     assert half.criterion.normalizer.dtype == torch.float32
 
 
+@pytest.mark.parametrize("head", ["actionformer", "tridet", "vsgn"])
+@pytest.mark.parametrize(
+    "device_map", [{"model": "cpu", "head": "disk", "criterion": "cpu"}, {"": "disk"}], ids=["head", "everything"]
+)
+def test_weights_on_a_disk(tmp_path, head, device_map):
+    config = small_config(head_config={"model_type": head, "hidden_size": 16, "num_levels": 3})
+    model = Re2TALForTemporalActionLocalization(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    offloaded = Re2TALForTemporalActionLocalization.from_pretrained(
+        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offloaded"
+    )
+    assert all(parameter.is_meta for parameter in offloaded.head.parameters())
+    videos, frame_mask, _ = batch()
+    with torch.no_grad():
+        expected, found = model(videos, frame_mask), offloaded.eval()(videos, frame_mask)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.pred_segments, expected.pred_segments)
+
+
+def test_the_strides_of_a_video_do_not_matter():
+    model = Re2TALForTemporalActionLocalization(small_config()).eval()
+    videos, frame_mask, _ = batch()
+    channels_last = videos.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    assert channels_last.stride() != videos.stride()
+    with torch.no_grad():
+        expected, found = model(videos, frame_mask), model(channels_last, frame_mask)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.pred_segments, expected.pred_segments)
+
+
 def test_backbone_alone_is_loaded_into_a_localizer(tmp_path):
     backbone = Re2TALModel(small_config())
     backbone.save_pretrained(tmp_path)

@@ -65,7 +65,9 @@ def window_attention(attention: ShiftedWindowAttention3d, x: Tensor) -> Tensor:
     shape = query.shape
     query, key, value = (tensor.flatten(*joined) for tensor in (query, key, value))
     x = biased_attention(query, key, value, bias.to(query.dtype), dropout).view(shape)
-    x = attention.proj(x.transpose(2, 3).flatten(3))
+    # Whether this is a copy depends on the kernel, and an exported graph must not.
+    x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    x = attention.proj(x.flatten(3))
     x = out_of_windows(F.dropout(x, attention.dropout, attention.training), window, padded)
     if any(shift):
         x = x.roll(shift, dims=(1, 2, 3))

@@ -138,7 +138,7 @@ def test_save_and_load(tmp_path):
     "device_map", [{"model": "cpu", "head": "disk", "criterion": "cpu"}, {"": "disk"}], ids=["head", "everything"]
 )
 def test_weights_on_a_disk(tmp_path, head, device_map):
-    config = small_config(head_config={"model_type": head, "hidden_size": 16, "num_levels": 3})
+    config = small_config(head_config={"model_type": head, "hidden_size": 32, "num_levels": 3})
     model = Re2TALForTemporalActionLocalization(config).eval()
     model.save_pretrained(tmp_path / "model")
     offloaded = Re2TALForTemporalActionLocalization.from_pretrained(

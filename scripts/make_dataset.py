@@ -18,6 +18,7 @@ from huggingface_hub.errors import HTTPError
 from re2tal_hf.data.annotations import read_label_names
 from re2tal_hf.data.hub_dataset import HubDataset, read_dataset, upload_dataset, write_dataset
 from re2tal_hf.data.time_units import MAX_LOST
+from re2tal_hf.publishing.upload import check_repo_id
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,7 +78,10 @@ def main() -> None:
     arguments = parse_arguments()
     # The report counts what the readers would warn of, with measured durations.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    logging.getLogger("re2tal_hf.public").setLevel(logging.WARNING)
     try:
+        if arguments.repo:
+            check_repo_id(arguments.repo)
         if arguments.annotations:
             make(arguments)
         if arguments.repo and not arguments.dry_run:

@@ -186,13 +186,19 @@ def _annotated_video(record: _Record, class_ids: dict[str | int, int]) -> Annota
     return AnnotatedVideo(record.video_id, record.subset, record.path, record.duration, segments, labels)
 
 
+def hub_dataset(source: str | Path) -> str | None:
+    """Returns the dataset on the Hub that a source of annotations names; None where it is a file or folder here."""
+    path = Path(source)
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", str(source)) and path.suffix.lower() != ".json"
+    return str(source) if named and not path.exists() else None
+
+
 def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
     """The videos of all subsets, and the names of the classes where the source declares them."""
     path = Path(source)
     if path.is_file():
         return _read_json(path), None
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", str(source)) and path.suffix.lower() != ".json"
-    if not path.exists() and not on_hub:
+    if not path.exists() and hub_dataset(source) is None:
         raise FileNotFoundError(f"annotations {source} do not exist")
     from .hub_annotations import read_hub_rows  # here, because it takes seconds to import and files do not need it
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from huggingface_hub import HfApi
+import pyarrow.parquet
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..public.files import listed_files
+from ..public.places import without_places
 from ..video_reader import VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_video
 from .annotations import read_annotations
 from .durations import known_durations, with_duration
+from .hub_annotations import METADATA_FILES
 from .hub_dataset_card import dataset_card, dataset_features
 from .time_units import MAX_LOST, check_times
 
@@ -140,6 +144,7 @@ def write_dataset(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists; choose another output folder or remove it")
+    dataset = replace(dataset, label_names=without_places(dataset.label_names))
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -160,6 +165,7 @@ def write_dataset(
 def upload_dataset(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
     """Uploads a folder that `write_dataset` made; contents that the Hub has already are not sent again.
 
+    Sent are the card, the metadata and the videos that these name; anything else in the folder stays here.
     The dataset's splits become those of the folder: files that are in them on the Hub only are removed.
 
     Args:
@@ -171,23 +177,42 @@ def upload_dataset(folder: str | Path, repo_id: str, *, private: bool = True) ->
         Address of the commit.
 
     Raises:
-        FileNotFoundError: There is no such dataset folder.
+        FileNotFoundError: There is no such dataset folder, or a video that its metadata names is missing or a link.
     """
     folder = Path(folder)
-    splits = sorted(path.parent.name for path in folder.glob("*/metadata.*"))
-    if not splits or not (folder / "README.md").is_file():
+    tables = [table for kind in METADATA_FILES for table in sorted(folder.glob(f"*/{kind}"))]
+    if not tables or not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder} is not a dataset folder: it has no README.md and <split>/metadata.jsonl")
+    files = ["README.md"]
+    for table in tables:
+        files += [f"{table.parent.name}/{name}" for name in (table.name, *_named_files(table))]
+    if missing := sorted(set(files) - set(listed_files(folder, files))):
+        raise FileNotFoundError(f"{folder / missing[0]} is missing, or is a link: put the file itself in its place")
+    splits = tuple(f"{table.parent.name}/" for table in tables)
     api = HfApi()
     api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
+    old = {name for name in api.list_repo_files(repo_id, repo_type="dataset") if name.startswith(splits)} - set(files)
+    commit = api.create_commit(
+        repo_id,
         repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=["README.md", *(f"{split}/*" for split in splits)],
-        delete_patterns=[f"{split}/*" for split in splits],
+        operations=[
+            *(CommitOperationAdd(name, folder / name) for name in files),
+            *(CommitOperationDelete(name) for name in sorted(old)),
+        ],
         commit_message="Upload videos and annotations",
     )
     return str(commit.commit_url)
+
+
+def _named_files(table: Path) -> list[str]:
+    """The videos of a split, as its metadata names them."""
+    if table.suffix == ".parquet":
+        return pyarrow.parquet.read_table(table, columns=["file_name"])["file_name"].to_pylist()
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+        return [str(json.loads(line)["file_name"]) for line in lines if line.strip()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{table} is damaged ({error!r}): make the dataset anew") from error
 
 
 def _split(subset: str) -> str:
@@ -230,7 +255,7 @@ def _row(video: AnnotatedVideo, file_name: str, label_names: Sequence[str]) -> d
     ]
     return {
         "file_name": file_name,
-        "video_id": video.video_id,
+        "video_id": without_places(video.video_id),
         "duration": video.duration,
         "annotations": annotations,
     }

@@ -11,6 +11,7 @@ import yaml
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
+from ..public.markdown import escape, plain
 from .annotations import AnnotatedVideo
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, 
         for split, videos in splits.items()
     }
     text = _TEXT.format(
-        name=name,
+        name=escape(name),
         repo_id=repo_id or "user/name",
         split=next(iter(splits)),
         split_rows="\n".join(_split_row(split, videos) for split, videos in splits.items()),
@@ -102,7 +103,7 @@ def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, 
         split_names=" | ".join(splits),
         split_columns="|".join("---:" for _ in splits),
         class_rows="\n".join(
-            f"| {label.replace('|', '&#124;')} | {' | '.join(str(counts[split][label]) for split in splits)} |"
+            f"| {escape(label)} | {' | '.join(str(counts[split][label]) for split in splits)} |"
             for label in label_names
         ),
         limits=_limits(dataset.problems, license),
@@ -123,8 +124,8 @@ def _front_matter(dataset: HubDataset, name: str, license: str | None) -> str:
         "features": described["dataset_info"]["features"],
     }
     content = {
-        "pretty_name": name,
-        **({"license": license} if license else {}),
+        "pretty_name": plain(name),
+        **({"license": plain(license)} if license else {}),
         "task_categories": ["video-classification"],
         "tags": ["temporal-action-localization", "video", "re2tal"],
         "size_categories": [next((size for limit, size in _SIZES.items() if num_videos < limit), "1M<n<10M")],
@@ -144,5 +145,5 @@ def _limits(problems: Sequence[str], license: str | None) -> str:
     ]
     if problems:
         lines.append("Found when the dataset was made:")
-    text = "\n\n".join(lines) + "".join(f"\n- {problem}" for problem in problems)
+    text = "\n\n".join(lines) + "".join(f"\n- {escape(problem)}" for problem in problems)
     return text if license else f"{text}\n\nNo licence was given when this card was made."

@@ -11,15 +11,16 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..licensing.origins import Origin, find_origin, question, recorded_origin
+from ..public.markdown import Markdown, code, plain, render
+from ..public.places import file_name, parent_name, without_places
 from .run_folder import TrainingRun
+from .upload import check_names
 
 # The Hub knows no tag of our task; this is the nearest of those it lists.
 PIPELINE_TAG = "video-classification"
 TASK = "temporal-action-localization"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_DATASET = re.compile(rf"{_HUB_ID.pattern}(@.+)?")
 _GENERIC_NAMES = ("annotations", "metadata", "ground_truth")
 _REWIRINGS = {
     "re2tal": "Re2TAL, [arXiv 2211.14053](https://arxiv.org/abs/2211.14053)",
@@ -43,6 +44,9 @@ class CardOptions:
         data_name (`str`, *optional*): Name of the data set, in place of that of its file.
         notes (`str`): Markdown whose `## ` sections go to the end of the card's sections of the same name,
             before the license where there is none; what precedes the first goes under the title.
+
+    Raises:
+        ValueError: if repository or tag is not well-formed.
     """
 
     repo_id: str
@@ -51,41 +55,49 @@ class CardOptions:
     data_name: str | None = None
     notes: str = ""
 
+    def __post_init__(self) -> None:
+        check_names(self.repo_id, self.tag)
+
 
 def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
-    """Returns the card of a run.
+    """Returns the card of a run; of local paths only their names are in it.
 
     Raises:
-        ValueError: if the license stated contradicts the origin of the weights.
+        ValueError: if the license of the weights is not known, or the one stated contradicts their origin.
     """
     origin = origin_of(run, options)
-    card = ModelCard.from_template(
-        _front_matter(run, options, origin),
-        template_path=str(TEMPLATE),
-        repo_id=options.repo_id,
-        tag=options.tag,
-        origin=origin,
-        data_name=_data_name(run, options),
-        hub_dataset=(_hub_dataset(run) or "").partition("@")[0],
+    hub_dataset = run.hub_dataset
+    name = options.data_name or _data_name(run)
+    front_matter = _front_matter(run, options, origin, name).to_yaml()
+    run = run.without_places()
+    text = render(
+        TEMPLATE.read_text(encoding="utf-8"),
+        repo_id=Markdown(options.repo_id),
+        tag=Markdown(options.tag),
+        license=origin.license,
+        notice=Markdown(origin.notice),
+        terms=Markdown(origin.terms or ""),
+        data_name=name,
+        hub_dataset=Markdown((hub_dataset or "").partition("@")[0]),
         class_agnostic=run.recipe["data"].get("class_agnostic", False),
         labels=[label for _, label in sorted(run.config["id2label"].items(), key=lambda item: int(item[0]))],
-        how_trained=_how_trained(run, origin),
-        head=_HEADS.get(head := run.config["head_config"]["model_type"], f"`{head}`"),
+        how_trained=Markdown(_how_trained(run, origin)),
+        head=Markdown(_HEADS.get(head := run.config["head_config"]["model_type"], code(str(head)))),
         num_parameters=_count(run.record["num_parameters"]),
         backbone_parameters=_count(run.record["backbone_parameters"]),
         run=run.record,
         recipe=run.recipe,
-        which=run.which,
+        which=Markdown(run.which),
         model_choice=_model_choice(run),
         map_by_tiou=run.map_by_tiou,
         average=run.metrics["map"],
-        per_class={name.replace("|", r"\|"): value for name, value in run.metrics["per_class"].items()},
-        timeline=(run.model_folder / "timeline.png").exists(),
+        per_class=run.metrics["per_class"],
+        timeline=run.has_picture,
         settings=_settings(run),
         costs=_costs(run),
         limits=_limits(run),
     )
-    return ModelCard(insert_notes(f"{card}\n", options.notes))
+    return ModelCard(insert_notes(f"---\n{front_matter}\n---\n\n{text}", without_places(options.notes)))
 
 
 def origin_of(run: TrainingRun, options: CardOptions) -> Origin:
@@ -134,9 +146,9 @@ def _sections(markdown: str) -> dict[str, str]:
     return sections if sections[""].strip() else {name: text for name, text in sections.items() if name}
 
 
-def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin) -> ModelCardData:
-    hub_dataset, _, revision = (_hub_dataset(run) or "").partition("@")
-    name = _data_name(run, options)
+def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin, data_name: str) -> ModelCardData:
+    hub_dataset, _, revision = (run.hub_dataset or "").partition("@")
+    name = plain(data_name)
     thresholds = list(run.map_by_tiou)
     values = {f"mAP@{threshold}": value for threshold, value in run.map_by_tiou.items()}
     values[f"average mAP@{thresholds[0]}:{thresholds[-1]}"] = run.metrics["map"]
@@ -146,8 +158,8 @@ def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin) -> Mod
             task_name="Temporal action localization",
             dataset_type=hub_dataset or re.sub(r"\W+", "_", name).strip("_").lower(),
             dataset_name=name,
-            dataset_split=run.recipe["data"]["validation_subset"],
-            dataset_revision=revision or None,
+            dataset_split=plain(run.recipe["data"]["validation_subset"]),
+            dataset_revision=plain(revision) or None,
             metric_type="tal_map",
             metric_name=metric,
             metric_value=round(value, 4),
@@ -163,26 +175,19 @@ def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin) -> Mod
         pipeline_tag=PIPELINE_TAG,
         base_model=origin.source if origin.kind == "hub" else None,
         datasets=[hub_dataset] if hub_dataset else None,
-        tags=[TASK, "re2tal", "video", run.config["backbone_config"]["model_type"], *_reversible_tag(run)],
+        tags=[TASK, "re2tal", "video", plain(run.config["backbone_config"]["model_type"]), *_reversible_tag(run)],
         metrics=["tal_map"],
         model_name=options.repo_id.split("/")[1],
         eval_results=results,
     )
 
 
-def _hub_dataset(run: TrainingRun) -> str | None:
-    """`user/name` or `user/name@revision`, by the rule that `read_annotations` goes by."""
-    data = run.recipe["data"]
-    source = data["annotations"]
-    is_file = Path(source).suffix.lower() == ".json" or Path(source).exists()
-    return source if not (is_file or data["videos"]) and _HUB_DATASET.fullmatch(source) else None
-
-
-def _data_name(run: TrainingRun, options: CardOptions) -> str:
-    if named := options.data_name or (_hub_dataset(run) or "").partition("@")[0]:
-        return named
-    path = Path(run.recipe["data"]["annotations"])
-    return path.parent.name or path.stem if path.stem.lower() in _GENERIC_NAMES else path.stem
+def _data_name(run: TrainingRun) -> str:
+    if run.hub_dataset:
+        return run.hub_dataset.partition("@")[0]
+    source = run.recipe["data"]["annotations"]
+    stem = file_name(source).rpartition(".")[0] or file_name(source)
+    return parent_name(source) or stem if stem.lower() in _GENERIC_NAMES else stem
 
 
 def _is_reversible(run: TrainingRun) -> bool:
@@ -195,9 +200,9 @@ def _reversible_tag(run: TrainingRun) -> list[str]:
 
 def _how_trained(run: TrainingRun, origin: Origin) -> str:
     source = origin.source
-    start = f"starting from `{source}`" if source else "from scratch"
+    start = f"starting from {code(source)}" if source else "from scratch"
     if run.config["freeze_backbone"]:
-        weights = f"from `{source}`" if source else "at its initial, random weights"
+        weights = f"from {code(source)}" if source else "at its initial, random weights"
         return f"The backbone is frozen ({weights}); only the head was trained, with `re2tal_hf`."
     text = f"Trained end to end, from pixels, {start}, with `re2tal_hf`."
     rewiring = run.config["rewiring"]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.annotations import hub_dataset
+from ..public.files import is_regular
+from ..public.places import file_name, without_places
 from ..training.recipe_yaml import read_yaml
 from ..training.run_folder import complete_folder
 
 MODEL_FOLDERS = ("best", "last")
+# Fields of a recipe that name places, also by relative paths; a backbone's may be a Hub id, which has one slash.
+HUB_MODEL = "pretrained_backbone"
+PLACES = (("data", "annotations"), ("data", "videos"), ("data", "cache"), ("training", HUB_MODEL))
 TRAIN_AGAIN = "runs of earlier versions lack it, train this one again"
 
 
@@ -45,6 +52,30 @@ class TrainingRun:
         return complete_folder(self.folder / self.which)
 
     @property
+    def hub_dataset(self) -> str | None:
+        """The data set on the Hub, `user/name` or `user/name@revision`; None where the data lay on a disk."""
+        data = self.recipe["data"]
+        # Runs of earlier versions do not record it: whether the name is one of the Hub is looked up here and now.
+        found = None if data["videos"] else self.record.get("hub_dataset", hub_dataset(data["annotations"]))
+        return found if found and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", found, re.ASCII) else None
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether the model's folder holds the picture of its detections."""
+        return is_regular(self.folder, f"{self.model_folder.name}/timeline.png")
+
+    def without_places(self) -> TrainingRun:
+        """Returns the run with local paths shortened to names, in whatever its files say."""
+        recipe = without_places(self.recipe)
+        for section, name in PLACES:
+            value = recipe[section].get(name)
+            kept = (self.hub_dataset,) if name == "annotations" else ()
+            if isinstance(value, str) and value not in kept and not (name == HUB_MODEL and value.count("/") == 1):
+                recipe[section][name] = file_name(value)
+        parts = ("record", "log", "config", "processor", "metrics")
+        return replace(self, recipe=recipe, **{part: without_places(getattr(self, part)) for part in parts})
+
+    @property
     def map_by_tiou(self) -> dict[str, float]:
         """The mAP by its tIoU threshold, lowest first; thresholds as the file spells them."""
         found = {name.partition("@")[2]: v for name, v in self.metrics.items() if name.startswith("map@")}
@@ -59,7 +90,7 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
         which (`str`): `"best"` or `"last"`.
 
     Raises:
-        ValueError: if a file is missing or is not what it should be; the message names it and the fix.
+        ValueError: if a file is missing, is a link or is not what it should be; the message names it and the fix.
     """
     folder = Path(folder)
     if which not in MODEL_FOLDERS:
@@ -73,8 +104,10 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
     _existing(model, "let the run reach an evaluation; there is one after the last epoch")
     config = _read_json(model / "config.json", "let the run reach its next evaluation, which saves the model")
     processor = _read_json(model / "video_preprocessor_config.json", TRAIN_AGAIN)
-    if not list(model.glob("*.safetensors")):
+    if not (weights := list(model.glob("*.safetensors"))):
         raise ValueError(f"{model / 'model.safetensors'} is missing: let the run reach its next evaluation.")
+    for path in weights:
+        _existing(path, "")
     metrics = _read_json(model / "metrics.json", "let the run reach an evaluation")
     _existing(model / "detections.json", "let the run reach an evaluation")
     _check_metrics(metrics, model / "metrics.json")
@@ -91,6 +124,8 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
 
 
 def _existing(path: Path, fix: str) -> Path:
+    if path.is_symlink() or not (path.is_file() or path.is_dir() or not path.exists()):
+        raise ValueError(f"{path} is a link, or no regular file: put the file itself in its place to publish it.")
     if not path.exists():
         raise ValueError(f"{path} is missing: {fix}.")
     return path

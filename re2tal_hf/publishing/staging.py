@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import json
+import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import metadata_load
+from PIL import Image
 
 from ..finite import check_predictions
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from ..public.files import copy_listed, is_regular
+from ..public.places import without_places
 from ..training.recipe_yaml import write_yaml
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .license_file import license_text
@@ -21,8 +24,41 @@ from .run_folder import TrainingRun
 
 # Enough to pass every layer; a whole window can take minutes on a CPU.
 _PROBE_FRAMES = 64
-# Gradio writes the .pyi files when a component is imported.
-_CACHES = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi", ".*")
+# What goes into the Spaces. A new module or recipe is added here: a test compares with what the project holds.
+METRIC_FILES = (
+    "README.md",
+    "requirements.txt",
+    *(f"{name}.py" for name in ("app", "json_files", "tal_map", "uploads_only")),
+    "example_annotations.json",
+    "example_detections.json",
+)
+APP_FILES = (
+    "README.md",
+    "requirements.txt",
+    *(f"{name}.py" for name in ("annotated_video", "app", "exports", "localization", "models", "page", "settings")),
+    *(f"{name}.py" for name in ("timeline", "videos")),
+    "page.css",
+    "timeline.css",
+    "timeline.js",
+    "screenshot.png",
+    "examples/*.mp4",
+    "model/config.json",
+    "model/video_preprocessor_config.json",
+    "model/*.safetensors",
+    "model/model.safetensors.index.json",
+)
+PACKAGE_FILES = (
+    "*.py",
+    *(f"{folder}/*.py" for folder in ("data", "licensing", "public", "publishing", "training")),
+    "publishing/model_card_template.md",
+    *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),
+    *(f"recipes/{name}.yaml" for name in ("quickstart", "thumos14_slowfast_101", "thumos14_swin_tiny", "ut_clips")),
+    "recipes/ut_interaction.yaml",
+    "recipes/ut_interaction.md",
+    *(f"metrics/tal_map/{name}" for name in METRIC_FILES),
+)
+
+logger = logging.getLogger(__name__)
 
 
 def stage_model(
@@ -43,14 +79,17 @@ def stage_model(
     card = make_card(run, options)
     pipe = load_checked(run.model_folder)
     pipe.save_pretrained(folder, max_shard_size=max_shard_size)
+    for path in folder.glob("*.json"):
+        _rewrite_json(path, path)
     card.save(folder / "README.md")
     (folder / "LICENSE").write_text(license_text(origin_of(run, options), license_file.read_text()))
-    (folder / "recipe.yaml").write_text(write_yaml(_without_places(run.recipe)))
-    for name in ("run.json", "log.jsonl"):
-        shutil.copyfile(run.folder / name, folder / name)
-    for name in ("metrics.json", "detections.json", "timeline.png"):
-        if (run.model_folder / name).exists():
-            shutil.copyfile(run.model_folder / name, folder / name)
+    public = run.without_places()
+    (folder / "recipe.yaml").write_text(write_yaml(public.recipe))
+    (folder / "run.json").write_text(json.dumps(public.record, indent=2) + "\n")
+    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in public.log))
+    (folder / "metrics.json").write_text(json.dumps(public.metrics, indent=2) + "\n")
+    _rewrite_json(run.model_folder / "detections.json", folder / "detections.json", indent=None)
+    _copy_picture(run, folder)
 
 
 def load_checked(folder: Path) -> TemporalActionLocalizationPipeline:
@@ -86,8 +125,8 @@ def stage_metric(repository: Path, folder: Path) -> None:
         ValueError: if a file that a Space needs is missing.
     """
     source = repository / "re2tal_hf" / "metrics" / "tal_map"
-    _check_space(source)
-    _copy(source, folder)
+    _check_space(repository, "re2tal_hf/metrics/tal_map")
+    copy_listed(source, folder, METRIC_FILES)
     shutil.copyfile(repository / "LICENSE", folder / "LICENSE")
 
 
@@ -101,30 +140,40 @@ def stage_app(repository: Path, folder: Path) -> None:
     Raises:
         ValueError: if a file that a Space needs is missing.
     """
-    _check_space(repository / "app")
-    _copy(repository / "app", folder)
-    _copy(repository / "re2tal_hf", folder / "re2tal_hf")
+    _check_space(repository, "app")
+    copy_listed(repository / "app", folder, APP_FILES)
+    for path in (folder / "model").glob("*.json"):
+        _rewrite_json(path, path)
+    copy_listed(repository / "re2tal_hf", folder / "re2tal_hf", PACKAGE_FILES)
     shutil.copyfile(repository / "LICENSE", folder / "LICENSE")
 
 
-def _copy(source: Path, folder: Path) -> None:
-    shutil.copytree(source, folder, ignore=_CACHES, dirs_exist_ok=True)
-
-
-def _check_space(folder: Path) -> None:
-    for name in ("README.md", "app.py", "requirements.txt"):
-        if not (folder / name).exists():
-            raise ValueError(f"{folder / name} is missing: a Space needs it.")
-    front_matter = metadata_load(folder / "README.md") or {}
+def _check_space(repository: Path, space: str) -> None:
+    for name in (f"{space}/README.md", f"{space}/app.py", f"{space}/requirements.txt", "LICENSE"):
+        if not is_regular(repository, name):
+            reason = "is a link or lies behind one" if (repository / name).exists() else "is missing"
+            raise ValueError(f"{repository / name} {reason}: a Space needs the file itself.")
+    front_matter = metadata_load(repository / space / "README.md") or {}
     if front_matter.get("sdk") != "gradio":
-        raise ValueError(f"{folder / 'README.md'}: its front matter must say 'sdk: gradio'.")
+        raise ValueError(f"{repository / space / 'README.md'}: its front matter must say 'sdk: gradio'.")
 
 
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with absolute paths shortened to names: they mean nothing elsewhere, and tell of the machine."""
-    recipe = copy.deepcopy(recipe)
-    for section in ("data", "training"):
-        for name, value in recipe[section].items():
-            if isinstance(value, str) and Path(value).is_absolute():
-                recipe[section][name] = Path(value).name
-    return recipe
+def _rewrite_json(source: Path, target: Path, indent: int | None = 2) -> None:
+    """Copies a JSON file without local paths."""
+    try:
+        value = json.loads(source.read_text())
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON ({error}): restore it, or have it made anew.") from error
+    target.write_text(json.dumps(without_places(value), indent=indent) + "\n")
+
+
+def _copy_picture(run: TrainingRun, folder: Path) -> None:
+    """Draws the picture anew, so that nothing but its pixels is in the file."""
+    path = run.model_folder / "timeline.png"
+    if not path.exists():
+        return
+    if not run.has_picture:
+        logger.warning("Left out: %s is a link or lies behind one.", path)
+        return
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(folder / "timeline.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +45,24 @@ class Target:
     tag: str
 
     def __post_init__(self) -> None:
-        try:
-            validate_repo_id(self.repo_id)
-        except HFValidationError as error:
-            raise ValueError(f"--repo {self.repo_id}: {error}") from error
-        if self.repo_id.count("/") != 1:
-            raise ValueError(f"--repo {self.repo_id} must be of the form user/name.")
-        if not self.tag or any(character in self.tag for character in " /~^:?*[\\"):
-            raise ValueError(f"--tag {self.tag!r} is no name for a tag; use letters, digits, '.', '-' and '_'.")
+        check_names(self.repo_id, self.tag)
+
+
+def check_names(repo_id: str, tag: str) -> None:
+    """Raises a `ValueError` if a repository's id or a tag is not well-formed."""
+    check_repo_id(repo_id)
+    if not re.fullmatch(r"\w[\w.+-]*", tag, re.ASCII):
+        raise ValueError(f"--tag {tag!r} is no name for a tag; use letters, digits, '.', '-' and '_'.")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises a `ValueError` if a repository's id is not of the form user/name."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo {repo_id}: {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"--repo {repo_id} must be of the form user/name.")
 
 
 def staged_files(folder: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..configuration_re2tal import Re2TALConfig
-from ..data.annotations import AnnotationSet
+from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows
 from ..licensing.origins import permitted_origin, start_line
@@ -473,6 +473,7 @@ class Trainer(ABC):
             self.accelerator.num_processes,
             self.progress.seconds,
         )
+        record["hub_dataset"] = hub_dataset(self.recipe.data.annotations)
         if self.progress.extensions:
             record["extensions"] = self.progress.extensions
         self.run_folder.write_text("run.json", json.dumps(record, indent=2, allow_nan=False))

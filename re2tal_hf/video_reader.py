@@ -33,8 +33,9 @@ KEPT_BYTES = 256 * 2**20
 # Frames may grow within a stream, whatever its header says; larger ones, which no camera makes, do not decode.
 MAX_GROWN_PIXELS = 4096 * 4096
 # torchcodec opens a file with an FFmpeg of its own that cannot be told which containers are allowed. It gets what
-# begins so, by name of the container: no playlist does, nor anything else that names other files.
-SIGNATURES = {"mov": b"\0", "matroska": b"\x1a\x45\xdf\xa3", "mpegts": b"G"}
+# begins so, by name of the container: no playlist does, nor anything else that names other files. And not MPEG-TS,
+# where it returns other pixels after a seek (HEVC with open groups of pictures, torchcodec 0.17 on FFmpeg 5.1).
+SIGNATURES = {"mov": b"\0", "matroska": b"\x1a\x45\xdf\xa3"}
 
 Resize = Callable[[Tensor], Tensor]
 

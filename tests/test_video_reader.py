@@ -35,6 +35,8 @@ KINDS = {
     "h264.avi": {},
     "h264.ts": {},
     "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none"}},
+    "hevc_open_gop.ts": {"codec": "libx265", "options": {"x265-params": "open-gop=1:log-level=none"}, "b_frames": 4},
+    "hevc_open_gop.mkv": {"codec": "libx265", "options": {"x265-params": "open-gop=1:log-level=none"}, "b_frames": 4},
     "hevc_10bit.mp4": {
         "codec": "libx265",
         "pixel_format": "yuv420p10le",
@@ -125,6 +127,7 @@ def test_torchcodec_is_used_where_it_can_be(make):
         ("h264.mp4", "torchcodec"),
         ("piped.mkv", "torchcodec"),
         ("h264.avi", "pyav"),
+        ("h264.ts", "pyav"),
     ]:
         reader = VideoReader(make(kind))
         reader.frames_at([0.0, 1.0])

@@ -26,6 +26,7 @@ from .annotation_set import (
 )
 from .hub_video import HubVideo
 from .time_units import MAX_LOST, check_times
+from .video_files import VIDEO_EXTENSIONS, find_videos, same_name
 
 __all__ = [
     "RULES",
@@ -38,23 +39,6 @@ __all__ = [
     "read_label_names",
     "repair_segments",
 ]
-
-VIDEO_EXTENSIONS = frozenset(
-    {
-        ".mp4",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mov",
-        ".m4v",
-        ".mpg",
-        ".mpeg",
-        ".wmv",
-        ".flv",
-        ".ts",
-        ".3gp",
-    }
-)
 
 _SUBSET_SYNONYMS = (
     frozenset({"train", "training"}),
@@ -162,24 +146,6 @@ def read_label_names(path: str | Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def find_videos(folder: str | Path) -> dict[str, list[Path]]:
-    """Map the stem of every video file under `folder` to its paths.
-
-    Raises:
-        FileNotFoundError: No such folder, or no video in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"video folder {folder} does not exist")
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file():
-            found.setdefault(path.stem, []).append(path)
-    if not found:
-        raise FileNotFoundError(f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
-    return found
-
-
 def _annotated_video(record: _Record, class_ids: dict[str | int, int]) -> AnnotatedVideo:
     segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
     labels = [class_ids[label] for label in record.labels]
@@ -239,9 +205,12 @@ def _read_json(path: Path) -> list[_Record]:
 
 
 def _check_unique(ids: Iterable[str], source: str | Path) -> None:
-    repeated = [key for key, count in Counter(ids).items() if count > 1]
+    repeated = [key for key, count in Counter(map(same_name, ids)).items() if count > 1]
     if repeated:
-        raise AnnotationError(f"{source}: duplicate ids {_some(repeated)}: keep one entry of each")
+        raise AnnotationError(
+            f"{source}: duplicate ids {_some(repeated)}: keep one entry of each (accents written with their letters or"
+            " apart from them are the same)"
+        )
 
 
 def _parse_record(video_id: str, entry: Any, source: str | Path) -> _Record:
@@ -316,12 +285,16 @@ def _select_subset(records: list[_Record], subset: str | None, source: str | Pat
 def _find_files(records: list[_Record], folder: Path) -> None:
     files = find_videos(folder)
     for record in records:
-        stem = record.video_id
-        if Path(stem).suffix.lower() in VIDEO_EXTENSIONS:
-            stem = Path(stem).stem
+        stem = same_name(record.video_id)
         found = files.get(stem) or files.get(f"v_{stem}") or []
+        if not found and Path(stem).suffix.lower() in VIDEO_EXTENSIONS:
+            found = files.get(Path(stem).stem) or files.get(f"v_{Path(stem).stem}") or []
         if len(found) > 1:
-            raise AnnotationError(f"{folder}: several files for video {record.video_id!r}: {_some(found)}; keep one")
+            alike = len({same_name(str(path)) for path in found}) == 1
+            hint = " (their names differ only in how accents are written)" if alike else ""
+            raise AnnotationError(
+                f"{folder}: several files for video {record.video_id!r}: {_some(found)}{hint}; keep one"
+            )
         record.path = found[0] if found else None
     if all(record.path is None for record in records):
         raise AnnotationError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
 from ..video_reader import VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
-from .annotations import VIDEO_EXTENSIONS
+from .video_files import is_video_file, same_name
 from .windows import TrainingWindows
 
 logger = logging.getLogger(__name__)
@@ -59,11 +59,11 @@ def _folder_clips(folder: Path, split: str) -> tuple[list[tuple[Path, int]], lis
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise AnnotationError(f"{folder}: there is no split {split!r}; it holds {splits}")
     # The classes of all splits, so that a class that one of them lacks keeps its number.
-    names = sorted({entry.name for entry in folder.glob("*/*") if entry.is_dir()})
+    names = sorted({same_name(entry.name) for entry in folder.glob("*/*") if entry.is_dir()})
     clips = [
-        (path, names.index(path.parent.name))
+        (path, names.index(same_name(path.parent.name)))
         for path in sorted((folder / split).glob("*/*"))
-        if path.suffix.lower() in VIDEO_EXTENSIONS
+        if is_video_file(path)
     ]
     return clips, names
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
 
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
+from .video_files import find_file, same_name
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def _hidden(path: Path, folder: Path) -> bool:
 def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
     name, _, revision = source.partition("@")
     info = _dataset_info(name, revision or None)
-    files = {file.rfilename for file in info.siblings or []}
+    files = {same_name(file.rfilename): file.rfilename for file in info.siblings or []}
     if not any(file.rpartition("/")[2] in METADATA_FILES for file in files):
         raise AnnotationError(
             f"{source}: the dataset has no metadata.jsonl; it needs one in each split, with a line per video: {_FORM}"
@@ -125,7 +127,8 @@ def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
 
     def file_on_hub(url: str) -> HubVideo | None:
         video = HubVideo.from_url(url)
-        return video if video.filename in files else None
+        filename = files.get(same_name(video.filename))
+        return replace(video, filename=filename) if filename is not None else None
 
     return list(_rows(splits, source, file_on_hub)), _declared_names(splits)
 
@@ -199,4 +202,4 @@ def _declared_names(splits: dict[str, datasets.IterableDataset]) -> list[str] | 
 
 
 def _local_file(path: str) -> Path | None:
-    return Path(path) if Path(path).is_file() else None
+    return find_file(Path(path))

@@ -1,0 +1,95 @@
+"""Video files in folders: which they are, and by which names they are found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# By what cameras, phones, recorders, screens and the web write, then by raw streams.
+VIDEO_EXTENSIONS = frozenset(
+    [
+        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".ismv", ".mj2", ".insv"),
+        *(".mkv", ".webm", ".avi", ".divx", ".flv", ".ogv", ".ogm", ".wmv", ".asf", ".rm", ".rmvb", ".wtv", ".gif"),
+        *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".m2p", ".vob", ".vro", ".mod", ".tod"),
+        *(".ts", ".mts", ".m2ts", ".m2t", ".trp", ".tp", ".mxf", ".gxf", ".dv", ".dav", ".nut", ".ivf", ".y4m"),
+        *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpg", ".mjpeg"),
+    ]
+)
+# Beside a video of the same name these are a preview of it.
+_PREVIEWS = frozenset([".gif"])
+
+
+def same_name(name: str) -> str:
+    """One form of a name for all that look alike: macOS writes accents apart from their letters, others together."""
+    return unicodedata.normalize("NFC", name)
+
+
+def find_videos(folder: str | Path) -> dict[str, list[Path]]:
+    """Map the stem of every video file under `folder`, in the form of `same_name`, to its paths.
+
+    Links are followed, to folders too; what is reached on several ways is given once.
+
+    Raises:
+        FileNotFoundError: No such folder, or no video in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"video folder {folder} does not exist")
+    found: dict[str, dict[Path, Path]] = {}
+    for path in _files(folder):
+        if is_video_file(path):
+            found.setdefault(same_name(path.stem), {}).setdefault(path.resolve(), path)
+    if not found:
+        raise FileNotFoundError(f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
+    return {stem: _without_previews(list(paths.values())) for stem, paths in found.items()}
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether a file is a video by its name; what macOS keeps of files beside them (`._x.mp4`) is none."""
+    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith("._") and path.is_file()
+
+
+def find_file(path: Path) -> Path | None:
+    """The file of a path, whatever form the accents in the names of its folders and of itself have."""
+    if path.is_file() or str(path).isascii():
+        return path if path.is_file() else None
+    existing = Path(path.anchor)
+    for name in path.parts[bool(path.anchor) :]:
+        if not (existing / name).exists():
+            alike = [entry for entry in _entries(existing) if same_name(entry) == same_name(name)]
+            if not alike:
+                return None
+            name = alike[0]
+        existing /= name
+    return existing if existing.is_file() else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_say_unreadable):
+        status = os.stat(parent)
+        # A link may lead to a folder that was seen already, or to one that holds it.
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def _say_unreadable(error: OSError) -> None:
+    logger.warning("%s: not searched for videos (%s)", error.filename, error.strerror)
+
+
+def _entries(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _without_previews(paths: list[Path]) -> list[Path]:
+    videos = [path for path in paths if path.suffix.lower() not in _PREVIEWS]
+    return sorted(videos or paths)

@@ -95,6 +95,17 @@ def test_accents_in_a_table_of_metadata(tmp_path, monkeypatch, listed, name):
     assert video.path == path
 
 
+def test_a_linked_split_has_its_table_of_metadata(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for split, folder in (("train", tmp_path / "data" / "train"), ("validation", tmp_path / "disk")):
+        write_video(touch(folder / f"{split}.mp4"), numbered_frames(5))
+        row = {"file_name": f"{split}.mp4", "annotations": [{"segment": [0.0, 0.1], "label": "a"}]}
+        (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "data" / "validation").symlink_to(tmp_path / "disk", target_is_directory=True)
+    videos = read_annotations(tmp_path / "data").videos
+    assert [(video.video_id, video.subset) for video in videos] == [("train", "train"), ("validation", "validation")]
+
+
 def test_clips_of_a_class_whose_name_is_written_in_two_forms(tmp_path):
     for split, name in (("train", COMPOSED), ("validation", APART)):
         for clip in ("a.mts", "b.gif"):

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
-from .video_files import find_file, same_name
+from .video_files import files_under, find_file, same_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
     if not Path(source).is_dir():
         return _read_dataset(str(source))
     folder = Path(source)
-    tables = sorted(path for name in METADATA_FILES for path in folder.rglob(name) if not _hidden(path, folder))
+    tables = sorted(path for path in files_under(folder) if path.name in METADATA_FILES and not _hidden(path, folder))
     if not tables:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"

@@ -41,7 +41,7 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"video folder {folder} does not exist")
     found: dict[str, dict[Path, Path]] = {}
-    for path in _files(folder):
+    for path in files_under(folder):
         if is_video_file(path):
             found.setdefault(same_name(path.stem), {}).setdefault(path.resolve(), path)
     if not found:
@@ -69,7 +69,8 @@ def find_file(path: Path) -> Path | None:
     return existing if existing.is_file() else None
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_under(folder: Path) -> Iterator[Path]:
+    """All files of a folder and its subfolders, linked ones too, each folder once."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_say_unreadable):
         status = os.stat(parent)

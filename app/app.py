@@ -14,7 +14,7 @@ if importlib.util.find_spec("re2tal_hf") is None:
     # In a repository where nothing is installed the package lies above this folder; in a Space beside this file.
     sys.path.append(str(FOLDER.parent))
 
-from models import ModelError
+from model_limits import ModelError
 from page import Page
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import gradio as gr
 from annotated_video import write_annotated_video
 from gradio.utils import get_upload_folder
-from models import ModelError, ModelShelf
+from model_limits import ModelError
+from models import ModelShelf
 from settings import FOLDER
 from videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
 

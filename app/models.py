@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoConfig, AutoModel, AutoVideoProcessor, pipeline
+from model_limits import MAX_JSON_MEGABYTES, ModelError, check_cost
+from transformers import pipeline
 
 from re2tal_hf import Re2TALConfig
 from re2tal_hf.training.run_folder import complete_folder
@@ -25,11 +26,6 @@ logger = logging.getLogger(__name__)
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>\w[\w./-]{0,99}))?", re.A)
 MODEL_FILES = ("config.json", "*preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 HUB_TIMEOUT = 10.0
-MAX_WINDOW_MEGABYTES = 2000
-
-
-class ModelError(ValueError):
-    """A model that cannot be used; the message is for the visitor who named it."""
 
 
 class ModelShelf:
@@ -42,6 +38,7 @@ class ModelShelf:
         own: folder of a model or of a training run, or a Hub id: the operator's model.
         max_models: number of models kept in memory.
         max_megabytes: largest model that a visitor may ask for.
+        max_seconds: of the longest video that it may be asked to look through.
         trust_remote_code: whether the code in a visitor's model is run.
 
     Attributes:
@@ -52,12 +49,19 @@ class ModelShelf:
     """
 
     def __init__(
-        self, own: str, *, max_models: int = 2, max_megabytes: float = 1000.0, trust_remote_code: bool = False
+        self,
+        own: str,
+        *,
+        max_models: int = 2,
+        max_megabytes: float = 1000.0,
+        max_seconds: float = 600.0,
+        trust_remote_code: bool = False,
     ):
         self._own = _find_model(own)
         self.own_name = own if HUB_ID.fullmatch(own) and not Path(own).is_dir() else Path(own).resolve().name
         self._max_models = max_models
         self._max_megabytes = max_megabytes
+        self._max_seconds = max_seconds
         self._trust_remote_code = trust_remote_code
         self._pipelines: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -105,7 +109,8 @@ class ModelShelf:
             except Exception as error:  # which HTTP library's errors these are depends on huggingface_hub's version
                 logger.warning("%s cannot be fetched", name, exc_info=True)
                 raise ModelError(f"{name} could not be fetched from the Hub; try again later.") from error
-            _check_memory(folder, name, self._max_megabytes)
+            with _reporting(name):
+                check_cost(folder, name, self._max_megabytes, self._max_seconds)
             return _load(folder, name, trust_remote_code=self._trust_remote_code)
 
     def _download(self, repo: str, revision: str | None, folder: str, token: bool | None) -> None:
@@ -121,6 +126,11 @@ class ModelShelf:
             raise ModelError(f"{repo} holds no config.json: it is not a model of re2tal_hf.")
         if (megabytes := sum(sizes.values()) / 2**20) > self._max_megabytes:
             raise ModelError(f"{repo} has {megabytes:.0f} MB; this page takes up to {self._max_megabytes:g} MB.")
+        for file, size in sizes.items():
+            if file.endswith(".json") and size > MAX_JSON_MEGABYTES * 2**20:
+                raise ModelError(
+                    f"{repo}: {file} has {size / 2**20:.0f} MB; this page takes up to {MAX_JSON_MEGABYTES:g} MB."
+                )
         for wanted in (["config.json"], list(sizes)):
             snapshot_download(
                 repo, revision=files.sha, allow_patterns=wanted, local_dir=folder, token=token, etag_timeout=HUB_TIMEOUT
@@ -164,26 +174,10 @@ def _find_model(own: str) -> str:
 def _check_type(folder: Path, name: str) -> None:
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{name}: its config.json is not that of a model.") from error
     if model_type != Re2TALConfig.model_type:
         raise ModelError(
             f"{name} is a model of type {str(model_type)[:50]!r}; this page runs those of type "
             f"{Re2TALConfig.model_type!r}, trained with re2tal_hf."
         )
-
-
-def _check_memory(folder: str, name: str, max_megabytes: float) -> None:
-    """Refuses a configuration whose network or windows are larger than what was downloaded suggests."""
-    with _reporting(name), torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        network = AutoModel.from_config(config, trust_remote_code=False)
-        processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
-    megabytes = sum(parameter.nbytes for parameter in network.parameters()) / 2**20
-    if megabytes > max_megabytes:
-        raise ModelError(f"{name} takes {megabytes:.0f} MB of memory; this page allows {max_megabytes:g} MB.")
-    size = processor.size
-    pixels = (size.height or size.shortest_edge) * (size.width or size.shortest_edge)
-    window = processor.num_frames * pixels * 3 * 4 / 2**20
-    if window > MAX_WINDOW_MEGABYTES:
-        raise ModelError(f"{name}: a window of it takes {window:.0f} MB; this page allows {MAX_WINDOW_MEGABYTES} MB.")

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from exports import FORMATS, select
 from localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder
-from models import ModelError, ModelShelf
+from model_limits import ModelError
+from models import ModelShelf
 from settings import FOLDER, Settings
 from timeline import FILTER, make_timeline, timeline_value
 from videos import VideoError, VideoLimits, minutes
@@ -53,6 +54,7 @@ class Page:
         self._shelf = ModelShelf(
             settings.model,
             max_megabytes=settings.max_model_megabytes,
+            max_seconds=settings.max_seconds,
             trust_remote_code=settings.trust_remote_code,
         )
         labels = self._shelf.pipeline().model.config.id2label.values()

@@ -115,7 +115,8 @@ def _measure(path: str | Path, max_frames: int) -> _Extent:
                 if packet.stream_index == stream.index and packet.size:
                     num_frames += 1
                     time = packet.dts if packet.pts is None else packet.pts
-                    first, last = (first, last) if time is None else (min(first, time), max(last, time))
+                    if time is not None:
+                        first, last = min(first, time), max(last, time + (packet.duration or 0))
                 if num_frames > max_frames or num_packets > PACKETS_PER_FRAME * max_frames:
                     break
             seconds = float(max(0, last - first) * (stream.time_base or 0)) if num_frames else 0.0

@@ -21,13 +21,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 import yaml
 from app_factory import APP, EXAMPLES, served_page
+from architecture_cases import CASES
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from run_factory import LABELS, small_pipeline
 from video_factory import frame_numbers, numbered_frames, write_video
 
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
 from re2tal_hf.video_reader import VideoReader
 
 sys.path.insert(0, str(APP))
@@ -36,7 +39,8 @@ import exports
 import localization
 from annotated_video import draw_captions, write_annotated_video
 from localization import Localizer, Stopped
-from models import ModelError, ModelShelf
+from model_limits import ModelError, _cost_of_window, check_cost
+from models import ModelShelf
 from settings import Settings, read_settings
 from videos import VideoError, VideoLimits, is_playable, write_copy
 
@@ -319,8 +323,11 @@ def test_models_of_the_hub(local_hub: Any, tmp_path: Path) -> None:
     small_pipeline().save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     huge = json.loads(json.dumps(config))
-    huge["backbone_config"]["embed_dim"] = 100_000
-    window = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text()) | {"num_frames": 10**6}
+    huge["backbone_config"] |= {"embed_dim": 1024, "depths": [1, 4], "mlp_ratio": 16.0}
+    window = json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text()) | {
+        "num_frames": 60_000,
+        "size": {"height": 128, "width": 128},
+    }
     changes = {
         "user/bert": {"config.json": '{"model_type": "bert"}'},
         "user/nothing": {"config.json": None},
@@ -340,11 +347,57 @@ def test_models_of_the_hub(local_hub: Any, tmp_path: Path) -> None:
     assert "no public model" in result["user/none"] and "no public model" in result["user/local"]
     assert "of type 'bert'" in result["user/bert"]
     assert "no config.json" in result["user/nothing"]
-    assert "does not load" in result["user/broken"] and "does not load" in result["user/pickled"]
-    assert "MB of memory" in result["user/huge"] and "a window of it takes" in result["user/window"]
+    assert "hold 1 bytes" in result["user/broken"] and "hold 0 bytes" in result["user/pickled"]
+    assert "MB of memory" in result["user/huge"] and "a window takes" in result["user/window"]
     assert result["again"] is True and result["kept"] == 2
     assert "takes up to 0.1 MB" in result["large"]
     assert "could not be fetched" in result["away"]
+
+
+COSTS: list[tuple[dict[str, Any], str]] = [
+    ({"num_labels": 10**9, "id2label": None}, "num_labels is 1000000000"),
+    ({"backbone_config.depths": [10**6, 2]}, "depths.0. is 1000000"),
+    ({"backbone_config.depths": [60, 60]}, "asks for .* weights, and its safetensors files hold"),
+    ({"head_config.num_levels": 20}, "num_levels is 20"),
+    ({"head_config.hidden_size": 4096}, "the network takes .* MB of memory; this page allows 1000"),
+    ({"num_frames": 10**9}, "num_frames is 1000000000"),
+    ({"num_frames": 60_000}, "a window takes 2812 MB"),
+    ({"num_frames": float("nan")}, "num_frames is nan"),
+    ({"size": {"height": 10**6, "width": 10**6}}, "size.height is 1000000"),
+    ({"size": {"height": 5000, "width": 1}}, "a frame takes 5000 pixels a side"),
+    ({"do_center_crop": True, "crop_size": {"height": 4096, "width": 4096}}, "a window takes 24576 MB"),
+    ({"frame_rate": 1000, "window_overlap": 0.999999}, "the longest video takes 600000 windows"),
+    ({"frame_rate": 1000, "num_frames": 1}, "the longest video takes 600000 windows"),
+    ({"max_candidates": 60_000}, "max_candidates takes 60000 segments"),
+    ({"x": [[[[[[[[[[1]]]]]]]]]]}, "nested more than"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), COSTS, ids=lambda value: str(value)[:40])
+def test_models_that_cost_too_much_are_refused_first(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = shutil.copytree(APP / "model", tmp_path / "model")
+    of_config = {"num_labels", "id2label", "backbone_config", "head_config"}
+    for key, value in change.items():
+        section, _, name = key.partition(".")
+        file = folder / ("config.json" if section in of_config else "video_preprocessor_config.json")
+        values = json.loads(file.read_text())
+        (values[section] if name else values)[name or section] = value
+        file.write_text(json.dumps(values))
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        check_cost(folder, "user/model", max_megabytes=1000, max_seconds=600)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_window_of_every_architecture_is_counted(case: Any) -> None:
+    heads = ("actionformer", "tridet", "vsgn")
+    head = {"model_type": heads[CASES.index(case) % 3], "hidden_size": 32, "num_levels": 3}
+    with torch.device("meta"):
+        config = Re2TALConfig(backbone_config=case.config, head_config=head)
+        network = Re2TALForTemporalActionLocalization(config).eval()
+    megabytes, teraflops = _cost_of_window(network, case.shape)
+    assert megabytes >= 4 * 3 * np.prod(case.shape) / 2**20 * 0.99 and 1e-6 < teraflops < 0.1
 
 
 # Runs

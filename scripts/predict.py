@@ -1,4 +1,5 @@
-"""Localizes actions in video files: JSON, CSV and a timeline picture for each.
+"""Localizes actions in video files: JSON, CSV and a timeline picture for each, by its name or, where several are
+called the same, by as much of the path as tells them apart.
 
 python scripts/predict.py --model runs/first/best --output predictions match.mp4 training.mp4
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from transformers import pipeline
 
+from re2tal_hf.data.video_files import distinct_names
 from re2tal_hf.timeline import draw_timeline
 from re2tal_hf.training.run_folder import complete_folder
 from re2tal_hf.video_reader import VideoReader, VideoReadError
@@ -42,6 +44,7 @@ def write_results(folder: Path, name: str, rows: list[dict], duration: float) ->
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
     pipe = pipeline(
         "temporal-action-localization", model=str(complete_folder(arguments.model)), device=arguments.device
     )
@@ -53,7 +56,7 @@ def main() -> int:
     }
     folder = Path(arguments.output)
     failed = 0
-    for path in arguments.videos:
+    for path, name in zip(videos, distinct_names(videos), strict=True):
         try:
             with VideoReader(path) as reader:
                 duration = reader.duration
@@ -63,8 +66,8 @@ def main() -> int:
             failed += 1
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        write_results(folder, Path(path).stem, rows, duration)
-        print(f"{path}: {len(rows)} actions")
+        write_results(folder, name, rows, duration)
+        print(f"{path}: {len(rows)} actions, in {folder / name}.json")
         for row in rows[:20]:
             print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
     return 1 if failed else 0

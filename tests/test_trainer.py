@@ -180,9 +180,13 @@ def test_evaluate_and_predict_scripts(finished, data, tmp_path):
 
     video = data / "videos/testing_000.mp4"
     (tmp_path / "no.mp4").write_bytes(b"not a video")
+    others = [tmp_path / folder / "same.mp4" for folder in ("a", "b")]
+    for other, source in zip(others, ("testing_000.mp4", "training_000.mp4"), strict=True):
+        other.parent.mkdir()
+        shutil.copy(data / "videos" / source, other)
     done = run_script(
         "predict.py", "--model", finished / "last", "--output", tmp_path / "out", "--threshold", 0.001,
-        video, tmp_path / "no.mp4", check=False,
+        video, tmp_path / "no.mp4", video, *others, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "no.mp4" in done.stderr
@@ -192,6 +196,9 @@ def test_evaluate_and_predict_scripts(finished, data, tmp_path):
         assert len(list(csv.DictReader(file))) == len(rows)
     assert (tmp_path / "out/testing_000.png").stat().st_size > 5000
     assert not list((tmp_path / "out").glob("no.*"))
+    assert json.loads((tmp_path / "out/a_same.json").read_text()) == rows
+    assert json.loads((tmp_path / "out/b_same.json").read_text()) != rows
+    assert len(list((tmp_path / "out").glob("*.json"))) == 3
 
 
 def test_benchmark_script():

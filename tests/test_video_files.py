@@ -6,7 +6,7 @@ from video_factory import numbered_frames, write_video
 
 from re2tal_hf.data.annotations import AnnotationError, read_annotations
 from re2tal_hf.data.clips import read_clips
-from re2tal_hf.data.video_files import find_file, find_videos
+from re2tal_hf.data.video_files import distinct_names, find_file, find_videos
 
 COMPOSED, APART = (unicodedata.normalize(form, "été_ñ") for form in ("NFC", "NFD"))
 
@@ -93,6 +93,27 @@ def test_accents_in_a_table_of_metadata(tmp_path, monkeypatch, listed, name):
     (path.parent / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     [video] = read_annotations(tmp_path / "data").videos
     assert video.path == path
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.mp4", "b/x.mp4", "y.mp4"], ["a_x", "b_x", "y"]),
+        (["x.mp4", "x.avi"], ["x.mp4", "x.avi"]),
+        (["a/x.mp4", "a/x.avi", "b/x.mp4"], ["a_x.mp4", "a_x.avi", "b_x.mp4"]),
+        (["a/c/x.mp4", "b/c/x.mp4", "a_c_x.mp4"], ["a_c_x-2", "b_c_x", "a_c_x"]),
+        (["X.mp4", "x.mp4"], None),
+        ([f"a/{COMPOSED}.mp4", f"b/{APART}.mp4"], [f"a_{COMPOSED}", f"b_{APART}"]),
+        (["/x.mp4", "/a/x.mp4"], None),
+        (["a_b/x.mp4", "a/b_x.mp4", "a/b/x.mp4"], None),
+        (["x.mp4", "x-2.mp4", "b/x.mp4", "b_x.mp4"], None),
+    ],
+)
+def test_results_of_several_videos_get_names_of_their_own(paths, names):
+    found = distinct_names(paths)
+    assert names is None or found == names
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(paths)
+    assert not any("/" in name for name in found)
 
 
 def test_a_linked_split_has_its_table_of_metadata(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,40 @@ def find_file(path: Path) -> Path | None:
             name = alike[0]
         existing /= name
     return existing if existing.is_file() else None
+
+
+def distinct_names(paths: Sequence[str | Path]) -> list[str]:
+    """A name for the results of each video: its stem and, where several share that, as much of its path as they need.
+
+    The names differ on every file system: not only in the case of letters or the form of accents.
+    """
+    files = [Path(path).absolute() for path in paths]
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(_key(file.stem), []).append(file)
+    chosen: dict[Path, str] = {}
+    taken: set[str] = set()
+    for group in sorted(groups.values(), key=len):  # who shares his stem with nobody keeps it
+        depths = range(max(len(file.parts) for file in group))
+        forms = ([_part_of(file, depth, whole) for file in group] for depth in depths for whole in (False, True))
+        names = next((form for form in forms if len(set(map(_key, form))) == len(group)), [group[0].stem] * len(group))
+        for file, name in zip(group, names, strict=True):
+            numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+            chosen[file] = next(name for name in numbered if _key(name) not in taken)
+            taken.add(_key(chosen[file]))
+    return [chosen[file] for file in files]
+
+
+def _part_of(file: Path, depth: int, whole: bool) -> str:
+    """The name of a file, with or without its extension, after `depth` of its folders."""
+    folders = file.parts[1:-1]
+    return "_".join(
+        [*folders[len(folders) - depth if depth < len(folders) else 0 :], file.name if whole else file.stem]
+    )
+
+
+def _key(name: str) -> str:
+    return same_name(name).casefold()
 
 
 def files_under(folder: Path) -> Iterator[Path]:

@@ -16,9 +16,9 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from model_limits import MAX_JSON_MEGABYTES, ModelError, check_cost
-from transformers import pipeline
 
 from re2tal_hf import Re2TALConfig
+from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.training.run_folder import complete_folder
 
 logger = logging.getLogger(__name__)
@@ -141,9 +141,7 @@ class ModelShelf:
 def _load(folder: str, name: str, *, trust_remote_code: bool) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _reporting(name):
-        return pipeline(
-            "temporal-action-localization", model=folder, device=device, trust_remote_code=trust_remote_code
-        )
+        return load_pipeline(folder, device=device, trust_remote_code=trust_remote_code)
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ class ClipTransformer(Architecture):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]]
     input_name = "pixel_values"
     max_clip_values: ClassVar[int] = 2**28
+    classifier_names = ("classifier", "fc_norm", "pooler", "predictor")
 
     def build(self, *, variant: str | None = None, **settings: Any) -> PreTrainedModel:
         """Builds a model without classifier.

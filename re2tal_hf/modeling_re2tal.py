@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,17 @@ from .configuration_re2tal import Re2TALConfig
 from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
+from .loaded_weights import WeightFit, is_computed, some, without_loading_report
 from .localization_losses import LocalizationLoss, TriDetLoss
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop, Stage
 from .rewiring import BACKBONE_SETTINGS, RewiredModel, build_backbone
 from .value_checks import arguments_of, check_values
+
+logger = logging.getLogger(__name__)
+
+# What DDP, torch.compile and torch's averaged models put before the names.
+WRAPPERS = {r"^(module\.|_orig_mod\.)+": ""}
 
 # A head, and the loss that understands its output.
 HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -86,14 +93,76 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = False
     _keep_in_fp32_modules_strict = ["normalizer", "regression_normalizer", "refinement_normalizer"]
 
+    # The parts beside the backbone.
+    head_parts: ClassVar[tuple[str, ...]] = ()
+    # Tensors of a head that the source of the weights did not have.
+    untrained_head: tuple[str, ...] = ()
+
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; what the configuration freezes is frozen."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, *args: Any, partial: bool | None = None, **kwargs: Any) -> Any:
+        """As in transformers, but weights that do not fit are refused; what the configuration freezes is frozen.
+
+        Args:
+            args, kwargs: As in transformers. With `ignore_mismatched_sizes=True` tensors of the head that have another
+                shape, such as those of another number of classes, are begun anew.
+            partial (`bool`, *optional*): `True` begins anew whatever the source lacks or has in another shape. By
+                default this may only be the whole head, where the source is a model of another class, such as the
+                result of the classification stage, and a pipeline refuses the model until it is trained; with `False`
+                nothing.
+
+        Raises:
+            ValueError: if a tensor is missing, of another shape, or has no place in the model.
+        """
+        with_info, ignored = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
+        unwrap = "key_mapping" not in kwargs
+        kwargs = {"key_mapping": WRAPPERS, **kwargs}
+        settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+        with without_loading_report():
+            model, info = super().from_pretrained(*args, **settings)
+        if unwrap:
+            model._weight_conversions = []  # saving would put the wrappers back
+        model._check_loaded(info, partial, ignored)
+        base = cast(Re2TALModel, getattr(model, cls.base_model_prefix, model))
+        base.compute_buffers(info["missing_keys"])
         # Loading replaces the parameters, and with them their requires_grad.
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        cast(Re2TALModel, getattr(model, cls.base_model_prefix, model)).freeze()
-        return loaded
+        base.freeze()
+        return (model, info) if with_info else model
+
+    def train(self, mode: bool = True) -> Re2TALPreTrainedModel:
+        """As in PyTorch; a head that was begun anew counts as trained from now on."""
+        if mode:
+            self.untrained_head = ()
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in PyTorch."""
+        self.untrained_head = ()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _check_loaded(self, info: dict[str, Any], partial: bool | None, ignored: bool) -> None:
+        """Refuses what was not loaded, or says what was begun anew."""
+        needed = self.state_dict()
+        head = {name for name in needed if name.split(".")[0] in self.head_parts}
+        heads = {part for kind in Re2TALPreTrainedModel.__subclasses__() for part in kind.head_parts}
+        not_ours = heads.difference(self.head_parts) | {"n_averaged"}
+        missing = {name for name in info["missing_keys"] if not is_computed(needed[name])}
+        fit = WeightFit(
+            self.name_or_path,
+            total=len(needed.keys() - info["missing_keys"] | missing),
+            missing=sorted(missing),
+            unused=[name for name in info["unexpected_keys"] if name.split(".")[0] not in not_ours],
+            reshaped={name: (tuple(there), tuple(here)) for name, there, here in info["mismatched_keys"]},
+        )
+        allowed = head & fit.reshaped.keys() if ignored else set()
+        if partial is None and type(self).__name__ not in (self.config.architectures or ()) and head <= missing:
+            allowed |= head
+            self.untrained_head = tuple(sorted(head))
+        if not partial:
+            fit.check(type(self).__name__, _REMEDY, allowed)
+        if fit.missing or fit.reshaped:
+            logger.warning("%s; begun anew: %s", fit, some([*fit.missing, *fit.reshaped]))
+        else:
+            logger.info(str(fit))
 
     @torch.no_grad()
     @guard_torch_init_functions()
@@ -106,7 +175,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         heads_and_losses = tuple(part for parts in HEADS.values() for part in parts)
         for module in self.modules():
             if isinstance(module, RewiredModel):
-                module.architecture.initialize(module)
+                _draw_missing(module, module.architecture.initialize)
             elif isinstance(module, heads_and_losses):
                 cast(Any, module).initialize_weights()
         if isinstance(self, Re2TALForVideoClassification):
@@ -115,6 +184,27 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             if isinstance(self.norm, nn.BatchNorm1d):
                 nn.init.zeros_(cast(Tensor, self.norm.running_mean))
                 nn.init.ones_(cast(Tensor, self.norm.running_var))
+
+
+_REMEDY = (
+    "Restore the weights, or the configuration that they were saved with; for another number of classes give "
+    "ignore_mismatched_sizes=True; partial=True begins anew whatever does not fit."
+)
+
+
+def _draw_missing(module: RewiredModel, draw: Callable[[nn.Module], None]) -> None:
+    """Draws weights of a module, except those that transformers has marked as loaded.
+
+    transformers guards these against `torch.nn.init` only, not against a layer's own `reset_parameters`.
+    """
+    tensors = [tensor for tensor in module.state_dict(keep_vars=True).values() if not tensor.is_meta]
+    loaded = [tensor for tensor in tensors if getattr(tensor, "_is_hf_initialized", False)]
+    if len(loaded) == len(tensors):
+        return
+    values = [tensor.clone() for tensor in loaded]
+    draw(module)
+    for tensor, value in zip(loaded, values, strict=True):
+        tensor.copy_(value)
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -143,6 +233,24 @@ class Re2TALModel(Re2TALPreTrainedModel):
     @backprop.setter
     def backprop(self, value: Backprop) -> None:
         self.backbone.backprop = value
+
+    @torch.no_grad()
+    def compute_buffers(self, missing: Collection[str]) -> None:
+        """Gives buffers that were not loaded the values of a newly constructed backbone.
+
+        Loading leaves uninitialised memory in them, in those that are never saved as well.
+
+        Args:
+            missing (`Collection[str]`): Names, from the backbone or from the whole model, that were not loaded.
+        """
+        saved, buffers = self.backbone.state_dict().keys(), dict(self.backbone.named_buffers())
+        missing = {name.rpartition("backbone.")[2] for name in missing}
+        wanted = [n for n, b in buffers.items() if (n in missing or n not in saved) and not b.is_meta]
+        if wanted:
+            with torch.random.fork_rng(devices=[]):
+                computed = dict(build_backbone(self.config.backbone_config).named_buffers())
+            for name in wanted:
+                buffers[name].copy_(computed[name])
 
     def set_coupling(self, coupling: Sequence[float]) -> None:
         """Sets the coefficients `(alpha, beta)` of Dr2Net, in all stages; the configuration keeps them."""
@@ -214,6 +322,8 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
     Args:
         config ([`Re2TALConfig`]): What the model is.
     """
+
+    head_parts = ("head", "criterion")
 
     def __init__(self, config: Re2TALConfig):
         super().__init__(config)
@@ -289,6 +399,8 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
     Args:
         config ([`Re2TALConfig`]): What the model is; `classifier_norm` and `classifier_dropout` are of this model only.
     """
+
+    head_parts = ("classifier", "norm")
 
     def __init__(self, config: Re2TALConfig):
         super().__init__(config)

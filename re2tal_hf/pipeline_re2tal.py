@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers import AutoModel
 from transformers.pipelines.base import ChunkPipeline
 
 from .class_scores import ClassScores, checked_class_scores
@@ -37,7 +38,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     With `re2tal_hf` installed and imported, its own code runs and `trust_remote_code` is not needed.
 
     Raises:
-        ValueError: if no `video_processor` is given and none is saved with the model.
+        ValueError: if no `video_processor` is given and none is saved with the model, or its head was not trained.
     """
 
     _load_processor = False
@@ -51,6 +52,11 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if anew := getattr(self.model, "untrained_head", ()):
+            raise ValueError(
+                f"{self.model.name_or_path} has no trained head: {len(anew)} tensors of it, such as {anew[0]}, were "
+                "begun anew. Train the model, or load one that was trained to localize."
+            )
         if self.video_processor is None:
             self.video_processor = _load_processor_of(self.model)
         self.model.eval()
@@ -196,6 +202,22 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         """Saves model, code and video processor to a folder; the code of the pipeline goes with the model's."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipeline:
+    """Loads a model as `pipeline("temporal-action-localization", model=model)` does, but lets its errors through.
+
+    transformers would put them behind a page of its own.
+
+    Args:
+        model (`str`): A folder or a Hub id.
+        settings: `device`, of the pipeline; others are of `AutoModel.from_pretrained`.
+
+    Raises:
+        ValueError, OSError: if the model does not load, or there is no video processor with it.
+    """
+    device = settings.pop("device", None)
+    return TemporalActionLocalizationPipeline(model=AutoModel.from_pretrained(model, **settings), device=device)
 
 
 def _load_processor_of(model: Any) -> Re2TALVideoProcessor:

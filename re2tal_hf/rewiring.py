@@ -53,12 +53,15 @@ class Architecture(ABC):
         input_name (`str`): Name of the video among the arguments of the library's forward.
         recast_modules (`Mapping`): The library's classes of modules whose forward is not what a branch needs, with a
             subclass of each; `rewire` makes the model's modules of the one class instances of the other.
+        classifier_names (`tuple[str, ...]`): The library's attributes that its features do not need; their weights may
+            be left out of pretrained ones.
     """
 
     model_type: ClassVar[str]
     model_class: ClassVar[type[nn.Module] | tuple[type[nn.Module], ...]]
     input_name: ClassVar[str] = "x"
     recast_modules: ClassVar[Mapping[type[nn.Module], type[nn.Module]]] = {}
+    classifier_names: ClassVar[tuple[str, ...]] = ("head", "fc", "classifier", "cls_head")
 
     @abstractmethod
     def build(self, *args: Any, **kwargs: Any) -> nn.Module:

@@ -13,13 +13,12 @@ from pathlib import Path
 # scripts/evaluate.py would hide the library of that name.
 sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
-from transformers import pipeline
-
 from re2tal_hf.class_scores import checked_class_scores
 from re2tal_hf.data.annotations import AnnotationSet, read_annotations
 from re2tal_hf.data.durations import check_measured_times
 from re2tal_hf.data.subsets import actions_by_class, check_actions
 from re2tal_hf.data.time_units import MAX_LOST
+from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
 from re2tal_hf.training.run_folder import complete_folder
 
@@ -95,9 +94,7 @@ def main() -> None:
     video_scores = None
     if arguments.video_scores:
         video_scores = read_video_scores(arguments.video_scores, annotations.label_names)
-    pipe = pipeline(
-        "temporal-action-localization", model=str(complete_folder(arguments.model)), device=arguments.device
-    )
+    pipe = load_pipeline(str(complete_folder(arguments.model)), device=arguments.device)
     if not video_scores:
         check_classes(annotations, pipe.model.config.label2id)
     detections = localize_videos(

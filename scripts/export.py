@@ -37,7 +37,7 @@ def main() -> int:
     arguments = parse_arguments()
     check_format(arguments.format)
     source = str(complete_folder(arguments.model))
-    model = AutoModel.from_pretrained(source, dtype="float32")
+    model = AutoModel.from_pretrained(source, dtype="float32", partial=False)
     shape = window_shape(AutoVideoProcessor.from_pretrained(source))
     save_graph(export_graph(model, shape), arguments.output, arguments.format)
     print(f"{arguments.output}: windows of {shape[0]} frames, {shape[1]} x {shape[2]}")

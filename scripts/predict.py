@@ -11,9 +11,8 @@ import logging
 import sys
 from pathlib import Path
 
-from transformers import pipeline
-
 from re2tal_hf.data.video_files import distinct_names
+from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.timeline import draw_timeline
 from re2tal_hf.training.run_folder import complete_folder
 from re2tal_hf.video_reader import VideoReader, VideoReadError
@@ -45,9 +44,7 @@ def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
-    pipe = pipeline(
-        "temporal-action-localization", model=str(complete_folder(arguments.model)), device=arguments.device
-    )
+    pipe = load_pipeline(str(complete_folder(arguments.model)), device=arguments.device)
     settings = {
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,

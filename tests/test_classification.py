@@ -92,6 +92,11 @@ def test_the_original_network_teaches_without_labels(clips, plain, tmp_path):
     assert log[0]["loss"] == pytest.approx(log[0]["distillation"])
     with pytest.raises(ValueError, match="pretrained_backbone"):
         train(clips, tmp_path / "none", "distillation.weight=1")
+    with pytest.raises(ValueError, match="pretrained_partial"):
+        train(
+            clips, tmp_path / "part", "distillation.weight=1", f"training.pretrained_backbone={plain}",
+            "training.pretrained_partial=true",
+        )  # fmt: skip
 
 
 def test_a_model_that_is_not_finite_is_not_measured(clips, tmp_path):

@@ -94,6 +94,8 @@ class OptimizationArguments:
             folder such as `runs/backbone/best` of scripts/finetune_backbone.py.
         pretrained_license (`str`, *optional*): License of these weights, by its name on the Hub, where it is not
             known: of a file, or of a repository that is not the publisher's.
+        pretrained_partial (`bool`): Take of these weights what fits and begin the rest anew, where by default weights
+            that do not fit the whole backbone, or belong to one that computes something else, are an error.
         save_epochs (`int`): A checkpoint to resume from every so many epochs.
         trackers (`list[str]`): Experiment trackers by their names in Accelerate.
     """
@@ -111,6 +113,7 @@ class OptimizationArguments:
     mixed_precision: str = "no"
     pretrained_backbone: str | None = None
     pretrained_license: str | None = None
+    pretrained_partial: bool = False
     save_epochs: Annotated[int, COUNT] = 1
     trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
 

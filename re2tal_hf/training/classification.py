@@ -45,6 +45,10 @@ class ClassificationTrainer(Trainer):
             raise ValueError("The recipe's data.annotations is empty: name the folder of clips.")
         if distillation.weight and not self.recipe.training.pretrained_backbone:
             raise ValueError("distillation.weight needs training.pretrained_backbone: the network to learn from.")
+        if distillation.weight and self.recipe.training.pretrained_partial:
+            raise ValueError(
+                "distillation.weight needs the whole network to learn from, not training.pretrained_partial."
+            )
         self.training_set = self._clips("training_subset")
         self.validation_set = self._clips("validation_subset")
         check_subsets(self.training_set, self.validation_set, data, self.accelerator)
@@ -61,8 +65,10 @@ class ClassificationTrainer(Trainer):
         model = Re2TALForVideoClassification(config)
         self.teacher = None
         if source := self.recipe.training.pretrained_backbone:
-            load_backbone_weights(model.model.backbone, source)
-            load_classifier_weights(model, names, source)
+            partial = self.recipe.training.pretrained_partial
+            loaded = load_backbone_weights(model.model.backbone, source, partial)
+            taken = load_classifier_weights(model, names, source)
+            self.accelerator.print(f"{loaded}; {'with its classifier' if taken else 'the classifier begins anew'}")
             if self.recipe.distillation.weight:
                 self.teacher = build_backbone(config.backbone_config, "none", "plain")
                 load_backbone_weights(self.teacher, source)
@@ -101,7 +107,7 @@ class ClassificationTrainer(Trainer):
         assert self.teacher is not None
         videos, stride = batch["pixel_values_videos"], self.backbone_model.feature_stride
         with torch.no_grad():
-            expected = self.teacher.temporal_features(self.teacher.architecture.to_library_input(videos))
+            expected = self.teacher.video_features(videos)
         real = batch["frame_mask"][:, ::stride]
         features, expected = features[real], expected[real]
         total, processes = total_over_processes(torch.stack((expected.sum(), expected.new_tensor(expected.numel()))))

@@ -60,8 +60,9 @@ class LocalizationTrainer(Trainer):
     def build_model(self) -> Re2TALForTemporalActionLocalization:  # noqa: D102
         model = Re2TALForTemporalActionLocalization(self.model_config(self.training_set.label_names))
         check_windows(self.windows, model, self.recipe.data, self.accelerator)
-        if self.recipe.training.pretrained_backbone:
-            load_backbone_weights(model.model.backbone, self.recipe.training.pretrained_backbone)
+        arguments = self.recipe.training
+        if source := arguments.pretrained_backbone:
+            self.accelerator.print(load_backbone_weights(model.model.backbone, source, arguments.pretrained_partial))
         return model
 
     def build_windows(self, augmentation: Augmentation) -> TrainingWindows:  # noqa: D102

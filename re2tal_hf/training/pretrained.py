@@ -10,89 +10,191 @@ from typing import Any, cast
 
 import torch
 import torchvision
-from safetensors.torch import load_file
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..clip_transformer import ClipTransformer
 from ..configuration_re2tal import Re2TALConfig
-from ..rewiring import RewiredModel
+from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
+from ..rewiring import RewiredModel, build_backbone, rewire
+from .same_function import differences
+from .weight_files import FILE_NAMES, read_weight_file, read_weight_folder, unwrap
 
 logger = logging.getLogger(__name__)
 
-# What stands before the library's names: in our models with and without a head, and in mmaction2's files.
+# What stands before the library's names in our models with and without a head.
 PREFIXES = ("model.backbone.", "backbone.")
 
 
-def load_backbone_weights(backbone: RewiredModel, source: str) -> None:
+def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = False) -> str:
     """Loads weights under the library's own names into a backbone; a classifier's weights are left out.
+
+    What usually stands before the names is taken away (see `unwrap`). Where the settings of the source are known, from
+    a `config.json` beside it or from torchvision, those that change what is computed must be the backbone's.
 
     Args:
         backbone (`RewiredModel`): A rewired model without classifier (`Re2TALModel.backbone`).
         source (`str`): One of
             - a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`;
-            - the path of a `.safetensors` or `.pth` file with the same keys, or with `backbone.` before them as
-              mmaction2 has it;
-            - a folder as `save_pretrained` writes it of a Re2TAL model, such as the result of the classification stage;
-            - a folder or a Hub id of the library's own model, where that is of transformers.
+            - the path of a `.safetensors`, `.pth` or `.pt` file: a state dict, or a checkpoint that holds one;
+            - a folder as `save_pretrained` writes it of a Re2TAL model, such as the result of the classification stage,
+              or of the library's own model, where that is of transformers;
+            - the Hub id of such a folder.
+        partial (`bool`): Take what fits; the rest of the backbone keeps the weights that it has.
+
+    Returns:
+        `str`: how many of the backbone's tensors were loaded.
 
     Raises:
-        ValueError: if the source is none of them, or a parameter of the backbone is missing or of another shape.
+        ValueError: if the source is none of them or cannot be read, or, unless `partial`, if a tensor of the backbone
+            is missing, unused or of another shape, or the source computes something else.
     """
-    state = _read(backbone, source)
-    for prefix in PREFIXES:
-        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)} or state
-    own = backbone.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or shapes:
-        wrong = f"lacks {missing[:3]}" if missing else f"has other shapes for {shapes[:3]}"
-        raise ValueError(f"{source} does not fit the backbone: it {wrong}; check the sizes in model.backbone_config.")
-    if unused := sorted(state.keys() - own.keys()):
-        logger.info("Not used of %s: %s", source, unused)
-    backbone.load_state_dict({name: state[name] for name in own})
+    state, original = _read(backbone, source)
+    state = unwrap(state, backbone.state_dict().keys(), [getattr(backbone, "base_model_prefix", "")])
+    if isinstance(backbone, PreTrainedModel):
+        state = _with_todays_names(backbone, state)
+    own, left_out = backbone.state_dict(), backbone.architecture.classifier_names
+    reshaped = {n: t for n, t in own.items() if n in state and state[n].shape != t.shape}
+    missing = {name for name, tensor in own.items() if name not in state and not is_computed(tensor)}
+    fit = WeightFit(
+        source,
+        total=len(own.keys() & state.keys() | missing),
+        missing=sorted(missing),
+        unused=[name for name in state.keys() - own.keys() if name.split(".")[0] not in left_out],
+        reshaped={name: (tuple(state[name].shape), tuple(tensor.shape)) for name, tensor in reshaped.items()},
+    )
+    fitting = {name: state[name] for name in own.keys() & state.keys() - reshaped.keys()}
+    changed = _changed_indices(own, fitting)
+    if original is not None:
+        changed += differences(original, backbone, left_out)
+    if not partial:
+        remedy = "set training.pretrained_partial=true to take what fits and begin the rest anew."
+        fit.check("the backbone", f"Check the sizes in model.backbone_config, or {remedy}")
+        if changed:
+            raise ValueError(
+                f"{source} does not fit the backbone: {fit}, but of a network that computes something else: "
+                f"{'; '.join(changed)}. Set model.backbone_config as the source has it, or {remedy}"
+            )
+    backbone.load_state_dict(fitting, strict=False)
+    summary = str(fit)
+    if missing or reshaped:
+        summary += f"; begun anew: {some([*missing, *reshaped])}"
+    if unused := state.keys() - own.keys():
+        summary += f"; not used: {some(unused)}"
+    if changed:
+        summary += f"; other settings: {'; '.join(changed)}"
+    logger.info(summary)
+    return summary
 
 
 def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source: str) -> bool:
     """Loads classifier and norm of a model of ours where it tells the same classes apart; returns whether it does."""
     folder = Path(source)
-    if not _is_ours(folder):
+    if _model_type(folder) != Re2TALConfig.model_type:
         return False
-    config, state = Re2TALConfig.from_pretrained(folder), _load_all(folder)
+    config, state = Re2TALConfig.from_pretrained(folder), read_weight_folder(folder)
     names = [config.id2label.get(index) for index in range(len(label_names))]
-    own = [name for name in model.state_dict() if not name.startswith(PREFIXES)]
-    if names != list(label_names) or not all(name in state for name in own):
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PREFIXES)}
+    fits = all(name in state and state[name].shape == tensor.shape for name, tensor in own.items())
+    if names != list(label_names) or not fits:
         return False
     model.load_state_dict({name: state[name] for name in own}, strict=False)
     return True
 
 
-def _is_ours(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == Re2TALConfig.model_type
-
-
-def _load_all(folder: Path) -> dict[str, Tensor]:
-    """Weights of a folder, in one file or in several."""
-    return {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
-
-
-def _read(backbone: RewiredModel, source: str) -> dict[str, Tensor]:
-    path, library_class = Path(source), type(backbone).original_class
-    of_transformers = issubclass(library_class, PreTrainedModel)
-    if path.suffix == ".safetensors" and path.is_file():
-        return load_file(path)
-    if path.suffix in (".pth", ".pt") and path.is_file():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state)
-    if _is_ours(path):
-        return _load_all(path)
+def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
+    """Returns the weights, and the network that they belong to, on the meta device, where its settings are known."""
+    path = Path(source)
+    if path.is_file():
+        of_family = _model_type(path.parent) in (Re2TALConfig.model_type, backbone.architecture.model_type)
+        return read_weight_file(path), _described(backbone, path.parent) if of_family else None
+    if path.is_dir():
+        original = _described(backbone, path) if _model_type(path) else None
+        return read_weight_folder(path), original
     try:
-        if of_transformers:
-            return cast(Any, library_class).from_pretrained(source).state_dict()
-        return torchvision.models.get_weight(source).get_state_dict(progress=True, check_hash=True)
+        if not isinstance(backbone, PreTrainedModel) and "/" not in source:
+            weights = torchvision.models.get_weight(source)
+            return dict(weights.get_state_dict(progress=True, check_hash=True)), _of_torchvision(weights)
+        folder = _download(source)
     except (ValueError, KeyError, OSError) as error:
-        named = "Hub id of transformers" if of_transformers else "name of torchvision weights"
         raise ValueError(
             f"training.pretrained_backbone is {source!r}: neither a .safetensors or .pth file, nor a folder of a "
-            f"Re2TAL model, nor a {named} for {library_class.__name__} ({error})."
+            f"Re2TAL model, nor a {_known_name(backbone)} for {type(backbone).original_class.__name__} ({error})."
         ) from error
+    return read_weight_folder(folder), _described(backbone, folder)
+
+
+def _known_name(backbone: RewiredModel) -> str:
+    return "Hub id of transformers" if isinstance(backbone, PreTrainedModel) else "name of torchvision weights"
+
+
+def _download(repository: str) -> Path:
+    """Fetches configuration and weights of a model on the Hub, in the older format where there is no other."""
+    for name in FILE_NAMES:
+        stem, _, suffix = name.rpartition(".")
+        patterns = ["config.json", name, f"{name}.index.json", f"{stem}-*-of-*.{suffix}"]
+        folder = Path(snapshot_download(repository, allow_patterns=patterns))
+        if (folder / name).exists() or (folder / f"{name}.index.json").exists():
+            break
+    return folder
+
+
+def _model_type(folder: Path) -> str | None:
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config} is not a configuration: {error}") from error
+    return values.get("model_type") if isinstance(values, dict) else None
+
+
+def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
+    """Builds the network that the `config.json` of a folder describes, on the meta device."""
+    architecture, model_type = backbone.architecture, _model_type(folder)
+    with torch.device("meta"):
+        if model_type == Re2TALConfig.model_type:
+            settings = Re2TALConfig.from_pretrained(folder).backbone_config
+            model_type = settings.get("model_type")
+            if model_type == architecture.model_type:
+                return build_backbone(settings, "none", "plain")
+        elif isinstance(architecture, ClipTransformer) and model_type == architecture.config_class.model_type:
+            network = architecture.encoder(architecture.config_class.from_pretrained(folder))
+            return rewire(network, "none", "plain")
+    raise ValueError(
+        f"{folder} holds a model of type {model_type!r}, but the backbone is of type {architecture.model_type!r}: "
+        "choose other weights, or another model.backbone_config."
+    )
+
+
+def _of_torchvision(weights: Any) -> nn.Module | None:
+    models = torchvision.models
+    for name in models.list_models(module=models.video):
+        if models.get_model_weights(name) is type(weights):
+            with torch.device("meta"):
+                return rewire(models.get_model(name), "none", "plain")
+    return None
+
+
+def _with_todays_names(backbone: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames what a library's model was saved with by its older versions, as the library does when it loads."""
+    own = backbone.state_dict()
+    if not own.keys() - state.keys():
+        return state
+    library: Any = cast(Any, type(backbone)).original_class
+    settings = {"config": backbone.config, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    with without_loading_report():
+        loaded, info = library.from_pretrained(None, state_dict=state, **settings)
+    renamed = {n: t for n, t in loaded.state_dict().items() if n in own and n not in info["missing_keys"]}
+    renamed |= {name: torch.empty(shape, device="meta") for name, shape, _ in info["mismatched_keys"] if name in own}
+    return renamed | {name: torch.empty(0, device="meta") for name in info["unexpected_keys"]}
+
+
+def _changed_indices(own: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """Names an index that the source has otherwise, such as the relative positions in a window of another form."""
+    changed = [
+        name for name, t in found.items() if t.dim() and is_computed(own[name]) and not torch.equal(t, own[name].cpu())
+    ]
+    return [f"the values of {some(changed)} differ"] if changed else []

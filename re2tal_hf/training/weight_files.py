@@ -1,0 +1,107 @@
+"""Weights in files and folders, freed from what training programs wrap them in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+"""What `save_pretrained` calls the weights, today and formerly; with `.index.json` where they lie in several files."""
+
+# Where checkpoints keep the weights; averaged ones first, since these are what was measured.
+STATE_NAMES = (
+    "state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model_state", "model", "module", "net",
+)  # fmt: skip
+
+# What stands before the names of a network that was part of something.
+WRAPPERS = ("module", "model", "backbone", "net", "network", "encoder", "ema", "ema_model")
+
+# What torch.compile, FSDP and activation checkpointing put between the names, at any place.
+INSERTIONS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+def read_weight_file(path: Path) -> dict[str, Tensor]:
+    """Reads a `.safetensors` file, or what `torch.save` wrote: a state dict, or a checkpoint that holds one.
+
+    Raises:
+        ValueError: if the file cannot be read, holds objects other than tensors and plain values, or no weights.
+    """
+    try:
+        loaded: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"The weights {path} cannot be read: {str(error)[:300]} Save them again, the state dict alone."
+        ) from error
+    while isinstance(loaded, Mapping):
+        inner = [loaded[name] for name in STATE_NAMES if isinstance(loaded.get(name), Mapping)]
+        if not inner:
+            break
+        loaded = inner[0]
+    state = {str(n): t for n, t in loaded.items() if isinstance(t, Tensor)} if isinstance(loaded, Mapping) else {}
+    if not state:
+        raise ValueError(f"{path} holds no weights: save a state dict, or a checkpoint with one as 'state_dict'.")
+    return state
+
+
+def read_weight_folder(folder: Path) -> dict[str, Tensor]:
+    """Reads the weights that `save_pretrained` wrote, in one file or in several.
+
+    Raises:
+        ValueError: if there are none, a part is missing, or a file cannot be read.
+    """
+    for name in FILE_NAMES:
+        index = folder / f"{name}.index.json"
+        parts = [name]
+        if index.is_file():
+            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        elif not (folder / name).is_file():
+            continue
+        if absent := [part for part in parts if not (folder / part).is_file()]:
+            raise ValueError(f"{folder} is not complete: it lacks {absent}.")
+        return {key: tensor for part in parts for key, tensor in read_weight_file(folder / part).items()}
+    runs = [str(folder / name) for name in ("best", "last") if (folder / name).is_dir()]
+    hint = f"; did you mean {' or '.join(runs)}?" if runs else "."
+    raise ValueError(f"{folder} holds no weights, neither {' nor '.join(FILE_NAMES)}{hint}")
+
+
+def unwrap(state: Mapping[str, Tensor], names: Collection[str], wrappers: Collection[str] = ()) -> dict[str, Tensor]:
+    """Takes away what stands before the names of a network's tensors.
+
+    Args:
+        state (`Mapping`): Tensors of the network, perhaps of more beside it.
+        names (`Collection[str]`): What the network calls its tensors.
+        wrappers (`Collection[str]`): Attributes that may hold the network, beside the usual ones.
+
+    Returns:
+        `dict`: the tensors under that prefix under which most of the names are found; all where there is no prefix.
+    """
+    state = {_without_insertions(name): tensor for name, tensor in state.items()}
+    found: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            if ".".join(parts[i:]) in names:
+                found["".join(f"{p}." for p in parts[:i])] += 1
+            if part not in WRAPPERS and part not in wrappers:
+                break
+    prefix = max(found, key=lambda p: (found[p], "ema" in p), default="")
+    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix) and name != "n_averaged"}
+
+
+def _without_insertions(name: str) -> str:
+    for insertion in INSERTIONS:
+        name = name.replace(insertion, "")
+    return name

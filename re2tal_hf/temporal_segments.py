@@ -69,6 +69,9 @@ def soft_nms(
         ValueError: if shapes or values are not valid.
     """
 
+    if decay is None and not sigma > 0:
+        raise ValueError(f"sigma is {sigma}; it must be above 0.")
+
     def lower(remaining: Tensor, iou: Tensor, length: Tensor) -> Tensor:
         factor = torch.exp(-(iou**2) / sigma) if decay is None else decay(iou, length)
         remaining = remaining * factor
@@ -291,8 +294,8 @@ def _checked(segments: Tensor, scores: Tensor, labels: Tensor | None) -> tuple[T
         raise ValueError(f"segments {tuple(segments.shape)} and scores {tuple(scores.shape)} must be [N, 2] and [N].")
     if labels is not None and labels.shape != (count,):
         raise ValueError(f"labels {tuple(labels.shape)} must be [N] for {count} segments.")
-    if torch.isnan(scores).any():
-        raise ValueError("scores hold NaN: the model that made them has diverged.")
+    if torch.isnan(scores).any() or not segments.isfinite().all():
+        raise ValueError("scores hold NaN, or segments NaN or infinity: the model that made them has diverged.")
     dtype = torch.promote_types(segments.dtype, torch.promote_types(scores.dtype, torch.float32))
     return segments.to(dtype), scores.to(dtype)
 

@@ -2,9 +2,9 @@
 
 import importlib.util
 import json
-import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from test_classification import TINY as TINY_CLIPS
 from test_trainer import TINY
 from video_factory import numbered_frames, write_video
 
-from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, AnnotationSet
+from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, AnnotationSet, read_annotations
 from re2tal_hf.data.durations import check_measured_times
 from re2tal_hf.data.hub_dataset import read_dataset
 from re2tal_hf.data.subsets import check_shared
+from re2tal_hf.data.time_units import check_times
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.evaluation import mean_average_precision
@@ -155,15 +156,23 @@ def test_what_cannot_be_learned_is_said_or_refused(annotate, build, tmp_path, ca
     build(annotate(training=[("Sway", 0.0, 20.0)]), "processor.num_frames=192")
 
 
-def test_classes_that_one_subset_lacks_are_named(annotate, build, caplog, capsys):
+def test_classes_that_a_subset_lacks_are_named(annotate, build, caplog):
     validation = [("Circle", 1.0, 3.0), ("Jump", 4.0, 6.0), ("Jump", 8.0, 10.0)]
     build(annotate(validation=validation))
     assert "classes that only validation videos show, and so nothing learns: Jump (4)" in caplog.text
-    assert "classes that only training videos show, and so nothing measures: Sway (4)" in capsys.readouterr().out
+    assert "classes that only training videos show, and so nothing measures: Sway (4)" in caplog.text
+    assert "neither" not in caplog.text and "case" not in caplog.text
     caplog.clear()
     build(annotate(validation=validation), "data.class_agnostic=true")
     build(annotate())
-    assert not caplog.records and "classes that" not in capsys.readouterr().out
+    assert not caplog.records
+    path = annotate(training=[*ACTIONS, ("sway ", 10.0, 12.0)])
+    content = json.loads(path.read_text())
+    content["database"]["e"] = {"subset": None, "annotations": [{"label": "Slant", "segment": [1.0, 2.0]}]}
+    path.write_text(json.dumps(content))
+    build(path)
+    assert "classes that neither subset shows: Slant" in caplog.text
+    assert "classes that differ in case or spaces only: 'Sway' and 'sway '" in caplog.text
 
 
 def test_unflippable_labels_are_found_by_name(annotate, build, tmp_path):
@@ -233,8 +242,8 @@ def test_the_evaluation_script_checks_before_it_loads_a_model(
 
 
 def test_datasets_are_made_of_seconds_only(annotate, videos, caplog):
-    frames = annotate(training=scaled(30))
-    with pytest.raises(AnnotationError, match="6 of 12 segments lie wholly outside their video.*frames"):
+    frames = annotate(training=scaled(30), validation=[("Sway", 2.0, 4.5), ("Sway", 50.0, 60.0)])
+    with pytest.raises(AnnotationError, match="8 of 10 segments lie wholly outside their video.*frames"):
         read_dataset(frames, videos)
     assert len(read_dataset(frames, videos, max_lost=1.0).splits) == 2
     with pytest.raises(AnnotationError, match="name of the subset is empty"):
@@ -245,12 +254,20 @@ def test_datasets_are_made_of_seconds_only(annotate, videos, caplog):
     ]
 
 
-def test_public_annotations_measure_as_before(public_annotations, caplog):
-    from re2tal_hf.data.annotations import read_annotations
+def test_there_must_be_something_to_measure(videos, tmp_path):
+    video = AnnotatedVideo("a", "validation", None, None, np.array([[1.0, 2.0]]), [0])
+    with pytest.raises(AnnotationError, match="validation: no video files"):
+        check_measured_times([video], "validation")
+    video.path = tmp_path / "a.mp4"
+    video.path.write_bytes(b"no video")
+    with pytest.raises(AnnotationError, match=r"none of the 1 video files can be read; first: .*a\.mp4"):
+        check_measured_times([video], "validation")
+    check_measured_times([video, replace(video, path=videos / "a.mp4")], "validation")
 
+
+def test_public_annotations_are_in_seconds(public_annotations, caplog):
     for name in ("thumos14_actionformer_style", "multithumos_superevents_style", "activitynet13"):
         videos = read_annotations(public_annotations / f"{name}.json", repair=False).videos
-        with caplog.at_level(logging.WARNING):
-            caplog.clear()
-            check_measured_times(videos, name)  # without files the annotated durations count
+        caplog.clear()
+        check_times(videos, name)
         assert not caplog.records

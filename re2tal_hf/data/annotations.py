@@ -222,7 +222,7 @@ def _parse_record(video_id: str, entry: Any, source: str | Path) -> _Record:
         duration = _number(duration, f"{where}: duration")
         if duration <= 0:
             raise AnnotationError(f"{where}: duration {duration:g} is not positive; leave it out")
-    record = _Record(video_id, str(entry.get("subset", "")), duration, [], [], [])
+    record = _Record(video_id, str(entry.get("subset") or ""), duration, [], [], [])
     actions = entry["annotations"] if "annotations" in entry else entry["actions"]
     for i, action in enumerate(actions or []):
         label, label_id, segment = _parse_action(action, f"{where}, annotation {i}")

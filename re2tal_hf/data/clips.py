@@ -59,10 +59,10 @@ def _folder_clips(folder: Path, split: str) -> tuple[list[tuple[Path, int]], lis
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise AnnotationError(f"{folder}: there is no split {split!r}; it holds {splits}")
     # The classes of all splits, so that a class that one of them lacks keeps its number.
-    names = sorted({same_name(entry.name) for entry in folder.glob("*/*") if entry.is_dir()})
+    names = sorted({same_name(entry.name) for entry in folder.glob("*/[!.]*") if entry.is_dir()})
     clips = [
         (path, names.index(same_name(path.parent.name)))
-        for path in sorted((folder / split).glob("*/*"))
+        for path in sorted((folder / split).glob("[!.]*/*"))
         if is_video_file(path)
     ]
     return clips, names

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tqdm.auto import tqdm
 
 from ..video_reader import VideoReader, VideoReadError
-from .annotation_set import AnnotatedVideo, RuleLog
+from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog
 from .hub_video import HubVideo
 from .time_units import MAX_LOST, check_times
 
@@ -59,7 +59,7 @@ def with_duration(video: AnnotatedVideo, duration: float, rules: RuleLog) -> Ann
 
 
 def check_measured_times(videos: Sequence[AnnotatedVideo], source: str, max_lost: float = MAX_LOST) -> None:
-    """Holds annotations against the true durations of their files; see `check_times`.
+    """Opens the files of videos that are to be measured by, and holds the annotations against their durations.
 
     Args:
         videos: Those that have no file or an unreadable one count with the annotated duration.
@@ -67,12 +67,17 @@ def check_measured_times(videos: Sequence[AnnotatedVideo], source: str, max_lost
         max_lost: Largest share of segments outside their videos, and of those that end before they start.
 
     Raises:
-        AnnotationError: More are.
+        AnnotationError: More are (see `check_times`), or no video has a file that can be read.
     """
     rules = RuleLog()
     here = [video for video in videos if video.path is not None]
     found = [video for video in videos if video.path is None]
-    for video, duration in zip(here, known_durations(here), strict=True):
+    if not here:
+        raise AnnotationError(f"{source}: no video files; name their folder")
+    durations = known_durations(here)
+    if all(isinstance(duration, VideoReadError) for duration in durations):
+        raise AnnotationError(f"{source}: none of the {len(here)} video files can be read; first: {durations[0]}")
+    for video, duration in zip(here, durations, strict=True):
         found.append(video if isinstance(duration, VideoReadError) else with_duration(video, duration, rules))
     rules.warn(source)
     check_times(found, source, max_lost)

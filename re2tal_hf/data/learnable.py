@@ -63,8 +63,9 @@ def _misfits_of_video(
 ) -> list[Misfit]:
     rate = windows.frame_rate(video)
     longest, threshold = windows.longest_window(video), windows.truncation_threshold
-    # Labels are float32, as the windows give them.
-    placed = (windows.placements(video, feature_stride) / feature_stride).float()
+    # Labels are float32, as the windows give them; a whole video is seen in one way only.
+    number = feature_stride if windows.processor.sampling == "sliding" else 1
+    placed = (windows.placements(video, number) / feature_stride).float()
     learned = can_learn(placed.flatten(0, 1)).view(placed.shape[:2]).all(dim=1).tolist()
     misfits = []
     for (start, end), label, fits in zip(video.segments.tolist(), video.labels, learned, strict=True):

@@ -57,10 +57,19 @@ def check_shared(training: AnnotationSet, validation: AnnotationSet, allowed: bo
     return ""
 
 
-def compare_classes(training: AnnotationSet, validation: AnnotationSet) -> tuple[list[str], list[str]]:
-    """Classes that only validation has, and those that only training has, each with the number of its actions."""
-    trained, measured = actions_by_class(training), actions_by_class(validation)
-    return _only(measured, trained, training.label_names), _only(trained, measured, training.label_names)
+def compare_classes(training: AnnotationSet, validation: AnnotationSet) -> dict[str, list[str]]:
+    """Classes with the number of their actions, by what is wrong with them; what is not is left out."""
+    names, trained, measured = training.label_names, actions_by_class(training), actions_by_class(validation)
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.split()).casefold(), []).append(repr(name))
+    found = {
+        "only validation videos show, and so nothing learns": _only(measured, trained, names),
+        "only training videos show, and so nothing measures": _only(trained, measured, names),
+        "neither subset shows": [name for i, name in enumerate(names) if not trained[i] and not measured[i]],
+        "differ in case or spaces only": [" and ".join(group) for group in alike.values() if len(group) > 1],
+    }
+    return {fault: classes for fault, classes in found.items() if classes}
 
 
 def _only(found: Counter[int], other: Counter[int], names: Sequence[str]) -> list[str]:

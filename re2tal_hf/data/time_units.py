@@ -12,7 +12,7 @@ from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_seg
 
 logger = logging.getLogger(__name__)
 
-MAX_LOST = 0.3
+MAX_LOST = 0.5
 """Largest share of segments outside their videos, or that end before they start, with which work goes on."""
 
 # Rule -> what its segments do.

@@ -33,11 +33,9 @@ def check_subsets(
     shared = check_shared(training, validation, data.allow_shared_videos)
     if shared and accelerator.is_main_process:
         logger.warning(shared)
-    only_measured, only_trained = compare_classes(training, validation)
-    if only_measured and accelerator.is_main_process:
-        logger.warning("classes that only validation videos show, and so nothing learns: %s", ", ".join(only_measured))
-    if only_trained:
-        accelerator.print(f"classes that only training videos show, and so nothing measures: {', '.join(only_trained)}")
+    if accelerator.is_main_process:
+        for fault, classes in compare_classes(training, validation).items():
+            logger.warning("classes that %s: %s", fault, ", ".join(classes))
 
 
 def check_windows(

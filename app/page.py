@@ -175,7 +175,7 @@ class Page:
         """Finds the actions of a video.
 
         Returns:
-            `label`, `score`, `start` and `end` (seconds from the first frame) of each, best first.
+            `label`, `score`, `start` and `end` (seconds of the video) of each, best first.
         """
         with messages():
             rows, _ = self._localizer.detect(video, model, _session(request))

@@ -7,9 +7,12 @@ container may be is a list of what is allowed, for everyone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 from av.stream import Disposition
@@ -82,6 +85,16 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
         raise VideoReadError(f"{name}: {reason}; replace it or leave it out.") from error
     assert isinstance(container, av.container.InputContainer)
     return container
+
+
+def until_flushed(items: Iterator[Any]) -> Iterator[Any]:
+    """Packets or frames of a container, to the end.
+
+    PyAV fails when it flushes a stream that was not there when the file was opened, as in recordings that were joined;
+    by then all others are flushed.
+    """
+    with contextlib.suppress(IndexError):
+        yield from items
 
 
 def bytes_of(source: str | Path | bytes, count: int, start: int = 0) -> bytes:

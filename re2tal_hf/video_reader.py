@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from .video_container import VideoReadError, bytes_of, describe, open_stream
+from .video_container import VideoReadError, bytes_of, describe, open_stream, until_flushed
 from .video_orientation import orientation_of
 from .video_timeline import Timeline, read_timeline
 
@@ -213,7 +213,12 @@ class _PyAVDecoder:
         width, height = self._frame_size
         frames = torch.empty((len(indices), height, width, 3), dtype=torch.uint8)
         for row, index in enumerate(indices):
-            frames[row] = torch.from_numpy(self._to_rgb(self._frame_at(index)))
+            frame = self._frame_at(index)
+            try:
+                frames[row] = torch.from_numpy(self._to_rgb(frame))
+            except av.error.FFmpegError as error:
+                self._graph_input = None
+                raise self._undecodable(index, f"{frame.format.name} to RGB: {error.strerror}") from error
         return self.orientation.applied_to(frames).permute(0, 3, 1, 2)
 
     def close(self) -> None:
@@ -245,7 +250,7 @@ class _PyAVDecoder:
 
     def _frames_from_here(self) -> Iterator[Any]:
         by_count = self.timeline.told_by == "count"
-        for frame in self._container.decode(self._stream):
+        for frame in until_flushed(self._container.decode(self._stream)):
             if by_count or frame.pts is not None:
                 yield frame
 
@@ -271,7 +276,7 @@ class _PyAVDecoder:
                 continue  # it precedes the first keyframe of a part
             # XviD packs two frames into a packet and ends with packets that hold none.
             few_left = index - self._position <= self._stream.codec_context.reorder_depth
-            if frame is None and timeline.told_by == "count" and few_left:
+            if frame is None and timeline.told_by == "count" and few_left and self._frame is not None:
                 return self._frame
             self._keep(frame, index)
             self._position = position

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import av
 import numpy as np
 
-from .video_container import RAW_STREAMS, VideoReadError, bytes_of
+from .video_container import RAW_STREAMS, VideoReadError, bytes_of, until_flushed
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], dict[int,
     packets: list[_Packet] = []
     ends: dict[int, float] = {}
     end_of_data = 0
-    for packet in container.demux():
+    for packet in until_flushed(container.demux()):
         clock = packet.dts if packet.pts is None else packet.pts
         if clock is not None and packet.time_base:
             index, until = packet.stream_index, float((clock + (packet.duration or 0)) * packet.time_base)
@@ -188,61 +188,68 @@ def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], dict[int,
     return packets, ends, end_of_data
 
 
-def _parts(packets: list[_Packet], stream: Any, container_name: str) -> Iterator[tuple[list[_Packet], int]]:
-    """Runs of packets between leaps of the clock, each with the ticks to add so that it continues the one before."""
+def _parts(packets: list[_Packet], stream: Any, container_name: str) -> Iterator[list[_Packet]]:
+    """Runs of packets between leaps of the clock."""
     tick = float(stream.time_base)
     furthest = MAX_LEAP if container_name in LEAPING_CONTAINERS else np.inf
     by_display = container_name in WITHOUT_DECODING_TIMES
     part: list[_Packet] = []
-    shift, last, due = 0, None, 0
+    last, due = None, 0
     for packet in packets:
         clock = packet.pts if by_display else packet.dts
         if clock is not None:
             # No frame that precedes a keyframe in the file is shown after it.
             back = last is not None and (packet.is_keyframe or not by_display) and (last - clock) * tick > MAX_STEP_BACK
             if back or (last is not None and (clock - due) * tick > furthest):
-                yield part, shift
-                part, shift, last = [], shift + due - clock, None
+                yield part
+                part, last = [], None
             if last is None or clock > last:
                 last, due = clock, clock + (packet.duration or _frame_ticks(stream))
         part.append(packet)
-    yield part, shift
+    yield part
 
 
 def _shown_frames(
-    parts: list[tuple[list[_Packet], int]], stream: Any, container_name: str, frame_ticks: int
+    parts: list[list[_Packet]], stream: Any, container_name: str, frame_ticks: int
 ) -> tuple[Literal["timestamp", "sequence", "count"], list[_Shown]]:
     """How decoded frames are told, and the frames in the order in which they are shown."""
-    packets = [packet for part, _ in parts for packet in part]
+    packets = [packet for part in parts for packet in part]
     stamps = [packet.pts for packet in packets if packet.pts is not None]
     if not stamps or container_name in RAW_STREAMS:
         return "count", [_Shown(order * frame_ticks, 0, 0, frame_ticks) for order in range(len(packets))]
     # AVI stores no time of display and some others may not, nor MPEG program streams for every frame: FFmpeg
     # guesses, wrongly once frames are reordered or after a seek.
     unstamped = container_name == "avi" or (container_name in LOOSELY_STAMPED and stamps == sorted(stamps))
-    if stream.codec_context.has_b_frames and unstamped:
+    if stream.codec_context.has_b_frames and unstamped and any(packet.dts is not None for packet in packets):
         return "count", _as_decoded(packets, stream.codec_context.reorder_depth, frame_ticks)
-    by_count = container_name == "mpeg"
-    starts_late = any(packet.is_keyframe for packet in packets) and not by_count
+    if container_name == "mpeg":
+        return "count", _as_stamped(parts, frame_ticks, all_decode=True)
+    return ("timestamp" if len(parts) == 1 else "sequence"), _as_stamped(parts, frame_ticks)
+
+
+def _as_stamped(parts: list[list[_Packet]], frame_ticks: int, *, all_decode: bool = False) -> list[_Shown]:
+    """Frames at their timestamps; each part goes on where the one before ends.
+
+    Unless `all_decode`, those that are not shown are left out: what is to be discarded lies before the start of a
+    trimmed video, and what precedes the first keyframe of a broadcast cut in the middle is lost.
+    """
     frames: list[_Shown] = []
-    for number, (part, shift) in enumerate(parts):
+    due: int | None = None
+    for number, part in enumerate(parts):
         first = next((packet.pts for packet in part if packet.is_keyframe and packet.pts is not None), None)
-        shown = {
-            packet.pts: _Shown(packet.pts + shift, packet.pts, number, packet.duration)
-            for packet in part
-            # What is to be discarded lies before the start of a trimmed video; what precedes the first keyframe
-            # of a broadcast cut in the middle is lost.
-            if packet.pts is not None
-            and not packet.is_discard
-            and not (starts_late and first is not None and packet.pts < first)
-        }
-        frames += [shown[pts] for pts in sorted(shown)]
-    if len(parts) == 1:
-        return "count" if by_count else "timestamp", frames
-    # Sorted within each part alone: two frames of it may still be shown after the next has begun.
-    starts = np.maximum.accumulate([frame.start for frame in frames])
-    frames = [frame._replace(start=int(start)) for frame, start in zip(frames, starts, strict=True)]
-    return "count" if by_count else "sequence", frames
+        stamps = [packet.dts if packet.pts is None and all_decode else packet.pts for packet in part]
+        stamped = [(stamp, packet) for stamp, packet in zip(stamps, part, strict=True) if stamp is not None]
+        if not stamped:
+            continue
+        shift = 0 if due is None else due - min(stamp for stamp, _ in stamped)
+        due = max(stamp + shift + (packet.duration or frame_ticks) for stamp, packet in stamped)
+        shown = [
+            _Shown(stamp + shift, stamp, number, packet.duration)
+            for stamp, packet in stamped
+            if all_decode or not (packet.is_discard or (first is not None and stamp < first))
+        ]
+        frames += sorted(shown if all_decode else {frame.timestamp: frame for frame in shown}.values())
+    return frames
 
 
 def _as_decoded(packets: list[_Packet], delay: int, frame_ticks: int) -> list[_Shown]:

@@ -51,7 +51,7 @@ One row per video, in `<split>/{metadata}`:
 
 - `video`: the file (`file_name` in the metadata),
 - `video_id`: its name in the annotations,
-- `duration`: seconds from the start of the first frame to the end of the last, measured,
+- `duration`: seconds from the start of the video, as a player shows it, to the end of the last frame, measured,
 - `annotations`: a list, empty where nothing happens, of `segment` (`[start, end]` in seconds) and `label` (a class).
 
 ## Classes

@@ -70,6 +70,9 @@ def test_features_in_place_of_the_video():
     expected = model(videos, frame_mask)
     found = model(temporal_features=features.last_hidden_state, feature_mask=features.feature_mask)
     assert_close(found.logits, expected.logits, depth=depth_of(model))
+    other_layout = features.last_hidden_state.transpose(1, 2).contiguous().transpose(1, 2)
+    again = model(temporal_features=other_layout, feature_mask=features.feature_mask)
+    assert other_layout.stride() != features.last_hidden_state.stride() and torch.equal(again.logits, found.logits)
     with pytest.raises(ValueError, match="either"):
         model(videos, temporal_features=features.last_hidden_state)
     with pytest.raises(ValueError, match="either"):

@@ -30,7 +30,7 @@ def rounding(dtype: torch.dtype, depth: int = 1) -> float:
 
     Each adds a few roundings of its largest value, and errors of random signs grow as the square root of their number.
     """
-    return DOUBLE if dtype == torch.float64 else 4 * depth**0.5 * torch.finfo(dtype).eps
+    return DOUBLE if dtype == torch.float64 else 8 * depth**0.5 * torch.finfo(dtype).eps
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:

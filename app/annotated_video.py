@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from videos import Progress, write_copy
 
+from re2tal_hf.detection_files import one_line
+
 MAX_CAPTIONS = 3
 BACKGROUND = (0, 0, 0, 170)
 FOREGROUND = (255, 255, 255, 255)
@@ -57,7 +59,7 @@ def draw_captions(frame: np.ndarray, detections: Sequence[dict[str, Any]], time:
     box_height = text_height + 2 * margin + bar
     top = frame.shape[0] - len(detections) * (box_height + bar) - margin
     for row in detections:
-        text = f"{row['label']}  {row['score']:.2f}"
+        text = f"{one_line(row['label'])}  {row['score']:.2f}"
         right = min(frame.shape[1] - margin, 3 * margin + draw.textlength(text, font=font))
         draw.rectangle((margin, top, right, top + box_height), fill=BACKGROUND)
         draw.text((2 * margin, top + margin // 2), text, font=font, fill=FOREGROUND)

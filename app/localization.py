@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from models import ModelShelf
 from settings import FOLDER
 from videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
 
+from re2tal_hf.detection_files import by_time
+from re2tal_hf.file_names import safe_name
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.video_reader import VideoReadError
 
@@ -118,7 +120,7 @@ class Localizer:
         source = str(video)
         playable = source
         if not is_playable(source):
-            playable = str(new_folder() / f"{Path(source).stem}.mp4")
+            playable = str(new_folder() / f"{safe_name(Path(source).stem)}.mp4")
             show = self._in_time(_show_progress("Making a copy for the browser", "frames"))
             with _naming(source):
                 self._in_worker(write_copy, source, playable, progress=show)
@@ -132,7 +134,7 @@ class Localizer:
         """
         check_confined(found.source)
         self._in_worker(self._limits.check, found.source)
-        target = new_folder() / f"{Path(found.source).stem}_actions.mp4"
+        target = new_folder() / f"{safe_name(Path(found.source).stem)}_actions.mp4"
         show = self._in_time(_show_progress("Drawing", "frames"))
         with _naming(found.source):
             self._in_worker(write_annotated_video, found.source, target, detections, progress=show)
@@ -174,6 +176,11 @@ class Localizer:
 
         pipe = self._shelf.pipeline(model)
         return pipe(video, threshold=LOWEST_SCORE, top_k=MOST_ACTIONS, progress=report)
+
+
+def select(detections: Sequence[dict[str, Any]], threshold: float, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Those of the given classes that score at least `threshold`, in order of time."""
+    return by_time([row for row in detections if row["score"] >= threshold and row["label"] in labels])
 
 
 @contextlib.contextmanager

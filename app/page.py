@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from exports import FORMATS, select
-from localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder
+from localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder, select
 from model_limits import ModelError
 from models import ModelShelf
 from settings import FOLDER, Settings
 from timeline import FILTER, make_timeline, timeline_value
 from videos import VideoError, VideoLimits, minutes
 
+from re2tal_hf.detection_files import FORMATS, write_detections
+from re2tal_hf.file_names import safe_name
 from re2tal_hf.metrics.tal_map.uploads_only import UploadsOnly
+from re2tal_hf.public.markdown import escape
 
 THRESHOLD = 0.3
 MAX_WAITING = 32
@@ -191,9 +193,9 @@ class Page:
             return [None] * len(FORMATS)
         rows = select(found.detections, threshold, labels)
         folder = new_folder()
-        paths = [folder / f"{Path(found.source).stem}.{kind}" for kind in FORMATS]
-        for path, write in zip(paths, FORMATS.values(), strict=True):
-            path.write_text(write(rows), encoding="utf-8", newline="")
+        paths = [folder / f"{safe_name(Path(found.source).stem)}.{kind}" for kind in FORMATS]
+        for path in paths:
+            write_detections(path, rows)
         return [str(path) for path in paths]
 
     def annotate(self, found: Localization | None, threshold: float, labels: list[str]) -> Any:
@@ -225,7 +227,7 @@ def _describe_labels(labels: list[str]) -> str:
     """A sentence of Markdown; names of classes are anything that a model's maker wrote."""
     if not labels:
         return ""
-    names = ", ".join(f"*{html.escape(label)}*" for label in labels[:MOST_NAMES])
+    names = ", ".join(f"*{escape(label)}*" for label in labels[:MOST_NAMES])
     more = f" and {len(labels) - MOST_NAMES} more" if len(labels) > MOST_NAMES else ""
     return f"The model of this page knows {names}{more}."
 

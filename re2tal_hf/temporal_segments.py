@@ -68,7 +68,6 @@ def soft_nms(
     Raises:
         ValueError: if shapes or values are not valid.
     """
-
     if decay is None and not sigma > 0:
         raise ValueError(f"sigma is {sigma}; it must be above 0.")
 

@@ -9,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from .detection_files import one_line
+
 Segment = Mapping[str, Any]
 
 _TRUTH_COLOR = "0.35"
@@ -63,7 +65,7 @@ def draw_timeline(
         if action["label"] in lanes:
             _draw_bar(axes, action, lanes[action["label"]] + 0.2, 0.2, _TRUTH_COLOR)
     _finish_axes(axes, list(lanes), duration)
-    axes.set_title(title, loc="left", parse_math=False)
+    axes.set_title(one_line(title), loc="left", parse_math=False)
     axes.set_xlabel(_caption(ground_truth is not None, len(labels) - len(lanes)))
     return figure
 
@@ -104,7 +106,7 @@ def _draw_bar(axes: Axes, segment: Segment, bottom: float, height: float, color:
 def _finish_axes(axes: Axes, labels: list[str], duration: float) -> None:
     axes.set_xlim(0, duration)
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
-    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_yticks(range(len(labels)), [one_line(label) for label in labels], parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)

@@ -5,13 +5,13 @@ python scripts/predict.py --model runs/first/best --output predictions match.mp4
 """
 
 import argparse
-import csv
-import json
+import io
 import logging
 import sys
 from pathlib import Path
 
-from re2tal_hf.data.video_files import distinct_names
+from re2tal_hf.data.video_files import names_of_results
+from re2tal_hf.detection_files import write_detections
 from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.timeline import draw_timeline
 from re2tal_hf.training.run_folder import complete_folder
@@ -31,11 +31,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def write_results(folder: Path, name: str, rows: list[dict], duration: float) -> None:
-    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2, allow_nan=False))
-    with (folder / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["start", "end", "label", "score"])
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: row["start"]))
+    for kind in ("json", "csv"):
+        write_detections(folder / f"{name}.{kind}", rows)
     figure = draw_timeline(rows, duration=duration, title=name)
     figure.savefig(folder / f"{name}.png")
 
@@ -43,6 +40,10 @@ def write_results(folder: Path, name: str, rows: list[dict], duration: float) ->
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
     pipe = load_pipeline(str(complete_folder(arguments.model)), device=arguments.device)
     settings = {
@@ -53,7 +54,7 @@ def main() -> int:
     }
     folder = Path(arguments.output)
     failed = 0
-    for path, name in zip(videos, distinct_names(videos), strict=True):
+    for path, name in zip(videos, names_of_results(videos), strict=True):
         try:
             with VideoReader(path) as reader:
                 duration = reader.duration

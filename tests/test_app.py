@@ -1,8 +1,6 @@
 """The demo page without a browser: its files, its models, its limits and its API."""
 
 import contextlib
-import csv
-import io
 import itertools
 import json
 import re
@@ -27,6 +25,7 @@ from app_factory import APP, EXAMPLES, served_page
 from architecture_cases import CASES
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from hostile_names import HOSTILE_LABELS
 from run_factory import LABELS, small_pipeline
 from video_factory import frame_numbers, numbered_frames, write_video
 
@@ -35,7 +34,6 @@ from re2tal_hf.video_reader import VideoReader
 
 sys.path.insert(0, str(APP))
 
-import exports
 import localization
 from annotated_video import draw_captions, write_annotated_video
 from localization import Localizer, Stopped
@@ -94,29 +92,13 @@ def test_the_space_is_deployable_as_it_is() -> None:
     assert not list((APP / "model").glob("*.py"))
 
 
-# Exports
+# Selection
 
 
-def test_json_and_csv_hold_the_detections_in_order_of_time() -> None:
-    assert json.loads(exports.to_json([BOUNCE, SWAY])) == [SWAY, BOUNCE]
-    rows = list(csv.DictReader(io.StringIO(exports.to_csv([BOUNCE, SWAY]))))
-    assert rows[0] == {"start": "0.250", "end": "3661.000", "label": SWAY["label"], "score": "0.5000"}
-    assert [row["label"] for row in rows] == [SWAY["label"], "Bounce"]
-    formula = exports.to_csv([{**BOUNCE, "label": "=1+1"}])
-    assert ",'=1+1," in formula
-
-
-def test_subtitles_survive_any_label() -> None:
-    srt, vtt = exports.to_srt([BOUNCE, SWAY]), exports.to_vtt([BOUNCE, SWAY])
-    assert srt.split("\n\n")[0] == "1\n00:00:00,250 --> 01:01:01,000\nSway <b>& -> (0.50)"
-    assert srt.split("\n\n")[1].startswith("2\n00:00:01,500 --> 00:00:03,250\nBounce (0.75)")
-    assert vtt.startswith("WEBVTT\n\n00:00:00.250 --> 01:01:01.000\nSway &lt;b&gt;&amp; -&gt; (0.50)\n\n")
-    assert vtt.count("-->") == srt.count("-->") == 2
-
-
-def test_selection_is_by_score_and_class() -> None:
-    assert exports.select([BOUNCE, SWAY], 0.75, ["Bounce", SWAY["label"]]) == [BOUNCE]
-    assert exports.select([BOUNCE, SWAY], 0.1, [SWAY["label"]]) == [SWAY]
+def test_selection_is_by_score_and_class_in_order_of_time() -> None:
+    assert localization.select([BOUNCE, SWAY], 0.75, ["Bounce", SWAY["label"]]) == [BOUNCE]
+    assert localization.select([BOUNCE, SWAY], 0.1, [SWAY["label"]]) == [SWAY]
+    assert localization.select([BOUNCE, SWAY], 0.1, [SWAY["label"], "Bounce"]) == [SWAY, BOUNCE]
 
 
 # Videos
@@ -239,6 +221,8 @@ def test_captions_show_how_far_an_action_has_come() -> None:
     bar = [((picture == (255, 176, 0)).all(axis=-1)).sum() for picture in (early, late)]
     assert 0 < bar[0] < bar[1] / 5
     assert (early[:120] == 255).all() and (early[180:] < 128).any()
+    for label in HOSTILE_LABELS:
+        draw_captions(frame, [{**BOUNCE, "label": label}], 2.0)
 
 
 def test_actions_are_burnt_in_while_they_last(tmp_path: Path) -> None:

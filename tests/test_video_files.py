@@ -6,7 +6,7 @@ from video_factory import numbered_frames, write_video
 
 from re2tal_hf.data.annotations import AnnotationError, read_annotations
 from re2tal_hf.data.clips import read_clips
-from re2tal_hf.data.video_files import distinct_names, find_file, find_videos
+from re2tal_hf.data.video_files import find_file, find_videos, names_of_results
 
 COMPOSED, APART = (unicodedata.normalize(form, "été_ñ") for form in ("NFC", "NFD"))
 
@@ -110,7 +110,7 @@ def test_accents_in_a_table_of_metadata(tmp_path, monkeypatch, listed, name):
     ],
 )
 def test_results_of_several_videos_get_names_of_their_own(paths, names):
-    found = distinct_names(paths)
+    found = names_of_results(paths)
     assert names is None or found == names
     assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(paths)
     assert not any("/" in name for name in found)

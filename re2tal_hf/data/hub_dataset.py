@@ -15,6 +15,7 @@ import datasets
 import pyarrow.parquet
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..file_names import distinct_names, safe_name
 from ..public.files import listed_files
 from ..public.places import without_places
 from ..video_reader import VideoReadError
@@ -217,25 +218,25 @@ def _named_files(table: Path) -> list[str]:
 
 def _split(subset: str) -> str:
     split = SPLITS.get(subset.lower(), subset.lower())
-    if not re.fullmatch(r"\w+(\.\w+)*", split):
-        raise AnnotationError(f"subset {subset!r} cannot name a split: use letters, digits and underscores only")
+    if not re.fullmatch(r"\w+(\.\w+)*", split) or safe_name(split) != split:
+        raise AnnotationError(
+            f"subset {subset!r} cannot name a split: use a short word of letters, digits and underscores"
+        )
     return split
 
 
 def _file_names(videos: Sequence[AnnotatedVideo]) -> list[str]:
     """Names of the files of a split, relative to its folder."""
+    paths = [video.local_path() for video in videos]
     names = []
-    for number, path in enumerate(video.local_path() for video in videos):
+    for number, (path, name) in enumerate(zip(paths, distinct_names(path.stem for path in paths), strict=True)):
         if path.suffix.lower() not in SUFFIXES:
             raise AnnotationError(
                 f"{path}: datasets does not take {path.suffix} for a video; put it into another container without"
                 f" encoding it anew: ffmpeg -i {path.name} -c copy {path.stem}.mkv"
             )
         subfolder = f"{number // FILES_PER_FOLDER:03d}/" if len(videos) > FILES_PER_FOLDER else ""
-        names.append(f"{subfolder}{path.stem}{SUFFIXES[path.suffix.lower()]}")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
-        raise AnnotationError(f"several videos of a split have a file named {repeated[0]}; rename the files")
+        names.append(f"{subfolder}{name}{SUFFIXES[path.suffix.lower()]}")
     return names
 
 
@@ -263,7 +264,7 @@ def _row(video: AnnotatedVideo, file_name: str, label_names: Sequence[str]) -> d
 
 def _write_metadata(rows: list[dict[str, Any]], path: Path) -> None:
     if path.suffix == ".jsonl":
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         return
     features = dataset_features(None)

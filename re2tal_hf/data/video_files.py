@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from ..file_names import distinct_names
 
 logger = logging.getLogger(__name__)
 
@@ -70,25 +71,22 @@ def find_file(path: Path) -> Path | None:
     return existing if existing.is_file() else None
 
 
-def distinct_names(paths: Sequence[str | Path]) -> list[str]:
+def names_of_results(paths: Sequence[str | Path]) -> list[str]:
     """A name for the results of each video: its stem and, where several share that, as much of its path as they need.
 
-    The names differ on every file system: not only in the case of letters or the form of accents.
+    The names are fit for every file system, and differ on it: see `distinct_names`.
     """
     files = [Path(path).absolute() for path in paths]
     groups: dict[str, list[Path]] = {}
     for file in files:
         groups.setdefault(_key(file.stem), []).append(file)
-    chosen: dict[Path, str] = {}
-    taken: set[str] = set()
+    wanted: dict[Path, str] = {}
     for group in sorted(groups.values(), key=len):  # who shares his stem with nobody keeps it
         depths = range(max(len(file.parts) for file in group))
         forms = ([_part_of(file, depth, whole) for file in group] for depth in depths for whole in (False, True))
         names = next((form for form in forms if len(set(map(_key, form))) == len(group)), [group[0].stem] * len(group))
-        for file, name in zip(group, names, strict=True):
-            numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-            chosen[file] = next(name for name in numbered if _key(name) not in taken)
-            taken.add(_key(chosen[file]))
+        wanted.update(zip(group, names, strict=True))
+    chosen = dict(zip(wanted, distinct_names(wanted.values()), strict=True))
     return [chosen[file] for file in files]
 
 

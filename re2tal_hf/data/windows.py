@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.image_utils import SizeDict
 
+from ..file_names import safe_name
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
 from ..video_reader import Resize, VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo, RuleLog, repair_video
@@ -391,7 +392,7 @@ class FrameCache:
         status = path.stat()
         key = [str(path.resolve()), status.st_size, status.st_mtime_ns, times.tolist(), preparation]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-        entry = self.folder / f"{path.stem}.{digest}.npy"
+        entry = self.folder / f"{safe_name(path.stem)}.{digest}.npy"
         if not entry.exists():
             # Written under another name first: a run that is cut off leaves no half entry behind.
             partial = self.folder / f"{digest}.{uuid.uuid4().hex}.partial"

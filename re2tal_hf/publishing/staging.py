@@ -35,8 +35,8 @@ METRIC_FILES = (
 APP_FILES = (
     "README.md",
     "requirements.txt",
-    *(f"{name}.py" for name in ("annotated_video", "app", "exports", "localization", "models", "page", "settings")),
-    *(f"{name}.py" for name in ("timeline", "videos")),
+    *(f"{name}.py" for name in ("annotated_video", "app", "localization", "model_limits", "models", "page")),
+    *(f"{name}.py" for name in ("settings", "timeline", "videos")),
     "page.css",
     "timeline.css",
     "timeline.js",

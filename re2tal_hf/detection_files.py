@@ -1,0 +1,94 @@
+"""Detections as files: JSON, CSV and subtitle tracks."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Detections = Sequence[dict[str, Any]]
+"""Mappings with `label`, `score`, `start` and `end` (seconds), as the pipeline returns them."""
+
+# Microseconds, and as much of a score.
+DIGITS = 6
+# The last is the minus sign of mathematics.
+FORMULA_STARTS = ("=", "+", "-", "@", "\N{MINUS SIGN}")
+
+
+def to_json(detections: Detections) -> str:
+    """A list of objects as the pipeline returns them, in their order."""
+    return json.dumps(list(detections), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(detections: Detections) -> str:
+    """Columns start, end (seconds), label and score, in order of time."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["start", "end", "label", "score"])
+    for row in by_time(detections):
+        start, end, score = (round(row[name], DIGITS) for name in ("start", "end", "score"))
+        writer.writerow([start, end, spreadsheet_cell(row["label"]), score])
+    return text.getvalue()
+
+
+def to_srt(detections: Detections) -> str:
+    """SubRip: a numbered cue per detection, in order of time."""
+    cues = [
+        f"{number}\n{_clock(row['start'], ',')} --> {_clock(row['end'], ',')}\n{_caption(row)}\n"
+        for number, row in enumerate(by_time(detections), start=1)
+    ]
+    return "\n".join(cues)
+
+
+def to_vtt(detections: Detections) -> str:
+    """WebVTT: a cue per detection, in order of time."""
+    cues = [
+        f"{_clock(row['start'], '.')} --> {_clock(row['end'], '.')}\n{html.escape(_caption(row), quote=False)}\n"
+        for row in by_time(detections)
+    ]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+FORMATS: dict[str, Callable[[Detections], str]] = {"json": to_json, "csv": to_csv, "srt": to_srt, "vtt": to_vtt}
+
+
+def write_detections(path: Path, detections: Detections) -> None:
+    """Writes detections in the format that the ending of a path says; halves of letter pairs as their escapes."""
+    text = FORMATS[path.suffix.removeprefix(".")](detections)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def by_time(detections: Detections) -> list[dict[str, Any]]:
+    """The same in order of their start, then of their end."""
+    return sorted(detections, key=lambda row: (row["start"], row["end"]))
+
+
+def one_line(label: str) -> str:
+    """A label for a caption: without line breaks and other characters that are not seen."""
+    return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in label).split())
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A text that spreadsheets show and do not run: what would begin a formula gets an apostrophe.
+
+    Labels and ids come from whoever trained the model or made the data. A formula begins with `=`, `+`, `-` or `@`,
+    also full-width and behind space or characters that are not seen.
+    """
+    seen = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] not in "CZ")
+    return f"'{text}" if next(seen, "") in FORMULA_STARTS or text.startswith(("\t", "\r", "\n")) else text
+
+
+def _caption(row: dict[str, Any]) -> str:
+    # A line break or an arrow in a label would end the cue.
+    return f"{one_line(row['label']).replace('-->', '->')} ({row['score']:.2f})"
+
+
+def _clock(seconds: float, separator: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{separator}{milliseconds % 1000:03d}"

@@ -1,4 +1,7 @@
+import dataclasses
+import re
 from importlib import resources
+from typing import Annotated, get_origin
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from re2tal_hf import (
 )
 from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.modeling_re2tal import HEADS
-from re2tal_hf.training.arguments import load_recipe, recipe_names
+from re2tal_hf.training.arguments import Recipe, load_recipe, recipe_names
 from re2tal_hf.training.recipe_yaml import read_yaml, write_yaml
+from re2tal_hf.value_checks import arguments_of, fields_of
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -170,6 +174,24 @@ def test_no_key_twice(tmp_path):
     with pytest.raises(ValueError, match=r"own.yaml: 'epochs' is given twice, in line 3 and in line 5"):
         load_recipe(str(tmp_path / "own.yaml"))
     assert read_yaml("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n", "merged")["b"] == {"x": 3, "y": 2}
+
+
+NUMBER = re.compile(r"\b(int|float)\b")
+
+
+@pytest.mark.parametrize(
+    "hints",
+    [
+        *(fields_of(type(part)) for part in vars(Recipe()).values() if dataclasses.is_dataclass(part)),
+        *(fields_of(cls) for cls in (Recipe, Augmentation, Re2TALVideoProcessor)),
+        *(arguments_of(cls) for parts in HEADS.values() for cls in parts),
+    ],
+)
+def test_every_number_has_a_range(hints):
+    derived = {"input_size", "num_labels", "unflippable_labels", "options"}
+    without = {name for name, hint in hints.items() if NUMBER.search(str(hint)) and get_origin(hint) is not Annotated}
+    assert not without - derived
+    assert len(hints) > 1
 
 
 def test_an_unknown_recipe_lists_the_known():

@@ -131,12 +131,12 @@ def nan_loss(trainer):
 
 
 def nan_gradient(trainer):
-    trainer.plain_model.head.level_scales[0].register_hook(lambda gradient: gradient * torch.nan)
+    trainer.plain_model.head.boundary.predictor.bias.register_hook(lambda gradient: gradient * torch.nan)
 
 
 def nan_average(trainer):
     trainer.average.n_averaged += 1  # the first update would copy the model
-    trainer.average.module.head.level_scales[0].data.fill_(torch.nan)
+    trainer.average.module.head.boundary.predictor.bias.data.fill_(torch.nan)
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,16 @@ def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dr
     Returns:
         `[B, heads, tokens, channels]`.
     """
-    if dropout == 0 and torch.is_grad_enabled() and bias.requires_grad:
+    if dropout > 0:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    if torch.is_grad_enabled() and bias.requires_grad:
         return _BiasedAttention.apply(query, key, value, bias)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    return _fused_attention(query, key, value, bias)
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    # The choice of the kernel asks whether the bias requires a gradient, also where none is computed.
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.detach())
 
 
 class _BiasedAttention(torch.autograd.Function):
@@ -97,28 +104,29 @@ class _BiasedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        # The choice of the kernel asks whether the bias requires a gradient, even here.
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.detach())
+        return _fused_attention(query, key, value, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         inputs = ctx.saved_tensors
         wide = torch.promote_types(grad.dtype, torch.float32)
-        query, key, value, bias, output, grad = (tensor.to(wide) for tensor in (*inputs, grad))
+        query, key, value, bias, grad = (tensor.to(wide) for tensor in (*inputs, grad))
         scale = query.shape[-1] ** -0.5
-        shares = ((query * scale) @ key.mT + bias).softmax(-1)
-        grad_logits = shares * (grad @ value.mT - (grad * output).sum(-1, keepdim=True))
+        logits = (query * scale) @ key.mT
+        logits += bias
+        shares = logits.softmax(-1)
+        grad_logits = torch.ops.aten._softmax_backward_data(grad @ value.mT, shares, -1, wide)
         grads = (
             grad_logits @ key * scale,
             grad_logits.mT @ query * scale,
             shares.mT @ grad,
             grad_logits.sum(0, keepdim=True),
         )
-        return tuple(grad.to(tensor.dtype) for grad, tensor in zip(grads, inputs, strict=False))
+        return tuple(grad.to(tensor.dtype) for grad, tensor in zip(grads, inputs, strict=True))
 
 
 def into_windows(x: Tensor, window: Sequence[int]) -> Tensor:

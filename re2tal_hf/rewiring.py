@@ -137,16 +137,20 @@ def build_backbone(
     Raises:
         ValueError: if `model_type` is missing or not registered, or a setting is not the family's.
     """
+    return rewire(build_library_model(backbone_config), rewiring, backprop, coupling)
+
+
+def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
+    """Builds a registered architecture by name, as its library ships it; see `build_backbone`."""
     settings = dict(backbone_config)
     model_type = settings.pop("model_type", None)
     if model_type not in _REGISTRY:
         raise ValueError(f"backbone_config['model_type'] is {model_type!r}; choose one of {architecture_names()}.")
     check_values("backbone_config.", settings, BACKBONE_SETTINGS)
     try:
-        model = _REGISTRY[model_type].build(**settings)
+        return _REGISTRY[model_type].build(**settings)
     except TypeError as error:
         raise ValueError(f"backbone_config of {model_type!r}: {error}") from error
-    return rewire(model, rewiring, backprop, coupling)
 
 
 def rewire(
@@ -180,7 +184,7 @@ def rewire(
         original: type[nn.Module] = type(model).original_class
     else:
         original = type(model)
-    architecture = _architecture_of(original)
+    architecture = architecture_of(original)
     check_rewiring(rewiring, backprop, coupling)
     for module in model.modules():
         if recast := architecture.recast_modules.get(type(module)):
@@ -219,7 +223,8 @@ def _as_coupling(values: AnyCoupling) -> Coupling | list[Coupling]:
     return couplings[0] if pairs[0] is values else couplings
 
 
-def _architecture_of(model_class: type[nn.Module]) -> Architecture:
+def architecture_of(model_class: type[nn.Module]) -> Architecture:
+    """Returns the registered architecture that a class of models belongs to; `ValueError` if there is none."""
     for architecture in _REGISTRY.values():
         if issubclass(model_class, architecture.model_class):
             return architecture

@@ -15,12 +15,16 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
+from re2tal_hf.rewiring import architecture_of, build_library_model
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from re2tal_hf.training.recipe_yaml import read_yaml
+from re2tal_hf.video_clips import cut_into_clips
 
+AS_SHIPPED = "the library's own forward"
 MODES = {
     "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
     "rewired, plain": {"backprop": "plain"},
@@ -87,11 +91,31 @@ class Step:
         return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict) -> Step:
+class LibraryModel(nn.Module):
+    """A backbone as its library ships it: its modules and its forward, nothing of ours."""
+
+    def __init__(self, backbone_config: dict):
+        super().__init__()
+        self.model = build_library_model(backbone_config)
+        self.architecture = architecture_of(type(self.model))
+
+    def forward(self, videos: Tensor) -> BaseModelOutput:
+        """`[B, T, C, H, W]` -> the first tensor that the library returns, as `last_hidden_state`."""
+        length = self.architecture.clip_length(self.model)
+        videos = videos if length is None else cut_into_clips(videos, length)
+        output = self.model(self.architecture.to_library_input(videos))
+        return BaseModelOutput(last_hidden_state=output if isinstance(output, Tensor) else output[0])
+
+
+def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None) -> Step:
+    """`change` is to the configuration; None for the library's own model."""
     torch.manual_seed(0)
     if backbone["model_type"] in SIZED:
         backbone = {"image_size": arguments.size, **backbone}
-    model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
+    if change is None:
+        model: nn.Module = LibraryModel(backbone)
+    else:
+        model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
     videos = torch.randn((1, arguments.frames, 3, arguments.size, arguments.size), device=arguments.device)
     return Step(model, videos, arguments.precision)
 
@@ -199,7 +223,8 @@ def main() -> None:
             backbones = [read_yaml(arguments.backbone, "--backbone")]
         for backbone in backbones:
             builds[str(backbone)] = {
-                name: (backbone_step, (arguments, backbone, change)) for name, change in MODES.items()
+                name: (backbone_step, (arguments, backbone, change))
+                for name, change in {AS_SHIPPED: None, **MODES}.items()
             }
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")

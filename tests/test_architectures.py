@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
 from re2tal_hf.reversible import Stage
-from re2tal_hf.rewiring import Architecture, RewiredModel, architecture_names, build_backbone, register
+from re2tal_hf.rewiring import (
+    Architecture,
+    RewiredModel,
+    architecture_names,
+    build_backbone,
+    build_library_model,
+    register,
+)
 from re2tal_hf.training.memory import saved_for_backward
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -85,8 +92,7 @@ def test_rewiring_and_training_keep_the_keys(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_rewiring_is_the_librarys_forward(case, backprop, dtype):
     model = backbone(case, backprop, "none").to(dtype).eval()
-    settings = {name: value for name, value in case.config.items() if name != "model_type"}
-    library_model = model.architecture.build(**settings).to(dtype).eval()
+    library_model = build_library_model(case.config).to(dtype).eval()
     library_model.load_state_dict(model.state_dict())
     inputs = clip(model, case).to(dtype)
     found = tensors(model(inputs))

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from re2tal_hf import rewire
-from re2tal_hf.backbone_swin import window_attention
+from re2tal_hf.backbone_swin import biased_attention, window_attention
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -211,3 +211,30 @@ def test_window_attention_is_torchvisions(shape, shift):
     x = torch.randn(*shape, 24, dtype=torch.float64)
     expected = attention(x)
     assert_close(window_attention(attention, x), expected)
+
+
+def attention_inputs(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 3, 2, 5, 4, dtype=dtype, generator=generator)
+    bias = torch.randn(1, 2, 5, 5, dtype=dtype, generator=generator)
+    return [tensor.requires_grad_() for tensor in (query, key, value, bias)]
+
+
+def test_derivatives_of_attention_with_a_bias():
+    inputs = attention_inputs()
+
+    def attend(*tensors):
+        return biased_attention(*tensors, dropout=0.0)
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradgradcheck(attend, inputs)
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])
+def test_attention_is_the_same_with_and_without_gradients(precision):
+    inputs = attention_inputs(precision)
+    with torch.no_grad():
+        expected = biased_attention(*inputs, dropout=0.0)
+    assert torch.equal(biased_attention(*inputs, dropout=0.0), expected)
+    inputs[3].requires_grad_(False)
+    assert torch.equal(biased_attention(*inputs, dropout=0.0), expected)

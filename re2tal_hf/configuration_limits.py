@@ -106,6 +106,8 @@ def check_labels(num_labels: Any, id2label: Any, label2id: Any) -> None:
         for pair in labels.items():
             if any(len(str(part)) > MAX_LETTERS for part in pair):
                 raise ValueError(f"{name}: {str(pair)[:50]!r} is longer than {MAX_LETTERS} letters.")
+            if any("\ud800" <= letter <= "\udfff" for part in pair for letter in str(part)):
+                raise ValueError(f"{name}: {str(pair)[:50]!r} holds half of a pair of code units; it is no text.")
 
 
 def check_clip_values(name: str, clip: Sequence[int], patch: Sequence[int], width: int, largest: int) -> None:

@@ -70,6 +70,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"id2label": dict.fromkeys(range(200_000), "")}, "id2label has 200000 classes"),
     ({"id2label": {0: "x" * 10**6}}, "longer than 1000 letters"),
     ({"id2label": ["a", "b"]}, "id2label is a list"),
+    ({"id2label": {0: "\ud800"}}, "it is no text"),
     ({"backbone_config": {**SWIN, "depths": [10**6] * 4}}, r"backbone_config.depths\[0\] is 1000000"),
     ({"backbone_config": {**SWIN, "depths": [1e6, 2, 6, 2]}}, r"depths\[0\] is 1000000.0"),
     ({"backbone_config": {**SWIN, "depths": [200] * 4}}, "backbone_config adds up to 800 layers; at most 256"),

@@ -1,5 +1,7 @@
 """The metric's Space: its page on good and bad files, as a running app, and the metric loaded from the Hub."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_names import HOSTILE_LABELS
+
+from re2tal_hf.detection_files import spreadsheet_cell
 
 gradio = pytest.importorskip("gradio")
 
@@ -223,6 +228,50 @@ def test_messages_are_no_markup(page, file):
     bad = file("found.json", detections((0, 1, "<b>fly</b>", 0.5)))
     with pytest.raises(gradio.Error, match="&lt;b&gt;fly&lt;/b&gt;"):
         page.show_measurement(file("truth.json", ANNOTATIONS), bad, "all", "0.5")
+
+
+# ---------------------------------------------------------------- hostile names
+
+
+@pytest.mark.parametrize("label", HOSTILE_LABELS[:-5], ids=lambda label: repr(label)[:20])
+def test_the_table_of_hostile_labels_holds_no_formula(page, file, label):
+    if label in ("", "\ud800"):
+        with pytest.raises(page.InputError, match="a name or an integer|is no text"):
+            page.read_annotations(file("a.json", annotations((0, 10, label))))
+        return
+    paths = file("a.json", annotations((0, 10, label))), file("d.json", detections((0, 10, label, 0.9)))
+    measurement = page.measure(*paths, "all", "0.5")
+    rows = list(csv.DictReader(io.StringIO(page.csv_table(measurement))))
+    assert rows[0]["class"] == page.spreadsheet_cell(label) == spreadsheet_cell(label)
+    assert label not in measurement.summary
+    assert list(page.plotted_curves(measurement)) == [page.MEAN, label]
+
+
+def test_a_class_that_is_called_as_the_mean_is_one_of_its_own(page, file):
+    actions = [(0, 10, page.MEAN), (0, 10, "run")]
+    paths = file("a.json", annotations(*actions)), file("d.json", detections((0, 10, "run", 0.9)))
+    curves = page.plotted_curves(page.measure(*paths, "all", "0.5"))
+    assert list(curves) == [page.MEAN, f"{page.MEAN} (class)", "run"]
+    assert curves[page.MEAN]["0.5"][0] == 0.5 and curves[f"{page.MEAN} (class)"]["0.5"][0] == 0
+
+
+def test_more_curves_than_a_page_can_hold_are_refused(page, file, monkeypatch):
+    monkeypatch.setattr(page, "MAX_CURVES", 3)
+    paths = file("a.json", ANNOTATIONS), file("d.json", DETECTIONS)
+    with pytest.raises(page.InputError, match="2 classes at 2 tIoU thresholds make 4 curves, and the page takes 3"):
+        page.measure(*paths, "all", "0.5, 0.6")
+    page.measure(*paths, "all", "0.5")
+
+
+@pytest.mark.parametrize("place", ["label", "video", "subset"])
+def test_names_longer_than_any_name_are_refused_in_few_words(page, file, place):
+    long = "x" * 10_000
+    truth = annotations((0, 10, long if place == "label" else "run"), subset=long if place == "subset" else "all")
+    if place == "video":
+        truth["database"][long] = truth["database"].pop("v")
+    with pytest.raises(page.InputError, match="has over 1000 letters; shorten it") as raised:
+        page.read_annotations(file("a.json", truth))
+    assert len(str(raised.value)) < 300
 
 
 # ---------------------------------------------------------------- the app

@@ -6,6 +6,7 @@
 import functools
 import html
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,8 @@ from uploads_only import UploadsOnly
 
 FOLDER = Path(__file__).resolve().parent
 MAX_THRESHOLDS = 50
+# Precision-recall curves, one for each class and threshold: what a page can hold and draw.
+MAX_CURVES = 20_000
 ALL_SUBSETS = "all"
 MEAN = "mean over the classes"
 THRESHOLD_PRESETS = [("ActivityNet: 0.5:0.05:0.95", "0.5:0.05:0.95"), ("THUMOS-14: 0.3:0.1:0.7", "0.3:0.1:0.7")]
@@ -99,6 +102,11 @@ def measure(annotation_path: str, detection_path: str, subset: str, thresholds: 
         raise InputError(f"{Path(annotation_path).name}: subset {subset!r} has no annotated segment; choose another")
     class_names: list[Label] = sorted(_labels(annotations))
     class_ids = _class_ids(class_names, detections, Path(detection_path).name)
+    if (curves := len(class_ids) * len(tiou_thresholds)) > MAX_CURVES:
+        raise InputError(
+            f"{len(class_ids):,} classes at {len(tiou_thresholds)} tIoU thresholds make {curves:,} curves, and the "
+            f"page takes {MAX_CURVES:,}; choose fewer thresholds, or measure in Python with evaluate.load"
+        )
 
     metric = TalMap(keep_in_memory=True)
     for path, column, rows in (
@@ -174,8 +182,17 @@ def csv_table(measurement: Measurement) -> str:
     """Both tables as one: the classes, then the mAP."""
     classes = class_table(measurement)
     means = map_table(measurement)["mAP"].tolist()
+    classes["class"] = [spreadsheet_cell(name) for name in classes["class"]]
     classes.loc[len(classes)] = ["mAP", sum(measurement.num_segments.values()), *means]
-    return classes.to_csv(index=False)
+    # With the other line ending a carriage return in a label would begin a new row.
+    return classes.to_csv(index=False, lineterminator="\r\n")
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A text that spreadsheets show and do not run: what would begin a formula, seen or not, gets an apostrophe."""
+    seen = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] not in "CZ")
+    starts = ("=", "+", "-", "@", "\N{MINUS SIGN}")
+    return f"'{text}" if next(seen, "") in starts or text.startswith(("\t", "\r", "\n")) else text
 
 
 def plotted_curves(measurement: Measurement) -> dict[str, dict[str, list[float]]]:
@@ -191,7 +208,8 @@ def plotted_curves(measurement: Measurement) -> dict[str, dict[str, list[float]]
         for c in measurement.results["per_class"]
     }
     mean = {name: np.mean([by_name[name] for by_name in sampled.values()], axis=0).tolist() for name in curves}
-    return {MEAN: mean, **sampled}
+    # A class may have that name too.
+    return {MEAN: mean} | {f"{name} (class)" if name == MEAN else name: curve for name, curve in sampled.items()}
 
 
 def curve_plot(curves: dict[str, dict[str, list[float]]], class_name: str) -> tuple[gr.LinePlot, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_FILE_BYTES = 50_000_000
+MAX_LETTERS = 1000
 ANNOTATION_FORM = (
     '{"database": {video_id: {"subset", "annotations": [{"segment", "label"}]}}} (ActivityNet) '
     'or a list of {"video_id", "segments", "labels"}'
@@ -149,9 +150,13 @@ def _checked(rows: list[Row], name: str) -> list[Row]:
         raise InputError(f"{name}: it holds no video")
     video_id, count = Counter(row["video_id"] for row in rows).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{name}: video {video_id!r} stands {count} times; merge its segments into one entry")
+        raise InputError(f"{name}: video {video_id!r:.80} stands {count} times; merge its segments into one entry")
     for row in rows:
+        place = f"{name}, video {row['video_id']!r:.80}"
+        _check_text(row["video_id"], f"{place}: its id")
+        _check_text(row.get("subset", ""), f'{place}: "subset"')
         for number, label in enumerate(row["labels"]):
+            _check_text(label, f'{place}, entry {number}: "label"')
             if type(label) not in (str, int) or label == "":
                 raise InputError(
                     f'{name}, video {row["video_id"]!r}, entry {number}: "label" must be a name or an integer, '
@@ -160,3 +165,11 @@ def _checked(rows: list[Row], name: str) -> list[Row]:
     if len({type(label) for row in rows for label in row["labels"]}) > 1:
         raise InputError(f'{name}: "label" is a name in some entries and an integer in others; use one of the two')
     return rows
+
+
+def _check_text(value: Any, place: str) -> None:
+    text = str(value)
+    if len(text) > MAX_LETTERS:
+        raise InputError(f"{place} has over {MAX_LETTERS} letters; shorten it")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"{place} holds half of a pair of code units, {text!r:.80}, which is no text; rename it")

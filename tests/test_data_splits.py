@@ -80,6 +80,15 @@ def test_words_in_file_names_name_no_split(make):
     assert ours(folder) == {"train": {"test_1", "clip-train-2", "valid"}}
 
 
+def test_links_count_by_their_own_names(make, tmp_path):
+    folder = make({"metadata.jsonl": ["clips/a.mp4"]}).rename(tmp_path / "test")
+    (tmp_path / "val").symlink_to(folder)
+    assert ours(tmp_path / "val") == ours(folder) == {"train": {"a"}}
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/val").symlink_to(folder)
+    assert ours(tmp_path / "linked") == {"validation": {"a"}}
+
+
 def test_the_subset_of_a_row_comes_first(make):
     rows = [{"file_name": "test/a.mp4", "subset": "extra"}, {"file_name": "test/b.mp4", "subset": None}]
     assert ours(make({"metadata.jsonl": rows})) == {"extra": {"a"}, "test": {"b"}}

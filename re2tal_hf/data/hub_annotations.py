@@ -67,11 +67,13 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
         # Given a folder without a card, datasets would also split it by words in the names of the videos
         # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
         loaded = _load("videofolder", str(table), data_dir=str(table.parent), data_files=[table.name])
+        place = table.relative_to(folder).parts[:-1]
         for row in _rows({"": loaded["train"]}, str(table), _local_file):
-            video = Path(os.path.relpath(row["video"]["path"], folder))
-            row["folders"] = video.parts[:-1]
+            # datasets resolves links.
+            beside = os.path.relpath(row["video"]["path"], table.parent.resolve())
+            row["folders"] = (*place, *Path(beside).parts[:-1])
             # As in datasets, the place of the table comes before that of the video.
-            row["splits"] = _splits(table.relative_to(folder).parts[:-1]) or _splits(row["folders"])
+            row["splits"] = _splits(place) or _splits(row["folders"])
             rows.append(row)
     _place(rows)
     return rows, None

@@ -30,26 +30,27 @@ class LocalizationTrainer(Trainer):
 
     def read_data(self) -> None:  # noqa: D102
         data = self.recipe.data
-        self.training_set = self._annotations("training_subset", repair=True)
+        self.training_set = self._annotations(data.training_subset, repair=True)
         # The metric's rules keep the benchmark's ground truth as it is.
-        self.validation_set = self._annotations("validation_subset", repair=False)
+        self.validation_set = self._annotations(data.validation_subset, repair=False)
         check_subsets(self.training_set, self.validation_set, data, self.accelerator)
         check_measured_times(self.validation_set.videos, "validation videos", data.max_unlearnable)
 
-    def _annotations(self, field: str, *, repair: bool) -> AnnotationSet:
+    def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
         data = self.recipe.data
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
         try:
             found = read_annotations(
                 data.annotations,
-                subset=getattr(data, field) or "",
+                subset=subset,
                 video_folder=data.videos,
                 repair=repair,
                 max_lost=data.max_unlearnable,
                 streaming=data.streaming,
             )
         except AnnotationError as error:
+            field = "training_subset" if repair else "validation_subset"
             raise AnnotationError(f"data.{field}: {error}") from error
         if all(video.path is None for video in found.videos):
             raise ValueError(

@@ -55,7 +55,7 @@ class ClassificationTrainer(Trainer):
 
     def _clips(self, field: str) -> AnnotationSet:
         try:
-            return read_clips(self.recipe.data.annotations, getattr(self.recipe.data, field))
+            return read_clips(self.recipe.data.annotations, getattr(self.recipe.data, field) or "")
         except AnnotationError as error:
             raise AnnotationError(f"data.{field}: {error}") from error
 

@@ -43,7 +43,7 @@ class LocalizationTrainer(Trainer):
         try:
             found = read_annotations(
                 data.annotations,
-                subset=subset,
+                subset=subset or "",  # None would read all
                 video_folder=data.videos,
                 repair=repair,
                 max_lost=data.max_unlearnable,

@@ -145,7 +145,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         head = {name for name in needed if name.split(".")[0] in self.head_parts}
         heads = {part for kind in Re2TALPreTrainedModel.__subclasses__() for part in kind.head_parts}
         not_ours = heads.difference(self.head_parts) | {"n_averaged"}
-        missing = {name for name in info["missing_keys"] if not is_computed(needed[name])}
+        missing = {name for name in info["missing_keys"] if name in head or not is_computed(needed[name])}
         fit = WeightFit(
             self.name_or_path,
             total=len(needed.keys() - info["missing_keys"] | missing),
@@ -183,6 +183,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(self.classifier.bias)
             if isinstance(self.norm, nn.BatchNorm1d):
                 nn.init.zeros_(cast(Tensor, self.norm.running_mean))
+                nn.init.zeros_(cast(Tensor, self.norm.num_batches_tracked))
                 nn.init.ones_(cast(Tensor, self.norm.running_var))
 
 

@@ -19,7 +19,7 @@ from ..configuration_re2tal import Re2TALConfig
 from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
 from ..rewiring import RewiredModel, build_backbone, rewire
 from .same_function import differences
-from .weight_files import FILE_NAMES, read_weight_file, read_weight_folder, unwrap
+from .weight_files import FILE_NAMES, FILE_SUFFIXES, read_weight_file, read_weight_folder, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,8 @@ def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Mo
         original = _described(backbone, path) if _model_type(path) else None
         return read_weight_folder(path), original
     try:
+        if path.suffix in FILE_SUFFIXES:
+            raise FileNotFoundError("there is no such file")
         if not isinstance(backbone, PreTrainedModel) and "/" not in source:
             weights = torchvision.models.get_weight(source)
             return dict(weights.get_state_dict(progress=True, check_hash=True)), _of_torchvision(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection
@@ -41,7 +42,7 @@ def differences(original: nn.Module, network: nn.Module, left_out: Collection[st
         if name and type(there[name]) is not type(here[name]):
             ours, theirs = {"the layer": type(here[name]).__name__}, {"the layer": type(there[name]).__name__}
         for setting in ours.keys() & theirs.keys():
-            if ours[setting] != theirs[setting]:
+            if not _equal(ours[setting], theirs[setting]):
                 found[f"{setting} is {theirs[setting]} there and {ours[setting]} here"].append(name)
     if found and (named := _config_differences(original, network)):
         return named
@@ -53,7 +54,7 @@ def _config_differences(original: nn.Module, network: nn.Module) -> list[str]:
     if not isinstance(there, PreTrainedConfig) or not isinstance(here, type(there)):
         return []
     pairs = [(f.name, getattr(there, f.name), getattr(here, f.name)) for f in dataclasses.fields(cast(Any, there))]
-    return [f"{n} is {a!r} there and {b!r} here" for n, a, b in pairs if not FREE.fullmatch(n) and a != b]
+    return [f"{n} is {a!r} there and {b!r} here" for n, a, b in pairs if not (FREE.fullmatch(n) or _equal(a, b))]
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -69,3 +70,10 @@ def _plain(value: Any) -> Any:
         values = tuple(map(_plain, value))
         return NotImplemented if NotImplemented in values else values
     return getattr(value, "__qualname__", NotImplemented) if callable(value) else NotImplemented
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two values are equal; of numbers the last digits may differ, as where one was written out."""
+    if isinstance(a, float) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=1e-6)
+    return a == b

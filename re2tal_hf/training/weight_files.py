@@ -17,6 +17,8 @@ from torch import Tensor
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What `save_pretrained` calls the weights, today and formerly; with `.index.json` where they lie in several files."""
 
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
 # Where checkpoints keep the weights; averaged ones first, since these are what was measured.
 STATE_NAMES = (
     "state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model_state", "model", "module", "net",

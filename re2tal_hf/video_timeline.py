@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import av
 import numpy as np
 
-from .video_container import RAW_STREAMS, VideoReadError, bytes_of, until_flushed
+from .video_container import RAW_STREAMS, VideoReadError, bytes_of, open_container, until_flushed
 
 logger = logging.getLogger(__name__)
 
@@ -138,14 +138,14 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
         VideoReadError: if there are no frames.
         av.error.FFmpegError: if the file is damaged.
     """
-    packets, ends, end_of_data = _read_packets(container, stream)
+    packets, end, end_of_data = _read_packets(container, stream)
     container_name = container.format.name.split(",")[0]
     parts = list(_parts(packets, stream, container_name))
     frame_ticks = _frame_ticks(stream)
     told_by, frames = _shown_frames(parts, stream, container_name, frame_ticks)
     if not frames:
         raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
-    _compare_with_header(source, container, stream, ends, name)
+    _compare_with_header(source, container, stream, end, name)
     _look_behind(source, container_name, end_of_data, name)
     if len(parts) > 1:
         _warn_once(
@@ -167,25 +167,25 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
     )
 
 
-def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], dict[int, float], int]:
-    """Packets of the video stream in the order of the file; when each stream ends in seconds, by its index; the byte
-    after the last packet of any.
-    """
+def _read_packets(container: Any, stream: Any) -> tuple[list[_Packet], int, int]:
+    """Packets of the video stream in the order of the file, the tick at which the last ends, and the byte after it."""
     packets: list[_Packet] = []
-    ends: dict[int, float] = {}
-    end_of_data = 0
-    for packet in until_flushed(container.demux()):
-        clock = packet.dts if packet.pts is None else packet.pts
-        if clock is not None and packet.time_base:
-            index, until = packet.stream_index, float((clock + (packet.duration or 0)) * packet.time_base)
-            ends[index] = max(until, ends.get(index, until))
-        end_of_data = max(end_of_data, (packet.pos or 0) + packet.size)
+    end, end_of_data = 0, 0
+    for packet in until_flushed(container.demux(stream)):
+        said = packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard
+        end = max(end, _end(*said[:3]))
         # Packets without data repeat the frame before (AVI) or mark the end of the file; those of one byte
         # keep the place of frames that the encoder was still holding back (AVI).
-        if packet.stream_index == stream.index and packet.size > 1:
-            said = packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard
-            packets.append(_Packet(*said))
-    return packets, ends, end_of_data
+        if packet.size > 1:
+            packets.append(_Packet._make(said))
+            end_of_data = max(end_of_data, (packet.pos or 0) + packet.size)
+    return packets, end, end_of_data
+
+
+def _end(pts: int | None, dts: int | None, duration: int) -> int:
+    """The tick at which a packet ends, 0 if it has no time."""
+    clock = dts if pts is None else pts
+    return 0 if clock is None else clock + duration
 
 
 def _parts(packets: list[_Packet], stream: Any, container_name: str) -> Iterator[list[_Packet]]:
@@ -284,28 +284,35 @@ def _frame_ticks(stream: Any) -> int:
     return max(1, round(1 / (rate * stream.time_base)))
 
 
-def _compare_with_header(
-    source: str | Path | bytes, container: Any, stream: Any, ends: dict[int, float], name: str
-) -> None:
+def _compare_with_header(source: str | Path | bytes, container: Any, stream: Any, end: int, name: str) -> None:
     """Warns of a file that holds less than its header announces."""
     container_name = container.format.name.split(",")[0]
-    start, there = stream.start_time or 0, ends.get(stream.index, 0.0)
+    there = float(end * stream.time_base)
+    of_any_stream = False
     if container_name == "avi":
         # FFmpeg corrects the duration by the size of the file, but not the number of frames.
         announced = float(stream.frames * stream.time_base)
     elif container_name == "asf":
         announced = _announced_by_asf(bytes_of(source, 2**16))
     elif container_name in ANNOUNCING_CONTAINERS and stream.duration:
-        announced = float((start + stream.duration) * stream.time_base)
-    elif container_name in ANNOUNCING_CONTAINERS and container.duration:
-        # Of the longest stream, such as subtitles that go on after the picture.
-        announced, there = container.duration / av.time_base, max(ends.values())
+        announced = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    elif container_name in ANNOUNCING_CONTAINERS:
+        announced, of_any_stream = (container.duration or 0) / av.time_base, True
     else:
         return
-    if there < announced - max(MAX_SHORTFALL, 2 * float(_frame_ticks(stream) * stream.time_base)):
-        _warn_once(
-            f"{name}: holds {there:.1f} s of the {announced:.1f} s that its header announces; it may be cut off."
-        )
+    enough = announced - max(MAX_SHORTFALL, 2 * float(_frame_ticks(stream) * stream.time_base))
+    if there < enough and of_any_stream:
+        there = _end_of_any(source, name)
+    if there < enough:
+        said = f"holds {there:.1f} s of the {announced:.1f} s that its header announces"
+        _warn_once(f"{name}: {said}; it may be cut off.")
+
+
+def _end_of_any(source: str | Path | bytes, name: str) -> float:
+    """Seconds at which the last stream of a container ends, such as sound or subtitles that go on after the picture."""
+    with open_container(source, name) as container:
+        packets = (packet for packet in until_flushed(container.demux()) if packet.time_base)
+        return max(float(_end(packet.pts, packet.dts, packet.duration or 0) * packet.time_base) for packet in packets)
 
 
 def _announced_by_asf(head: bytes) -> float:

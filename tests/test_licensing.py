@@ -12,6 +12,7 @@ from test_trainer import TINY
 from transformers import TimesformerConfig, TimesformerModel
 from video_factory import numbered_frames, write_video
 
+from re2tal_hf.licensing import origins
 from re2tal_hf.licensing.families import FAMILIES
 from re2tal_hf.licensing.origins import FROM_SCRATCH, find_origin, permitted_origin, recorded_origin, start_line
 from re2tal_hf.training.arguments import load_recipe
@@ -22,6 +23,14 @@ from re2tal_hf.training.localization import LocalizationTrainer
 @pytest.fixture(autouse=True)
 def _no_accelerator_of_another_test() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch) -> None:
+    def refuse(*args: object, **settings: object) -> str:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(origins, "hf_hub_download", refuse)
 
 
 NON_COMMERCIAL = [
@@ -139,9 +148,29 @@ def test_runs_of_earlier_versions_are_followed_by_their_recipes(tmp_path):
     assert find_origin(str(chain_folder(tmp_path / "scratch", None))) == FROM_SCRATCH
     itself = chain_folder(tmp_path / "itself", str(tmp_path / "itself" / "best"))
     assert find_origin(str(itself)).license is None
+    assert find_origin(str(first / "model.safetensors")) == find_origin("MCG-NJU/videomae-base")
     alone = tmp_path / "alone"
     small_pipeline().save_pretrained(alone)
     assert find_origin(str(alone)).license is None
+
+
+def test_a_model_of_ours_on_the_hub_says_its_origin(tmp_path, monkeypatch):
+    origin = find_origin("MCG-NJU/videomae-base")
+    small_pipeline(origin=origin.record()).save_pretrained(tmp_path / "model")
+    asked = []
+
+    def download(repository, name, local_files_only=False):
+        asked.append((repository, local_files_only))
+        if repository == "someone/gone":
+            raise OSError("no such repository")
+        return str(tmp_path / "model" / name)
+
+    monkeypatch.setattr(origins, "hf_hub_download", download)
+    with pytest.raises(ValueError, match="for non-commercial use only"):
+        permitted_origin("someone/localizer", None, "commercial", "videomae")
+    assert find_origin("someone/localizer") == origin
+    assert find_origin("someone/gone").license is None
+    assert asked == [("someone/localizer", False), ("someone/localizer", True), ("someone/gone", True)]
 
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -163,8 +192,8 @@ def test_non_commercial_weights_are_known_behind_a_run(clips, tmp_path, caplog):
     weights = tmp_path / "timesformer-base"
     TimesformerModel(TimesformerConfig(**SIZES)).save_pretrained(weights)
     backbone = ["model.backbone_config=" + json.dumps({"model_type": "timesformer", **SIZES})]
-    backbone += ["processor.size={height: 16, width: 16}", "processor.num_frames=8", "training.trackers=[]"]
-    backbone += ["training.epochs=1", "data.num_workers=0", "training.warmup_epochs=0"]
+    backbone += ["processor.size={height: 16, width: 16}", "processor.num_frames=16", "processor.frame_rate=8"]
+    backbone += ["training.epochs=1", "data.num_workers=0", "training.warmup_epochs=0", "training.trackers=[]"]
     settings = [*backbone, f"data.annotations={clips}", f"training.pretrained_backbone={weights}"]
     with pytest.raises(ValueError, match=r"timesformer-base, cc-by-nc-4\.0 \(https.* for non-commercial use only"):
         ClassificationTrainer(load_recipe("ut_clips", [*settings, "licence=commercial"]), tmp_path / "refused")

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from .families import FAMILIES, Family, Kind
 
@@ -102,7 +104,9 @@ class Origin:
 FROM_SCRATCH = Origin(source=None, kind=None, license=OWN_LICENSE)
 
 
-def find_origin(source: str | None, stated: str | None = None, option: str = "--license") -> Origin:
+def find_origin(
+    source: str | None, stated: str | None = None, option: str = "--license", download: bool = False
+) -> Origin:
     """Returns the origin of weights.
 
     A model of ours says its own, so that it is known through any number of runs.
@@ -111,11 +115,12 @@ def find_origin(source: str | None, stated: str | None = None, option: str = "--
         source (`str`, *optional*): `training.pretrained_backbone` of a recipe; None for training from scratch.
         stated (`str`, *optional*): License that the user states, an identifier of the Hub.
         option (`str`): What error messages call the statement.
+        download (`bool`): Whether the configuration of a model on the Hub may be fetched, and not only be in the cache.
 
     Raises:
         ValueError: if a license is stated other than that of the weights' known origin.
     """
-    origin = _follow(source, set())
+    origin = _follow(source, set(), download)
     return origin if stated is None else origin.state(stated, option)
 
 
@@ -150,7 +155,7 @@ def permitted_origin(source: str | None, stated: str | None, licence: str, backb
     """
     if licence not in LICENCES:
         raise ValueError(f"The recipe's licence is {licence!r}; choose one of {', '.join(LICENCES)}.")
-    origin = find_origin(source, stated, "training.pretrained_license")
+    origin = find_origin(source, stated, "training.pretrained_license", download=True)
     if licence == "commercial":
         if origin.non_commercial:
             raise ValueError(
@@ -194,14 +199,15 @@ def _with_terms(origin: Origin) -> str:
     return f"{origin.source}, {origin.license}{f' ({origin.terms})' if origin.terms else ''}"
 
 
-def _follow(source: str | None, seen: set[Path]) -> Origin:
+def _follow(source: str | None, seen: set[Path], download: bool) -> Origin:
     if source is None:
         return FROM_SCRATCH
-    folder = Path(source)
-    config = _our_config(folder)
-    if config is None:
-        return _by_name(source)
-    if recorded := recorded_origin(config):
+    by_name = _by_name(source)
+    folder = _folder_of_ours(source) if by_name.kind == "file" else None
+    if folder is None:
+        config = _hub_config(source, download) if by_name.kind == "hub" and by_name.family is None else None
+        return recorded_origin(config or {}) or by_name
+    if recorded := recorded_origin(_our_config(folder / "config.json") or {}):
         return recorded
     # Runs of earlier versions say it in their recipe only.
     recipe = folder.resolve().parent / "recipe.yaml"
@@ -209,15 +215,30 @@ def _follow(source: str | None, seen: set[Path]) -> Origin:
         values = yaml.safe_load(recipe.read_text())
         training = values.get("training") if isinstance(values, dict) else None
         if isinstance(training, dict) and "pretrained_backbone" in training:
-            return _follow(training["pretrained_backbone"], seen | {recipe})
+            return _follow(training["pretrained_backbone"], seen | {recipe}, download)
     return _file(source)
 
 
-def _our_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
+def _folder_of_ours(source: str) -> Path | None:
+    """The folder of a model of ours that a path is, or that a file of weights lies in."""
+    path = Path(source)
+    return next((folder for folder in (path, path.parent) if _our_config(folder / "config.json")), None)
+
+
+def _hub_config(repository: str, download: bool) -> dict[str, Any] | None:
+    try:
+        return _our_config(Path(hf_hub_download(repository, "config.json", local_files_only=not download)))
+    except (OSError, HTTPError, HFValidationError):  # who loads the weights from there says what is wrong
+        return None
+
+
+def _our_config(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    config = json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a configuration: {error}") from error
     return config if isinstance(config, dict) and config.get("model_type") == "re2tal" else None
 
 

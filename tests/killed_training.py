@@ -14,10 +14,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import torch
 from safetensors.torch import load_file
 
@@ -33,7 +35,7 @@ SETTINGS = [
     "model.head_config.hidden_size=16",
     "model.head_config.num_levels=3",
     "processor.size={height: 32, width: 32}",
-    "processor.num_frames=32",
+    "processor.num_frames=64",
     "data.windows_per_video=2",
     "data.num_workers=0",
     "data.max_unlearnable=1.0",  # a window is shorter than most actions
@@ -42,7 +44,6 @@ SETTINGS = [
     "evaluation.epochs=1",
     "evaluation.windows_per_step=4",
 ]
-EPOCHS = 3
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -78,56 +79,47 @@ class Writes:
         if isinstance(path, (str, os.PathLike)) and str(path).startswith(self.folder):
             self.at(f"{call} {str(path).removeprefix(self.folder)}")
 
-    def _torch_save(self, part: Any, path: Path) -> None:
-        self._save(part, path)
+    def _torch_save(self, part: Any, path: Any, **settings: Any) -> None:
+        self._save(part, path, **settings)
+        if not str(path).startswith(self.folder):
+            return
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         self._name("half of", path)
         path.write_bytes(whole)
 
 
-def in_fork(function: Callable[[], object], kill_after: float | None = None) -> int:
-    """Runs a function in a fork, which imports nothing anew; returns its exit status, negative where killed."""
-    sys.stdout.flush()
-    process = os.fork()
-    if process == 0:
-        status = 1
-        try:
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, 1)
-            os.dup2(devnull, 2)
-            function()
-            status = 0
-        except BaseException as error:
-            Path(tempfile.gettempdir(), f"killed_training.{os.getppid()}.txt").write_text(repr(error))
-        finally:
-            os._exit(status)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(process, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
 def train(
     recipe: Recipe, folder: Path, kill_after: float | None = None, at: Callable[[str], None] | None = None
-) -> int:
-    """Trains in a fork, as the command does; `at` is called there before everything that it writes."""
+) -> int | None:
+    """Trains in a fork, as the command does, and returns its exit status.
+
+    Args:
+        recipe: What to train.
+        folder: The run folder.
+        kill_after: Seconds after which the process is killed.
+        at: Called in the process before everything that it writes.
+    """
 
     def run() -> None:
         if at is not None:
             Writes(folder, at)
         LocalizationTrainer(recipe, folder).run()
 
-    return in_fork(run, kill_after)
+    process = forks.start(run, folder.with_suffix(".txt"))
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(process, signal.SIGKILL)
+    return forks.wait(process)
 
 
 def kill_at(moment: str, occurrence: int = 1) -> Callable[[str], None]:
-    """Kills the own process at a named moment, or at any if the name is empty."""
+    """Kills the own process at a named moment."""
     seen = 0
 
     def at(name: str) -> None:
         nonlocal seen
-        seen += not moment or name == moment
+        seen += name == moment
         if seen == occurrence:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -175,38 +167,58 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
+def check(recipe: Recipe, folder: Path, expected: dict[str, Any], **kill: Any) -> str | None:
+    """Trains, is killed, and trains again by the same command.
+
+    Returns:
+        What is wrong with the end, "" for nothing; None where the training ended before it could be killed.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if (first := train(recipe, folder, **kill)) == 0:
+        return None
+    if first != -signal.SIGKILL:
+        return f"it was not killed, but ended with {first}"
+    if (again := train(recipe, folder)) != 0:
+        return f"the second process ended with {again}: {folder.with_suffix('.txt').read_text()[-500:]}"
+    found = outcome(folder)
+    different = [name for name in {*found, *expected} if not same(found.get(name), expected.get(name))]
+    return f"not the same: {sorted(different)}" if different else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kills", type=int)
+    parser.add_argument("--named", nargs="*", metavar="MOMENT", help="kill at these, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # a fork has no other threads
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nor is every kernel of a GPU the same to the last bit
     draw = random.Random(arguments.seed)
-    right, killed = 0, 0
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         recipe = make_recipe(place / "data", *arguments.overrides)
-        names = moments(recipe, place / "named")
+        counts = Counter(moments(recipe, place / "named"))
         start = time.perf_counter()
         assert train(recipe, place / "whole") == 0
         seconds = time.perf_counter() - start
         expected = outcome(place / "whole")
-        print(f"a run takes {seconds:.1f} s and has {len(names)} moments", flush=True)
-        for number in range(arguments.kills):
-            folder = place / "run"
-            shutil.rmtree(folder, ignore_errors=True)
-            if number % 2:
-                which = draw.randrange(len(names))
-                name, status = names[which], train(recipe, folder, at=kill_at("", which + 1))
+        print(f"a run takes {seconds:.1f} s and has {len(counts)} moments", flush=True)
+        right = number = 0
+        while number < arguments.kills:
+            if number % 2 or arguments.named:
+                name = arguments.named[number % len(arguments.named)] if arguments.named else draw.choice(list(counts))
+                occurrence = draw.randint(1, counts[name])
+                kill: dict[str, Any] = {"at": kill_at(name, occurrence)}
             else:
-                after = draw.uniform(0, 1.1 * seconds)
-                name, status = f"{after:.2f} s", train(recipe, folder, kill_after=after)
-            killed += status == -signal.SIGKILL
-            again = train(recipe, folder)
-            good = again == 0 and same(outcome(folder), expected)
-            right += good
-            print(f"{number + 1}: killed at {name}: {'same' if good else f'WRONG ({again})'}", flush=True)
-    print(f"{killed} runs killed; {right} of {arguments.kills} ended as the one without a kill")
+                kill = {"kill_after": draw.uniform(0, seconds)}
+                name, occurrence = f"{kill['kill_after']:.2f} s", 1
+            wrong = check(recipe, place / "run", expected, **kill)
+            if wrong is None:
+                continue
+            number, right = number + 1, right + (not wrong)
+            print(f"{number}: killed at {name} ({occurrence}): {wrong or 'the same'}", flush=True)
+    print(f"{right} of {arguments.kills} ended as the run without a kill")
     sys.exit(right != arguments.kills)
 
 

@@ -1,8 +1,10 @@
 """The re-finetuning stage, in trainings of seconds."""
 
 import json
+import pickle
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,14 @@ def test_script(clips, tmp_path):
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
     other = subprocess.run([*map(str, command), "seed=1"], capture_output=True, text=True, cwd=ROOT)
     assert other.returncode == 1 and "seed is 1 here and 0 there" in other.stderr
+
+
+def test_what_a_worker_of_any_start_method_is_given(clips, tmp_path):
+    trainer = ClassificationTrainer(load_recipe("ut_clips", [*TINY, f"data.annotations={clips}"]), tmp_path / "run")
+    windows, put_together = pickle.loads(ForkingPickler.dumps((trainer.windows, trainer.collate)))
+    trainer.windows.set_epoch(3)
+    batch, expected = (put_together([w[0], w[1]]) for w in (windows, trainer.windows))
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """The run folder: what goes on in it, what is refused, and what a kill leaves behind."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 import yaml
@@ -20,6 +22,20 @@ from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.run_folder import RunFolder, RunFolderError, complete_folder
 
 ROOT = Path(__file__).resolve().parents[1]
+MOMENTS = [
+    "open recipe.yaml.partial",
+    "rename recipe.yaml.partial",
+    "rename log.jsonl.partial",
+    "open last.partial/metrics.json",
+    "rename last",
+    "rename last.partial",
+    "rename best.partial",
+    "open checkpoint.partial/model.pkl",
+    "half of checkpoint.partial/optimizer.pkl",
+    "rename checkpoint",
+    "rename checkpoint.partial",
+    "rmdir checkpoint.old",
+]
 
 
 class Interrupted(Exception):
@@ -102,7 +118,7 @@ def test_a_finished_run_is_left_as_it_is(checkpoint, recipe, whole, tmp_path, ca
         shutil.rmtree(folder / "checkpoint")
     before = files(folder)
     metrics = LocalizationTrainer(recipe, folder).run()
-    assert "is finished: 3 of 3 epochs" in capsys.readouterr().out
+    assert "is finished: its 3 epochs are trained" in capsys.readouterr().out
     assert metrics == json.loads((folder / "last/metrics.json").read_text())
     assert files(folder) == before
 
@@ -113,7 +129,7 @@ def test_a_finished_run_is_left_as_it_is(checkpoint, recipe, whole, tmp_path, ca
         ("model.rewiring=dr2net", "model.rewiring is 'dr2net' here and 're2tal' there"),
         ("seed=1", "seed is 1 here and 0 there"),
         ("training.learning_rate=0.5", "training.learning_rate is 0.5 here and 0.001 there"),
-        ("data.training_subset=validation", "data.training_subset is 'validation' here and 'training' there"),
+        ("data.training_subset=testing", "data.training_subset is 'testing' here and 'training' there"),
         ("model.backbone_config.depths=[1,2]", r"model.backbone_config.depths is \[1, 2\] here and \[1, 1\] there"),
         ("model.freeze_norms=true", "model.freeze_norms is True here and not given there"),
         ("training.epochs=2", "training.epochs is 2 here and 3 there"),
@@ -152,9 +168,9 @@ def test_what_decides_nothing_may_differ(data, stopped, whole, tmp_path):
 )
 def test_other_data_is_refused(change, shown, recipe, stopped):
     class Changed(LocalizationTrainer):
-        def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
-            found = super()._annotations(subset, repair=repair)
-            return change(found) if subset == "training" or "class" in shown else found
+        def _annotations(self, field: str, *, repair: bool) -> AnnotationSet:
+            found = super()._annotations(field, repair=repair)
+            return change(found) if field == "training_subset" or "class" in shown else found
 
     before = files(stopped)
     with pytest.raises(RunFolderError, match=shown):
@@ -229,11 +245,18 @@ def test_a_folder_is_complete_under_one_of_two_names(tmp_path):
 
 
 def test_one_process_trains_in_a_folder(tmp_path):
-    code = "import sys; from re2tal_hf.training.run_folder import RunFolder; RunFolder(sys.argv[1]).claim()"
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    run = RunFolder(tmp_path)
+    folder, output = tmp_path / "run", tmp_path / "output.txt"
+    run = RunFolder(folder)
     run.claim()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode != 0 and "Another process trains in" in done.stderr
+    assert forks.wait(forks.start(RunFolder(folder).claim, output)) == 1
+    assert "Another process trains in" in output.read_text()
     run._lock.close()
-    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert forks.wait(forks.start(RunFolder(folder).claim, output)) == 0
+
+
+def test_a_dozen_kills():
+    command = [sys.executable, Path(__file__).with_name("killed_training.py"), "12", "training.epochs=2", "--named"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *MOMENTS], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "12 of 12 ended as the run without a kill"

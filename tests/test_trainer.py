@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.synthetic import generate
+from re2tal_hf.data.windows import collate
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
@@ -104,6 +107,28 @@ def test_the_same_numbers_on_a_second_run(finished, places, tmp_path):
     LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, "data.num_workers=1"]), tmp_path / "again").run()
     first, second = (load_file(f / "last/model.safetensors") for f in (finished, tmp_path / "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_workers_need_no_fork(finished, places, tmp_path, monkeypatch):
+    context = multiprocessing.context._default_context
+    monkeypatch.setattr(context, "_actual_context", multiprocessing.get_context("spawn"))
+    trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, "data.num_workers=1"]), tmp_path / "run")
+    trainer.run()
+    first, second = (load_file(f / "last/model.safetensors") for f in (finished, tmp_path / "run"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_worker_tells_of_an_unreadable_video(data, places, tmp_path):
+    places = [places[0], f"data.videos={shutil.copytree(data / 'videos', tmp_path / 'videos')}"]
+    recipe = load_recipe("quickstart", [*TINY, *places, "data.max_unreadable=0.5"])
+    windows = LocalizationTrainer(recipe, tmp_path / "run").windows
+    windows.videos[1].path.unlink()
+    loader = DataLoader(windows, num_workers=1, collate_fn=collate, multiprocessing_context="forkserver")
+    windows.set_epoch(7)
+    batches = list(loader)
+    assert windows.num_unreadable == 1
+    for index, batch in enumerate(batches):
+        assert torch.equal(batch["pixel_values_videos"][0], windows[index]["pixel_values_videos"])
 
 
 def test_a_variant_of_training(places, tmp_path):

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 Result = TypeVar("Result")
+_SCHEME = "re2tal"
+
+
+def meeting_point() -> InitProcessGroupKwargs:
+    """Returns how the processes of a run find each other, also those that `torchrun` has restarted.
+
+    It keeps its store when it restarts them (seen with torch 2.14), and they would connect to the dead ones that have
+    left their addresses in it. Over several nodes its counts of restarts may differ; there it is left to itself.
+    """
+    return InitProcessGroupKwargs(init_method=f"{_SCHEME}://")
+
+
+def _meet(url: str, **settings: Any) -> Iterator[tuple[torch.distributed.Store, int, int]]:
+    several_nodes = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    attempt = "0" if several_nodes else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", **settings))
+    yield torch.distributed.PrefixStore(f"attempt_{attempt}", store), rank, world_size
+
+
+if torch.distributed.is_available():
+    torch.distributed.register_rendezvous_handler(_SCHEME, _meet)
 
 
 def on_every_process(accelerator: Accelerator, function: Callable[[], Result]) -> Result:

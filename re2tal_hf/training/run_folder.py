@@ -41,7 +41,10 @@ logger = logging.getLogger(__name__)
 PLACES = frozenset({"name", "data.annotations", "data.videos", "data.cache", "data.num_workers"})
 # What may change while a run goes on: it decides neither the weights nor which of them are the best.
 FREE_FIELDS = PLACES | {
+    "licence",
     "data.max_unreadable",
+    "data.max_unlearnable",
+    "training.pretrained_license",
     "training.save_epochs",
     "training.trackers",
     "evaluation.windows_per_step",

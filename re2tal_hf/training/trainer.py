@@ -33,7 +33,7 @@ from .arguments import Recipe
 from .coupling_schedule import coupling_at
 from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
-from .processes import Result, on_every_process, on_main_process
+from .processes import Result, meeting_point, on_every_process, on_main_process
 from .random_states import random_states, restore_random_states
 from .run_folder import RunFolder, RunFolderError, comparable, differences
 from .run_record import describe_run, identify_data
@@ -104,6 +104,7 @@ class Trainer(ABC):
             mixed_precision=arguments.mixed_precision,
             gradient_accumulation_steps=arguments.gradient_accumulation,
             log_with=arguments.trackers or None,
+            kwargs_handlers=[meeting_point()],
             project_config=ProjectConfiguration(project_dir=str(folder)),
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         )
@@ -127,6 +128,8 @@ class Trainer(ABC):
         self.plain_model = self._on_all(self.build_model)
         self.loader: Any = self._build_loader()
         self._prepare()
+        self._on_main(self.run_folder.claim)
+        self.finished = self._on_main(self._read_finished)
 
     def _on_all(self, function: Callable[[], Result]) -> Result:
         return on_every_process(self.accelerator, function)
@@ -226,9 +229,10 @@ class Trainer(ABC):
 
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe and returns the last metrics."""
-        if (metrics := self._on_main(self._finished)) is not None:
-            return metrics
-        self._on_main(self.run_folder.claim)
+        if self.finished is not None:
+            epochs = self.recipe.training.epochs
+            self.accelerator.print(f"The run in {self.run_folder.path} is finished: its {epochs} epochs are trained.")
+            return self.finished
         goes_on = self.checkpoint is not None
         if self.checkpoint is not None:
             self._on_all(partial(self._load, self.checkpoint))
@@ -236,7 +240,7 @@ class Trainer(ABC):
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             self.accelerator.init_trackers("tracking")
-        metrics = {}
+        metrics: dict[str, Any] = {}
         first_epoch, epochs = self.progress.epoch, self.recipe.training.epochs
         for epoch in range(first_epoch, epochs):
             start = time.perf_counter()
@@ -254,15 +258,12 @@ class Trainer(ABC):
         self.accelerator.end_training()
         return metrics
 
-    def _finished(self) -> dict[str, Any] | None:
+    def _read_finished(self) -> dict[str, Any] | None:
         """Returns the metrics of a run that the folder holds complete."""
         folder, epochs = self.run_folder, self.recipe.training.epochs
         # The checkpoint of a finished run may have been deleted, to save its space.
         done = self.checkpoint["progress.pkl"]["epoch"] if self.checkpoint else folder.logged_epochs()
-        metrics = folder.read_metrics() if 0 < epochs <= done else None
-        if metrics is not None:
-            self.accelerator.print(f"The run in {folder.path} is finished: {done} of {epochs} epochs are trained.")
-        return metrics
+        return folder.read_metrics() if 0 < epochs <= done else None
 
     def _record_start(self, goes_on: bool) -> None:
         """Writes down what is being trained, and says from where."""

@@ -1,0 +1,66 @@
+"""Trainings of two processes as if on two hosts without a shared folder; prints how each of them ended, as JSON.
+
+python tests/process_groups.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import forks
+import torch
+from killed_training import Writes, kill_at, make_recipe, outcome, same
+
+from re2tal_hf.training.localization import LocalizationTrainer
+
+Group = list[tuple[int | None, str]]
+
+
+def train(data: Path, folder: Path, *overrides: str, at: Callable[[str], None] | None = None) -> None:
+    if at is not None:
+        Writes(folder, at)
+    LocalizationTrainer(make_recipe(data, "training.batch_size=1", *overrides), folder).run()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    place = Path(sys.argv[1])
+    data = place / "data"
+    make_recipe(data)
+
+    def group(name: str, *first: str, second: tuple[str, ...] | None = None, at: Any = None) -> Group:
+        hosts = [(0, first, at), (1, first if second is None else second, None)]
+        return forks.run_group(
+            [partial(train, data, place / f"host{host}" / name, *rest, at=kill) for host, rest, kill in hosts], place
+        )
+
+    ends: dict[str, Any] = {"whole": group("whole")}
+    ends["killed"] = group("run", at=kill_at("rename checkpoint.partial", 2))
+    ends["again"] = group("run")
+    expected, found = (outcome(place / "host0" / name) for name in ("whole", "run"))
+    ends["different"] = [name for name in {*found, *expected} if not same(found.get(name), expected.get(name))]
+    ends["on the second host"] = sorted(str(path) for path in (place / "host1").rglob("*"))
+    ends["random states differ"] = not same(*(found[f"checkpoint/random_states_{rank}.pkl"] for rank in (0, 1)))
+    ends["finished"] = group("run")
+    ends["other recipe"] = group("run", "seed=1")
+    ends["other recipe on one"] = group("new", second=("training.save_epochs=2",))
+    ends["no data on one"] = group("new", second=(f"data.annotations={place / 'none.json'}",))
+    ends["too few windows"] = group("new", "training.batch_size=3")
+    (place / "host0" / "file").write_text("")
+    ends["not a folder"] = group("file/new")
+    shutil.copytree(place / "host0" / "run", place / "host0" / "damaged")
+    (place / "host0" / "damaged" / "checkpoint" / "random_states_1.pkl").unlink()
+    ends["damaged"] = group("damaged")
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Several processes of one training: what they agree on, on hosts without a shared folder and after a restart."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_training import outcome, same
+
+TESTS = Path(__file__).resolve().parent
+RESTARTED = """
+import os, sys
+from pathlib import Path
+from killed_training import Writes, kill_at, make_recipe
+from re2tal_hf.training.localization import LocalizationTrainer
+
+data, folder = map(Path, sys.argv[1:])
+if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    Writes(folder, kill_at("rename checkpoint.partial", 2))
+LocalizationTrainer(make_recipe(data, "training.batch_size=1"), folder).run()
+"""
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("hosts")
+
+
+@pytest.fixture(scope="module")
+def ends(place) -> dict[str, Any]:
+    """Of each group of processes in `process_groups.py`, the exit status and the output of each."""
+    command = [sys.executable, str(TESTS / "process_groups.py"), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_hosts_without_a_shared_folder(ends):
+    assert [status for status, _ in ends["whole"]] == [0, 0]
+    assert [status for status, _ in ends["killed"]] == [-9, 1]
+    assert [status for status, _ in ends["again"]] == [0, 0]
+    assert ends["different"] == []
+    assert ends["on the second host"] == []
+    assert ends["random states differ"]
+    assert [status for status, _ in ends["finished"]] == [0, 0]
+    assert all("is finished" in text for _, text in ends["finished"])
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("other recipe", "seed is 1 here and 0 there"),
+        ("other recipe on one", "training.save_epochs is"),
+        ("no data on one", "none.json do not exist"),
+        ("too few windows", "An epoch has 4 windows"),
+        ("not a folder", "Not a directory"),
+        ("damaged", "random_states_1.pkl is missing"),
+    ],
+)
+def test_what_fails_on_one_process_fails_on_all(name, shown, ends):
+    for status, text in ends[name]:
+        assert status == 1 and shown in text
+
+
+def test_torchrun_restarts_what_was_killed(ends, place):
+    script = place / "restarted.py"
+    script.write_text(RESTARTED)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "1",
+        "--master_port", "29513", str(script), str(place / "data"), str(place / "restarted"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "after epoch 1 of 3" in done.stdout
+    assert same(outcome(place / "restarted"), outcome(place / "host0" / "whole"))

@@ -147,14 +147,10 @@ def test_adapters(case, tmp_path):
     videos = video(case.shape).double()
     expected = gradients(model, videos)
     assert len(expected) == 2 * len(targets)
-    smallest = 1e-3 * max(grad.norm() for grad in expected.values())
+    assert all(grad.any() for grad in expected.values())
     for backprop in ("reversible", "checkpoint"):
         model.backprop = backprop
-        found = gradients(model, videos)
-        assert found.keys() == expected.keys()
-        for name, grad in expected.items():
-            assert grad.any(), name
-            assert (found[name] - grad).norm() <= 1e-10 * grad.norm().clamp_min(smallest), (backprop, name)
+        assert_gradients_close(gradients(model, videos), expected)
 
 
 @every_case
@@ -221,7 +217,8 @@ def test_weights_on_a_disk(case, tmp_path):
     assert all(parameter.is_meta for parameter in offloaded.parameters())
     with torch.no_grad():
         expected = model(video(case.shape)).last_hidden_state
-        assert torch.equal(offloaded.eval()(video(case.shape)).last_hidden_state, expected)
+        found = offloaded.eval()(video(case.shape)).last_hidden_state
+    assert_close(found, expected, depth=depth_of(model))
 
 
 @every_case

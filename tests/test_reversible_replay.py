@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import assert_close, assert_gradients_close
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
@@ -92,20 +93,13 @@ def train(model: nn.Module, mode: str, steps: int = 2) -> tuple[dict[str, Tensor
     return grads, dict(model.named_buffers())
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    largest = max((value.abs().max() for value in expected.values()), default=torch.zeros(()))
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12 * float(largest), msg=name)
-
-
 @every_layer
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_and_buffers_are_those_of_plain_autograd(layer, mode):
     expected_grads, expected_buffers = train(network(layer), "plain")
     grads, buffers = train(network(layer), mode)
-    assert_same(grads, expected_grads)
-    assert_same(buffers, expected_buffers)
+    assert_gradients_close(grads, expected_grads)
+    assert_gradients_close(buffers, expected_buffers)
 
 
 @every_layer
@@ -120,7 +114,7 @@ def test_two_forward_passes_before_their_backward_passes(layer, mode):
         first.backward()
         second.backward()
         results[backprop] = {name: p.grad for name, p in model.named_parameters()}
-    assert_same(results[mode], results["plain"])
+    assert_gradients_close(results[mode], results["plain"])
 
 
 @every_layer
@@ -132,7 +126,7 @@ def test_backward_twice_gives_twice_the_gradient(layer, mode):
     loss.backward(retain_graph=True)
     once = {name: p.grad.clone() for name, p in model.named_parameters()}
     loss.backward()
-    assert_same({name: p.grad for name, p in model.named_parameters()}, {n: 2 * g for n, g in once.items()})
+    assert_gradients_close({name: p.grad for name, p in model.named_parameters()}, {n: 2 * g for n, g in once.items()})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -147,7 +141,7 @@ def test_the_mode_is_that_of_the_forward_pass(mode):
         loss.backward()
         assert not any(module.training for module in model.modules())
         results[backprop] = {name: p.grad for name, p in model.named_parameters()}
-    assert_same(results[mode], results["plain"])
+    assert_gradients_close(results[mode], results["plain"])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -170,7 +164,7 @@ def test_hooks_count_in_both_passes(mode):
             branch[0].register_forward_hook(lambda module, inputs, output: 1.5 * output)
             branch[2].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 0.1,))
         results[backprop] = train(model, backprop)[0]
-    assert_same(results[mode], results["plain"])
+    assert_gradients_close(results[mode], results["plain"])
     without = train(network(), "plain")[0]
     assert not torch.allclose(results["plain"]["branches.0.0.weight"], without["branches.0.0.weight"])
 
@@ -180,7 +174,7 @@ def test_a_hook_on_a_parameters_gradient_runs_once(mode):
     model = network()
     model.branches[0][0].weight.register_hook(lambda grad: 3 * grad)
     expected = train(network(), "plain", steps=1)[0]["branches.0.0.weight"]
-    torch.testing.assert_close(train(model, mode, steps=1)[0]["branches.0.0.weight"], 3 * expected)
+    assert_close(train(model, mode, steps=1)[0]["branches.0.0.weight"], 3 * expected)
 
 
 @every_layer
@@ -197,7 +191,7 @@ def test_inside_an_outer_checkpoint(layer, mode):
         output = checkpoint(model, x, use_reentrant=False) if outer else model(x)
         output.square().sum().backward()
         results[outer] = {"input": x.grad, **{name: p.grad for name, p in model.named_parameters()}}
-    assert_same(results[True], results[False])
+    assert_gradients_close(results[True], results[False])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -212,7 +206,7 @@ def test_parameters_and_buffers_of_a_functional_call(mode):
         # The backward pass runs when the module has its own parameters, frozen ones too, and buffers again.
         loss = functional_call(model, tensors, (video(),)).square().sum()
         results[backprop] = {"grad": torch.autograd.grad(loss, scale)[0]}
-    assert_same(results[mode], results["plain"])
+    assert_gradients_close(results[mode], results["plain"])
 
 
 class Quantized(nn.Module):
@@ -238,7 +232,7 @@ def test_frozen_parameters_of_other_classes(mode):
         model = network(Quantized)
         results[backprop] = {name: grad for name, grad in train(model, backprop)[0].items() if grad is not None}
     assert len(results["plain"]) == 20
-    assert_same(results[mode], results["plain"])
+    assert_gradients_close(results[mode], results["plain"])
 
 
 @pytest.mark.parametrize("mode", MODES)

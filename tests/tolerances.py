@@ -18,6 +18,7 @@ DOUBLE = 1e-12
 # Below this share of the largest norm a gradient is the small rest of large terms that cancel: of a bias before a
 # softmax it is zero in theory, of the scale of a norm in SlowFast's first stage 1.7 out of 2900.
 CANCELLED = 1e-3
+SMALLEST = torch.finfo(torch.float64).tiny  # where all is zero
 
 
 def depth_of(model: nn.Module) -> int:
@@ -29,7 +30,10 @@ def rounding(dtype: torch.dtype, depth: int = 1) -> float:
     """Allowed error, relative to the largest value, after `depth` products one after the other.
 
     Each adds a few roundings of its largest value, and errors of random signs grow as the square root of their number.
+    Integers are exact.
     """
+    if not dtype.is_floating_point:
+        return 0.0
     return DOUBLE if dtype == torch.float64 else 8 * depth**0.5 * torch.finfo(dtype).eps
 
 
@@ -42,7 +46,7 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().double(), expected.detach().double()
     difference = torch.where(found == expected, 0.0, found - expected).abs().max()
     largest = expected.masked_fill(expected.isinf(), 0.0).abs().max()
-    return float(difference / largest.clamp_min(torch.finfo(torch.float64).tiny))
+    return float(difference / largest.clamp_min(SMALLEST))
 
 
 def _hold(error: float, bound: float, what: object) -> None:
@@ -84,14 +88,14 @@ def assert_gradients_close(
     times the rounding of an output.
     """
     assert found.keys() == expected.keys()
-    largest = max(float(gradient.norm()) for gradient in expected.values() if gradient is not None)
+    largest = max((float(truth.double().norm()) for truth in expected.values() if truth is not None), default=0.0)
     for name, truth in expected.items():
         gradient = found[name]
         assert (gradient is None) == (truth is None), name
         if gradient is not None and truth is not None:
             difference = float((gradient.double() - truth.double()).norm())
             allowed = max(bound, 4 * _allowed(gradient, truth, depth))
-            _hold(difference / max(float(truth.norm()), CANCELLED * largest), allowed, name)
+            _hold(difference / max(float(truth.double().norm()), CANCELLED * largest, SMALLEST), allowed, name)
 
 
 def assert_norms_close(
@@ -103,7 +107,7 @@ def assert_norms_close(
     for name, norm in norms.items():
         allowed = max(bound, 4 * rounding(gradients[name].dtype, depth))
         difference = abs(float(gradients[name].double().norm()) - norm)
-        _hold(difference / max(norm, CANCELLED * largest), allowed, f"norm of {name}")
+        _hold(difference / max(norm, CANCELLED * largest, SMALLEST), allowed, f"norm of {name}")
 
 
 def assert_same_detections(

@@ -194,6 +194,17 @@ def test_every_number_has_a_range(hints):
     assert len(hints) > 1
 
 
+def test_what_does_not_go_together():
+    with pytest.raises(ValueError, match="weight and label_weight are both 0"):
+        load_recipe("ut_clips", ["distillation.label_weight=0"])
+    path = ["coupling.start_epoch=20", "training.epochs=30"]
+    load_recipe("quickstart", path)
+    with pytest.raises(ValueError, match="start_epoch is 20.0 and end_epoch 15"):
+        load_recipe("quickstart", [*path, "model.rewiring=dr2net"])
+    with pytest.raises(ValueError, match="coupling.shape is 'cube'"):
+        load_recipe("quickstart", ["coupling.shape=cube", "model.rewiring=dr2net"])
+
+
 def test_an_unknown_recipe_lists_the_known():
     with pytest.raises(ValueError, match="quickstart"):
         load_recipe("quickstrat")

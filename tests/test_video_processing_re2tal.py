@@ -456,11 +456,25 @@ def test_detections_of_opentad(model_goldens):
         ({"max_detections": 0}, "max_detections is 0"),
         ({"max_candidates": 0}, "max_candidates is 0"),
         ({"num_video_classes": 0}, "num_video_classes is 0"),
+        ({"image_std": [0.2, 0.0, 0.2]}, r"image_std\[1\] is 0.0; it must be above 0"),
+        ({"image_std": -1.0}, "image_std is -1.0"),
+        ({"image_mean": [float("nan"), 0.0, 0.0]}, r"image_mean\[0\] is nan"),
+        ({"rescale_factor": 0.0}, "rescale_factor is 0.0"),
+        ({"size": {"height": 0, "width": 8}}, "size.height is 0"),
+        ({"do_resize": "no"}, "do_resize is 'no'; it must be bool"),
     ],
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         Re2TALVideoProcessor(**settings)
+
+
+def test_settings_of_one_call_out_of_range():
+    clip = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="image_std is 0.0; it must be above 0"):
+        Re2TALVideoProcessor(size={"height": 8, "width": 8})(clip, image_std=0.0)
+    with pytest.raises(ValueError, match="threshold is nan"):
+        post_process([output([[0.0]], [[[0.0, 1.0]]])], [Window("a", 0.0, 1.0, 2, 2.0)], threshold=float("nan"))
 
 
 def test_unknown_settings():

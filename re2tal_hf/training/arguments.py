@@ -14,6 +14,7 @@ from ..configuration_re2tal import Re2TALConfig
 from ..data.augmentation import Augmentation
 from ..data.time_units import MAX_LOST
 from ..modeling_re2tal import check_part_settings
+from ..rewiring import DUAL_RESIDUAL
 from ..value_checks import (
     BELOW_ONE,
     COUNT,
@@ -28,7 +29,7 @@ from ..value_checks import (
     leaves,
 )
 from ..video_processing_re2tal import Re2TALVideoProcessor
-from .coupling_schedule import CouplingArguments
+from .coupling_schedule import CouplingArguments, coupling_at
 from .recipe_yaml import read_yaml
 
 
@@ -253,11 +254,15 @@ def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
 
 
 def _check_parts(recipe: Recipe, where: str) -> None:
-    """Checks the settings that sections hand on to the model, the video processor and the augmentation."""
+    """Checks what sections hand on to the model, the video processor and the augmentation, and what goes together."""
     check_part_settings(f"{where}model.", recipe.model)
     check_values(f"{where}model.", recipe.model, fields_of(Re2TALConfig))
     check_values(f"{where}processor.", recipe.processor, fields_of(Re2TALVideoProcessor))
     check_values(f"{where}augmentation.", recipe.augmentation, fields_of(Augmentation))
+    if recipe.model.get("rewiring") == DUAL_RESIDUAL:
+        coupling_at(recipe.coupling, 0.0, recipe.training.epochs)
+    if recipe.distillation.weight == recipe.distillation.label_weight == 0:
+        raise ValueError(f"{where}distillation.weight and label_weight are both 0: nothing would be learned.")
     for name in ("model", "processor"):
         for place, value in leaves(name, getattr(recipe, name)):
             if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):

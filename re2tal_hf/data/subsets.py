@@ -92,4 +92,5 @@ def _file(video: AnnotatedVideo) -> object:
     if isinstance(video.path, HubVideo) or not video.path.exists():
         return video.path
     status = video.path.stat()
-    return status.st_dev, status.st_ino
+    # Some file systems number no files.
+    return (status.st_dev, status.st_ino) if status.st_ino else video.path.resolve()

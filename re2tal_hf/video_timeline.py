@@ -37,6 +37,8 @@ LEAPING_CONTAINERS = frozenset({"mpegts", "mpeg", "ogg", "nsv", "pva"})
 MAX_LEAP, MAX_STEP_BACK = 10.0, 0.1
 # Containers in which the time that a packet is stamped with may be that of decoding.
 LOOSELY_STAMPED = frozenset({"asf", "mxf", "wtv", "gxf", "nsv", "nuv", "rm"})
+# Share of packets without a time where frames are stored as two fields, the second without.
+SHARE_OF_FIELDS = (0.45, 0.55)
 # Sound that starts by less than this before the picture primes its decoder, or was shifted to fit into the container.
 MIN_SOUND_LEAD = 0.1
 # Sound that starts longer before the picture than this belongs, there, to another programme with a clock of its own.
@@ -222,9 +224,24 @@ def _shown_frames(
     unstamped = container_name == "avi" or (container_name in LOOSELY_STAMPED and stamps == sorted(stamps))
     if stream.codec_context.has_b_frames and unstamped and any(packet.dts is not None for packet in packets):
         return "count", _as_decoded(packets, stream.codec_context.reorder_depth, frame_ticks)
-    if container_name == "mpeg":
+    without_time = 1 - len(stamps) / len(packets)
+    if container_name == "mpeg" or without_time > SHARE_OF_FIELDS[1]:
+        # Half of the packets without a time are the second fields of frames; any other share are frames.
+        if not SHARE_OF_FIELDS[0] <= without_time <= SHARE_OF_FIELDS[1]:
+            parts = [list(_stamped(part, frame_ticks)) for part in parts]
         return "count", _as_stamped(parts, frame_ticks, all_decode=True)
     return ("timestamp" if len(parts) == 1 else "sequence"), _as_stamped(parts, frame_ticks)
+
+
+def _stamped(part: list[_Packet], frame_ticks: int) -> Iterator[_Packet]:
+    """Packets with the time of decoding where that of display is missing, and without both after the one before."""
+    known = (stamp for packet in part for stamp in (packet.pts, packet.dts) if stamp is not None)
+    following = next(known, 0)
+    for packet in part:
+        stamp = packet.dts if packet.pts is None else packet.pts
+        stamp = following if stamp is None else stamp
+        following = stamp + (packet.duration or frame_ticks)
+        yield packet._replace(pts=stamp)
 
 
 def _as_stamped(parts: list[list[_Packet]], frame_ticks: int, *, all_decode: bool = False) -> list[_Shown]:
@@ -237,8 +254,7 @@ def _as_stamped(parts: list[list[_Packet]], frame_ticks: int, *, all_decode: boo
     due: int | None = None
     for number, part in enumerate(parts):
         first = next((packet.pts for packet in part if packet.is_keyframe and packet.pts is not None), None)
-        stamps = [packet.dts if packet.pts is None and all_decode else packet.pts for packet in part]
-        stamped = [(stamp, packet) for stamp, packet in zip(stamps, part, strict=True) if stamp is not None]
+        stamped = [(packet.pts, packet) for packet in part if packet.pts is not None]
         if not stamped:
             continue
         shift = 0 if due is None else due - min(stamp for stamp, _ in stamped)
@@ -293,7 +309,7 @@ def _compare_with_header(source: str | Path | bytes, container: Any, stream: Any
         # FFmpeg corrects the duration by the size of the file, but not the number of frames.
         announced = float(stream.frames * stream.time_base)
     elif container_name == "asf":
-        announced = _announced_by_asf(bytes_of(source, 2**16))
+        announced, of_any_stream = _announced_by_asf(bytes_of(source, 2**16)), True
     elif container_name in ANNOUNCING_CONTAINERS and stream.duration:
         announced = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     elif container_name in ANNOUNCING_CONTAINERS:

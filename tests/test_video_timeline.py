@@ -160,6 +160,14 @@ def test_time_0_is_where_a_player_starts(tmp_path, name, backend):
         assert frame_numbers(reader.frames_at([0.0, 2.0, 3.0 + 5.9 / RATE, 3.0 + 20.9 / RATE])) == [0, 0, 5, 20]
 
 
+def test_several_frames_to_a_timestamp(tmp_path):
+    """An MPEG program stream stamps one frame of those that begin in a packet of it."""
+    path = with_sound(tmp_path / "sparse.mpg", 0.0, 0.0)
+    assert numbers_in(path, "auto") == list(range(25))
+    with VideoReader(path) as reader:
+        assert np.diff(reader._timeline.seconds) == pytest.approx(1 / RATE, abs=1e-3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_stream_that_appears_later(tmp_path, backend):
     """PyAV fails on it at the end of the file, when all that was there from the start is read."""
@@ -209,9 +217,10 @@ def test_a_file_that_was_cut_off_is_said(tmp_path, caplog, name, codec, options)
     assert f"{name}: holds {there:.1f} s of the 4.0 s that its header announces" in caplog.text
 
 
-def test_subtitles_after_the_picture_are_no_sign_of_a_cut(tmp_path, caplog):
+@pytest.mark.parametrize("name", ["sound.mkv", "sound.mp4", "sound.avi", "sound.wmv", "sound.ts", "sound.mpg"])
+def test_sound_after_the_picture_is_no_sign_of_a_cut(tmp_path, caplog, name):
     """The header announces the longest stream, and the picture may end before it."""
-    with VideoReader(with_sound(tmp_path / "sound.mkv", 4.0, 0.0)) as reader:
+    with VideoReader(with_sound(tmp_path / name, 4.0, 0.0)) as reader:
         assert reader.duration == pytest.approx(1.0, abs=0.05)
     assert not caplog.text
 

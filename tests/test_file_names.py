@@ -136,3 +136,33 @@ def test_datasets_hold_every_video_by_its_true_id(
     assert {Path("set", "train", row["file_name"]) for row in rows} | {Path("set/README.md")} == made - {
         table.relative_to(tmp_path)
     }
+
+
+SMALL = [
+    *("model.backbone_config.embed_dim=8", "model.backbone_config.depths=[1,1]", "model.head_config.hidden_size=16"),
+    *("model.head_config.num_levels=3", "processor.size={height: 32, width: 32}", "processor.num_frames=16"),
+    *("data.num_workers=0", "training.batch_size=1", "training.epochs=1", "evaluation.epochs=0"),
+]
+
+
+def test_training_and_evaluation_write_into_their_folders_by_the_true_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {"train": "../../x", "validation": "=cmd|' /C calc'!A0\n"}
+    for split, video_id in ids.items():
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        write_video(folder / f"{split}.mp4", numbered_frames(20 + len(split), 32, 32), 10)
+        annotation = {"segment": [0.2, 1.5], "label": "../jump"}
+        row = {"file_name": f"{split}.mp4", "video_id": video_id, "annotations": [annotation]}
+        (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    before = files_of(tmp_path)
+    places = [f"data.annotations={tmp_path / 'data'}", "data.videos=null", f"data.cache={tmp_path / 'cache'}"]
+    run("train.py", monkeypatch, "--recipe", "quickstart", "--output", tmp_path / "run", *SMALL, *places)
+    model = ["--model", tmp_path / "run" / "last", "--annotations", tmp_path / "data"]
+    run("evaluate.py", monkeypatch, *model, "--detections", tmp_path / "found.json")
+    made = {path.parts[0] for path in files_of(tmp_path) - before}
+    assert {"run", "cache", "found.json"} <= made <= {"run", "cache", "found.json", "hub"}
+    for file in (tmp_path / "found.json", tmp_path / "run" / "last" / "detections.json"):
+        assert set(json.loads(file.read_text())["results"]) == {ids["validation"]}

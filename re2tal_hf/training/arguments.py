@@ -203,9 +203,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             out of its range.
     """
     if name in recipe_names():
-        text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text()
+        text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        text = Path(name).read_text(encoding="utf-8")
     else:
         raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
     values = {"name": Path(name).stem, **_mapping(read_yaml(text, name), name)}

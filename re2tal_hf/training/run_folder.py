@@ -117,7 +117,7 @@ class RunFolder:
     def logged_epochs(self) -> int:
         """Returns the last epoch of `log.jsonl`; 0 without one."""
         log = self.path / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         try:
             return int(json.loads(lines[-1])["epoch"]) if lines else 0
         except (ValueError, KeyError, TypeError) as error:
@@ -129,7 +129,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return dict(json.loads(path.read_text()))
+            return dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise RunFolderError(f"{path} is damaged ({error}): delete {path.parent} to have it made anew.") from error
 
@@ -155,7 +155,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Writes a file that is complete whenever it is there."""
         partial = self.path / f"{name}.partial"
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, self.path / name)
 
     def write_folder(self, name: str, write: Callable[[Path], None]) -> None:

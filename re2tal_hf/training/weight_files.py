@@ -68,7 +68,7 @@ def read_weight_folder(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         parts = [name]
         if index.is_file():
-            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         elif not (folder / name).is_file():
             continue
         if absent := [part for part in parts if not (folder / part).is_file()]:

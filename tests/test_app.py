@@ -30,7 +30,7 @@ from run_factory import LABELS, small_pipeline
 from video_factory import frame_numbers, numbered_frames, write_video
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
-from re2tal_hf.video_reader import VideoReader
+from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 sys.path.insert(0, str(APP))
 
@@ -112,6 +112,21 @@ def test_mp4_with_8_bit_h264_is_played_as_it_is(tmp_path: Path) -> None:
     assert not is_playable(write_video(tmp_path / "d.mp4", frames, pixel_format="yuv444p"))
     late = write_video(tmp_path / "e.mp4", frames, timestamps=[1 + number / 25 for number in range(8)])
     assert not is_playable(late)
+
+
+def test_a_playlist_opens_no_file_of_the_server(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    private = write_video(tmp_path / "private" / "x.ts", numbered_frames(8))
+    for name in ("list.m3u8", "list.mp4"):
+        path = tmp_path / name
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{private}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(VideoError, match=rf"^{name}: a playlist .*not opened"):
+            VideoLimits(60, 60, 1000, 1).check(path)
+        with pytest.raises(VideoReadError, match="a playlist"):
+            write_copy(path, tmp_path / "copy.mp4")
+        assert not (tmp_path / "copy.mp4").exists()
+    with pytest.raises(VideoReadError, match="a playlist"):
+        is_playable(tmp_path / "list.mp4")
 
 
 def test_copy_keeps_times_and_is_playable(tmp_path: Path) -> None:

@@ -58,7 +58,13 @@ def server(video) -> Iterator[str]:
                 length = 2**40 if self.path == "/huge.mp4" else len(content)
                 self.send_header("Content-Length", str(length))
             self.end_headers()
-            body = {"/cut.mp4": content[:1000], "/text.mp4": b"x" * len(content)}.get(self.path, content)
+            playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n" + bytes(video) + b"\n#EXT-X-ENDLIST\n"
+            bodies = {
+                "/cut.mp4": content[:1000],
+                "/text.mp4": b"x" * len(content),
+                "/list.mp4": playlist + b"#" * (len(content) - len(playlist)),
+            }
+            body = bodies.get(self.path, content)
             self.wfile.write(body)
 
         def log_message(self, *arguments):
@@ -188,6 +194,7 @@ def test_urls_are_read_and_nothing_is_left(server, video, temporary_folder, name
         ("missing.mp4", "404 Not Found"),
         ("cut.mp4", "cannot be downloaded"),
         ("text.mp4", "not a video"),
+        ("list.mp4", r"a playlist \(HLS\)"),
         ("huge.mp4", "larger than 4096 MiB"),
     ],
 )

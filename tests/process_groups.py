@@ -26,7 +26,7 @@ Group = list[tuple[int | None, str]]
 def train(data: Path, folder: Path, *overrides: str, at: Callable[[str], None] | None = None) -> None:
     if at is not None:
         Writes(folder, at)
-    LocalizationTrainer(make_recipe(data, "training.batch_size=1", *overrides), folder).run()
+    LocalizationTrainer(make_recipe(data, "training.batch_size=1", "training.epochs=2", *overrides), folder).run()
 
 
 def main() -> None:

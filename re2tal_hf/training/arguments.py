@@ -81,7 +81,8 @@ class OptimizationArguments:
     """Optimiser, schedule and length of the training.
 
     Args:
-        epochs (`int`): Epochs to train; `schedule_epochs` (default: the same) is where the cosine ends.
+        epochs (`int`): Epochs to train; `schedule_epochs` (default: the same) is where the cosine ends. Raised, they
+            train the run of a folder further, at the learning rates of a training of that length.
         batch_size (`int`): Windows for each process and step; `gradient_accumulation` steps make an update.
         learning_rate, backbone_learning_rate (`float`): Peak rates of the head and of the backbone.
         weight_decay (`float`): For weights of linear and convolution layers; none for norms, biases, tables.

@@ -77,6 +77,7 @@ def build(videos, tmp_path):
 
 
 def refused(build, tmp_path, message, annotations, *overrides):
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
     with pytest.raises(ValueError, match=message):
         build(annotations, *overrides)
     assert not (tmp_path / "run").exists()

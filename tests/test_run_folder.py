@@ -168,9 +168,9 @@ def test_what_decides_nothing_may_differ(data, stopped, whole, tmp_path):
 )
 def test_other_data_is_refused(change, shown, recipe, stopped):
     class Changed(LocalizationTrainer):
-        def _annotations(self, field: str, *, repair: bool) -> AnnotationSet:
-            found = super()._annotations(field, repair=repair)
-            return change(found) if field == "training_subset" or "class" in shown else found
+        def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
+            found = super()._annotations(subset, repair=repair)
+            return change(found) if subset == self.recipe.data.training_subset or "class" in shown else found
 
     before = files(stopped)
     with pytest.raises(RunFolderError, match=shown):

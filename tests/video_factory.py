@@ -60,6 +60,7 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.gop_size = keyframe_interval
         stream.codec_context.max_b_frames = b_frames
+        stream.codec_context.thread_count = 1  # the same file on every machine
         if display_matrix is not None:
             a, b, c, d = (round(number * 2**16) for number in display_matrix)
             stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 2**30])

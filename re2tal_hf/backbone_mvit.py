@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, MultiscaleBlock, MViT, PositionalEncoding
 
+from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
 from .rewiring import Architecture, register
-from .video_clips import check_clip, resize_positions
 
 DEPTHS, WIDTHS, NUM_HEADS, POOLING = (1, 2, 11, 2), (96, 192, 384, 768), (1, 2, 4, 8), (8, 4, 2, 1)
 """Of the four stages of both published sizes: blocks, channels, heads, and the spatial stride of keys and values."""

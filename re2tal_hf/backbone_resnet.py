@@ -19,9 +19,9 @@ from torchvision.models.video.resnet import (
     VideoResNet,
 )
 
+from .network_slowfast import initialize_layers
 from .reversible import Stage
 from .rewiring import Architecture, register
-from .slowfast import initialize_layers
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 STEMS = {"basic": BasicStem, "2plus1d": R2Plus1dStem}

@@ -8,9 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .reversible import INPUT, Stage
-from .rewiring import Architecture, register
-from .slowfast import (
+from .network_slowfast import (
     DEPTHS,
     Bottleneck,
     FastOnly,
@@ -19,6 +17,8 @@ from .slowfast import (
     SlowOnly,
     initialize_weights,
 )
+from .reversible import INPUT, Stage
+from .rewiring import Architecture, register
 
 SETTINGS = {
     "4x16": {"resample_rate": 8, "speed_ratio": 8, "fusion_kernel": 5},

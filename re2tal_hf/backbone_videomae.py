@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
 
-from .clip_transformer import ClipTransformer, pair
+from .backbone_clip_transformer import ClipTransformer, pair
+from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
 from .rewiring import register
-from .video_clips import check_clip, resize_positions
 
 
 class TubeletEmbedding(VideoMAEEmbeddings):

@@ -12,10 +12,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.vivit.modeling_vivit import VivitEmbeddings
 from transformers.utils import ModelOutput
 
-from .clip_transformer import ClipTransformer, FirstOutput
+from .backbone_clip_transformer import ClipTransformer, FirstOutput
+from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
 from .rewiring import register
-from .video_clips import check_clip, resize_positions
 
 
 class TubeletEmbedding(VivitEmbeddings):

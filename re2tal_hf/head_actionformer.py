@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .localization_head import LocalizationHeadOutput, Neck, Padding, PyramidHead
-from .temporal_layers import TransformerBlock, zero_padding
+from .head import LocalizationHeadOutput, Padding
+from .head_layers import TransformerBlock, zero_padding
+from .head_pyramid import Neck, PyramidHead
 from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE, Range
 
 

@@ -1,7 +1,7 @@
 """TriDet's localization head: a pyramid without attention, boundaries as distributions over bins.
 
 Shi et al., "TriDet: Temporal Action Detection with Relative Boundary Modeling", arXiv 2303.07347.
-Shapes and masks as in `localization_head`; `N` bins.
+Shapes and masks as in `head`; `N` bins.
 """
 
 from __future__ import annotations
@@ -14,16 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from .localization_head import (
-    LocalizationHeadOutput,
-    Neck,
-    Padding,
-    PredictionBranch,
-    PyramidHead,
-    ScoredSegments,
-    check_choice,
-)
-from .temporal_layers import MaskedGroupNorm, max_pool, zero_padding
+from .head import LocalizationHeadOutput, Padding, ScoredSegments, check_choice
+from .head_layers import MaskedGroupNorm, max_pool, zero_padding
+from .head_pyramid import Neck, PredictionBranch, PyramidHead
 from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 16

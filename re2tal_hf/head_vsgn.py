@@ -3,7 +3,7 @@
 Zhao, Thabet and Ghanem, "Video Self-Stitching Graph Network for Temporal Action Localization",
 ICCV 2021, arXiv 2011.14598. Self-stitching, which prepares the input, is not part of the head.
 
-Shapes and masks as in `localization_head`; here `P` are the anchors of all levels, finest first, the
+Shapes and masks as in `head`; here `P` are the anchors of all levels, finest first, the
 anchors of a step next to each other, and steps of the input are intervals `[t, t + 1]`.
 """
 
@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cross_scale_graph import CrossScaleGraph
-from .localization_head import Padding, ScoredSegments, check_choice, prepare_features
-from .temporal_layers import MaskedGroupNorm, convolve, zero_padding
+from .head import Padding, ScoredSegments, check_choice, prepare_features
+from .head_layers import MaskedGroupNorm, convolve, zero_padding
 from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 32
@@ -73,6 +72,49 @@ class VSGNHeadOutput:
             before, after = score.gather(1, position.floor().long()), score.gather(1, position.ceil().long())
             classes = classes * (before + after).unsqueeze(-1) / 2
         return ScoredSegments(torch.logit(classes, eps=SMALLEST_PROBABILITY), self.refined, self.point_mask)
+
+
+class CrossScaleGraph(nn.Module):
+    """Edge convolution (arXiv 1801.07829) from every second step to its nearest neighbours in feature space.
+
+    In the paper the neighbours lie in a clip and in its magnified copy, stitched into one sequence; here, where
+    sequences are not stitched, in the two levels that a step of the encoder lies between.
+
+    Args:
+        size: channels.
+        num_neighbours: edges of a step: half to other steps of the halved sequence, half to steps of
+            the full one.
+    """
+
+    def __init__(self, size: int, num_neighbours: int):
+        super().__init__()
+        self.num_neighbours = num_neighbours
+        self.own = nn.Linear(size, size)
+        self.difference = nn.Linear(size, size, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, T, C]` and its mask -> `[B, T / 2, C]`, zero where a step is padding or has no neighbour."""
+        coarse, coarse_mask = x[:, ::2], mask[:, ::2]
+        messages = self.difference(x)
+        best = torch.maximum(
+            self._aggregate(coarse, coarse, coarse_mask, messages[:, ::2], step=1),
+            self._aggregate(coarse, x, mask, messages, step=2),
+        )
+        connected = coarse_mask & ~torch.isneginf(best).any(dim=-1)
+        out = self.own(coarse) + best.masked_fill(~connected.unsqueeze(-1), 0) - messages[:, ::2]
+        return zero_padding(out, connected)
+
+    def _aggregate(self, nodes: Tensor, others: Tensor, mask: Tensor, messages: Tensor, step: int) -> Tensor:
+        """Largest message `[B, N, C]` of each node's nearest others; node `i` itself is `others[i * step]`."""
+        with torch.no_grad():
+            distance = torch.cdist(nodes.float(), others.float()).masked_fill(~mask.unsqueeze(1), torch.inf)
+            index = torch.arange(nodes.shape[1], device=nodes.device)
+            distance[:, index, index * step] = torch.inf
+            count = min(self.num_neighbours // 2, others.shape[1])
+            nearest, neighbours = distance.topk(count, dim=-1, largest=False)  # [B, N, count]
+        batch = torch.arange(len(nodes), device=nodes.device)[:, None, None]
+        found = messages[batch, neighbours].masked_fill(torch.isinf(nearest).unsqueeze(-1), -torch.inf)
+        return found.amax(dim=2)
 
 
 class Tower(nn.Module):

@@ -14,7 +14,6 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
-from .anchor_losses import VSGNLoss
 from .backbone_mvit import MultiscaleViT  # noqa: F401 - importing a family registers it
 from .backbone_resnet import VideoResNetArchitecture  # noqa: F401
 from .backbone_slowfast import SlowFastArchitecture  # noqa: F401
@@ -28,7 +27,8 @@ from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
 from .loaded_weights import WeightFit, is_computed, some, without_loading_report
-from .localization_losses import LocalizationLoss, TriDetLoss
+from .loss_anchors import VSGNLoss
+from .loss_points import LocalizationLoss, TriDetLoss
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop, Stage
 from .rewiring import BACKBONE_SETTINGS, RewiredModel, build_backbone

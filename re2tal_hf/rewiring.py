@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from .dual_residual import BackpropSwitch
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from .value_checks import BELOW_ONE, POSITIVE, check_values
-from .video_clips import cut_into_clips, join_clips
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
 """Rewirings of fixed coefficients: Re2TAL (arXiv 2211.14053), and the pretrained network as it is."""
@@ -232,6 +231,27 @@ def architecture_of(model_class: type[nn.Module]) -> Architecture:
         f"{model_class.__name__} is not a registered architecture (known: {architecture_names()}). "
         "Describe it with a subclass of Architecture and register() it."
     )
+
+
+def cut_into_clips(videos: Tensor, length: int) -> Tensor:
+    """Cuts videos into clips that follow each other without overlap.
+
+    Args:
+        videos (`Tensor` of shape `(B, T, C, H, W)`): The last clip is filled with copies of the last frame.
+        length (`int`): Frames of a clip.
+
+    Returns:
+        `Tensor` of shape `(B * clips, length, C, H, W)`: the clips of the first video, then those of the second.
+    """
+    missing = -videos.shape[1] % length
+    if missing:
+        videos = torch.cat([videos, videos[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+    return videos.reshape(-1, length, *videos.shape[2:])
+
+
+def join_clips(features: Tensor, num_videos: int, num_features: int) -> Tensor:
+    """Joins the features of clips, `(B * clips, T'', D)`, to `(num_videos, num_features, D)`; cuts off the surplus."""
+    return features.reshape(num_videos, -1, features.shape[-1])[:, :num_features]
 
 
 class RewiredModel(nn.Module):

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
-from re2tal_hf.rewiring import architecture_of, build_library_model
+from re2tal_hf.rewiring import architecture_of, build_library_model, cut_into_clips
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from re2tal_hf.training.recipe_yaml import read_yaml
-from re2tal_hf.video_clips import cut_into_clips
 
 AS_SHIPPED = "the library's own forward"
 MODES = {

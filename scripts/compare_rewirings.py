@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from re2tal_hf import Re2TALForVideoClassification, Re2TALVideoProcessor
-from re2tal_hf.data.clips import collate_clips, read_clips, views
+from re2tal_hf.data.labelled_clips import collate_clips, read_clips, views
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.memory import saved_for_backward

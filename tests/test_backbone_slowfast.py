@@ -12,9 +12,9 @@ from torch import nn
 
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
 from re2tal_hf.backbone_slowfast import at_feature_rate
+from re2tal_hf.network_slowfast import FastOnly, SlowFast, SlowOnly
 from re2tal_hf.reversible import run_stages
 from re2tal_hf.rewiring import build_backbone
-from re2tal_hf.slowfast import FastOnly, SlowFast, SlowOnly
 from re2tal_hf.training.memory import saved_for_backward
 
 # Sizes of the reference files of depth 50.

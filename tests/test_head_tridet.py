@@ -16,7 +16,7 @@ from head_cases import (
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
 from re2tal_hf.head_tridet import SGPBlock, TriDetHead
-from re2tal_hf.localization_losses import TriDetLoss
+from re2tal_hf.loss_points import TriDetLoss
 from re2tal_hf.temporal_segments import suppress
 
 SMALL = {"hidden_size": 16, "num_levels": 3, "mlp_size": 24, "num_bins": 4, "max_length": 32, "branch_scale": 0.5}

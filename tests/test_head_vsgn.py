@@ -16,9 +16,8 @@ from head_cases import (
 )
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
-from re2tal_hf.anchor_losses import VSGNLoss, boundary_targets, match_anchors, segment_giou_loss
-from re2tal_hf.cross_scale_graph import CrossScaleGraph
-from re2tal_hf.head_vsgn import VSGNHead
+from re2tal_hf.head_vsgn import CrossScaleGraph, VSGNHead
+from re2tal_hf.loss_anchors import VSGNLoss, boundary_targets, match_anchors, segment_giou_loss
 from re2tal_hf.temporal_segments import suppress
 
 SMALL = {"hidden_size": 32, "num_levels": 3, "num_neighbours": 4, "num_head_layers": 2, "max_length": 32}

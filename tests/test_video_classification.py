@@ -8,7 +8,7 @@ from video_factory import write_video
 
 from re2tal_hf import Re2TALConfig, Re2TALForVideoClassification, Re2TALVideoProcessor
 from re2tal_hf.data.annotations import AnnotationError
-from re2tal_hf.data.clips import ClipWindows, collate_clips, read_clips, views
+from re2tal_hf.data.labelled_clips import ClipWindows, collate_clips, read_clips, views
 
 SWIN = next(case for case in CASES if case.name == "video_swin").config
 SIZE = {"height": 32, "width": 32}

@@ -5,7 +5,7 @@ import pytest
 from video_factory import numbered_frames, write_video
 
 from re2tal_hf.data.annotations import AnnotationError, read_annotations
-from re2tal_hf.data.clips import read_clips
+from re2tal_hf.data.labelled_clips import read_clips
 from re2tal_hf.data.video_files import find_file, find_videos, names_of_results
 
 COMPOSED, APART = (unicodedata.normalize(form, "été_ñ") for form in ("NFC", "NFD"))

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from ..data.augmentation import Augmentation
-from ..data.clips import ClipWindows, collate_clips, read_clips, views
+from ..data.labelled_clips import ClipWindows, collate_clips, read_clips, views
 from ..finite import check_finite
 from ..loss_normalization import total_over_processes
 from ..modeling_re2tal import Re2TALForVideoClassification

@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..clip_transformer import ClipTransformer
+from ..backbone_clip_transformer import ClipTransformer
 from ..configuration_re2tal import Re2TALConfig
 from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
 from ..rewiring import RewiredModel, build_backbone, rewire

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tolerances import assert_close
 
-from re2tal_hf.localization_head import LocalizationHeadOutput
-from re2tal_hf.localization_losses import LocalizationLoss, assign_labels, segment_diou_loss
+from re2tal_hf.head import LocalizationHeadOutput
+from re2tal_hf.loss_points import LocalizationLoss, assign_labels, segment_diou_loss
 
 
 def pyramid_points(length=16, num_levels=3):

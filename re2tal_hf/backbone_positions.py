@@ -1,33 +1,11 @@
-"""Clips of a long video, for models that take a fixed number of frames."""
+"""Position embeddings of clips, for frames of another size than the model was trained with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def cut_into_clips(videos: Tensor, length: int) -> Tensor:
-    """Cuts videos into clips that follow each other without overlap.
-
-    Args:
-        videos (`Tensor` of shape `(B, T, C, H, W)`): The last clip is filled with copies of the last frame.
-        length (`int`): Frames of a clip.
-
-    Returns:
-        `Tensor` of shape `(B * clips, length, C, H, W)`: the clips of the first video, then those of the second.
-    """
-    missing = -videos.shape[1] % length
-    if missing:
-        videos = torch.cat([videos, videos[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
-    return videos.reshape(-1, length, *videos.shape[2:])
-
-
-def join_clips(features: Tensor, num_videos: int, num_features: int) -> Tensor:
-    """Joins the features of clips, `(B * clips, T'', D)`, to `(num_videos, num_features, D)`; cuts off the surplus."""
-    return features.reshape(num_videos, -1, features.shape[-1])[:, :num_features]
 
 
 def resize_positions(positions: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:

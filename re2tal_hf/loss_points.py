@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from .localization_head import LocalizationHeadOutput
+from .head import LocalizationHeadOutput
 from .loss_normalization import update_running_mean
 from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head_vsgn import VSGNHeadOutput
-from .localization_losses import SMALLEST_LENGTH, at_least_float32, checked_targets
 from .loss_normalization import process_share, update_running_mean
+from .loss_points import SMALLEST_LENGTH, at_least_float32, checked_targets
 from .temporal_segments import segment_iou
 from .value_checks import NOT_NEGATIVE, POSITIVE, POSITIVE_SHARE, SHARE
 

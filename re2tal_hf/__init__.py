@@ -1,12 +1,11 @@
 """Re2TAL: temporal action localization trained end to end through reversible video backbones."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
-
+from . import auto_classes  # noqa: F401 - importing it registers the models with transformers
 from .configuration_re2tal import Re2TALConfig
 from .modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification, Re2TALModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline
 from .rewiring import Architecture, register, rewire
+from .version import __version__
 from .video_processing_re2tal import Re2TALVideoProcessor
 
 __all__ = [
@@ -17,23 +16,7 @@ __all__ = [
     "Re2TALModel",
     "Re2TALVideoProcessor",
     "TemporalActionLocalizationPipeline",
+    "__version__",
     "register",
     "rewire",
 ]
-
-AutoConfig.register(Re2TALConfig.model_type, Re2TALConfig)
-AutoModel.register(Re2TALConfig, Re2TALForTemporalActionLocalization)
-AutoModelForVideoClassification.register(Re2TALConfig, Re2TALForVideoClassification)
-AutoVideoProcessor.register(Re2TALConfig, Re2TALVideoProcessor)
-PIPELINE_REGISTRY.register_pipeline(
-    "temporal-action-localization",
-    pipeline_class=TemporalActionLocalizationPipeline,
-    pt_model=AutoModel,
-)
-
-# Saved models carry their code, so that `trust_remote_code=True` loads them without this package.
-Re2TALConfig.register_for_auto_class()
-Re2TALModel.register_for_auto_class("AutoModel")
-Re2TALForTemporalActionLocalization.register_for_auto_class("AutoModel")
-Re2TALForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
-Re2TALVideoProcessor.register_for_auto_class("AutoVideoProcessor")

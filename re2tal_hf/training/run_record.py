@@ -18,6 +18,7 @@ from ..data.annotations import AnnotatedVideo, AnnotationSet
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..timeline import draw_timeline
+from ..version import __version__
 from ..video_reader import VideoReader
 
 TIMELINE_THRESHOLD = 0.3
@@ -35,7 +36,8 @@ def describe_run(
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("re2tal_hf", "torch", "torchvision", "transformers", "accelerate")},
+            "re2tal_hf": __version__,
+            **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate")},
         },
         "device": describe_device(device),
         "num_processes": num_processes,

@@ -1,4 +1,4 @@
-"""The version of the package: that of its installation, or, in a checkout that is not installed, of `pyproject.toml`."""
+"""The version of the package: that of its installation, or, in a checkout alone, that of `pyproject.toml`."""
 
 import re
 from importlib import metadata

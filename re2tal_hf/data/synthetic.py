@@ -45,10 +45,10 @@ SHORTEST_VIDEO = FADE + 2 * IDLE_LENGTH[1] + ACTION_LENGTH[1]
 
 # Lengths in pixels, and speeds in pixels per second, of a frame whose shorter side has 64.
 REFERENCE_SIDE = 64
-AMPLITUDE = (10.0, 13.0)
-RADIUS = (8.0, 11.0)
+AMPLITUDE = (13.0, 16.0)
+RADIUS = (6.0, 8.0)
 TREMBLE = 0.6
-PASSER_RADIUS = (4.0, 6.0)
+PASSER_RADIUS = (3.0, 5.0)
 PASSER_SPEED = (8.0, 30.0)
 BACKGROUND_SPEED = 3.0
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import ModelOutput
 
 from .backbone_mvit import MultiscaleViT  # noqa: F401 - importing a family registers it
 from .backbone_resnet import VideoResNetArchitecture  # noqa: F401
@@ -26,18 +21,14 @@ from .configuration_re2tal import Re2TALConfig
 from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
-from .loaded_weights import WeightFit, is_computed, some, without_loading_report
 from .loss_anchors import VSGNLoss
 from .loss_points import LocalizationLoss, TriDetLoss
+from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput
+from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop, Stage
-from .rewiring import BACKBONE_SETTINGS, RewiredModel, build_backbone
+from .rewiring import BACKBONE_SETTINGS, build_backbone
 from .value_checks import arguments_of, check_values
-
-logger = logging.getLogger(__name__)
-
-# What DDP, torch.compile and torch's averaged models put before the names.
-WRAPPERS = {r"^(module\.|_orig_mod\.)+": ""}
 
 # A head, and the loss that understands its output.
 HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -45,167 +36,6 @@ HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "tridet": (TriDetHead, TriDetLoss),
     "vsgn": (VSGNHead, VSGNLoss),
 }
-
-
-@dataclass
-class Re2TALModelOutput(ModelOutput):
-    """Temporal features of a video.
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): One feature for every
-            `model.feature_stride` frames; feature `t` starts at frame `t * feature_stride`.
-        feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real.
-    """
-
-    last_hidden_state: Tensor | None = None
-    feature_mask: Tensor | None = None
-
-
-@dataclass
-class TemporalActionLocalizationOutput(ModelOutput):
-    """Scored segments, one for each point of the head and class.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Weighted sum of the parts.
-        loss_dict (`dict`, *optional*): The parts, by the head's own names, such as `classification` and `regression`.
-        logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid, whatever
-            the head; minus infinity where a point stands for one class only.
-        pred_segments (`torch.FloatTensor` of shape `(batch, P, 2)`): Start and end in frames of the window;
-            not clipped to it.
-        point_mask (`torch.BoolTensor` of shape `(batch, P)`): False for points that lie on padding; their
-            scores mean nothing.
-    """
-
-    loss: Tensor | None = None
-    loss_dict: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    pred_segments: Tensor | None = None
-    point_mask: Tensor | None = None
-
-
-class Re2TALPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation, the same for all Re2TAL models."""
-
-    config_class = Re2TALConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
-    supports_gradient_checkpointing = False
-    _keep_in_fp32_modules_strict = ["normalizer", "regression_normalizer", "refinement_normalizer"]
-
-    # The parts beside the backbone.
-    head_parts: ClassVar[tuple[str, ...]] = ()
-    # Tensors of a head that the source of the weights did not have.
-    untrained_head: tuple[str, ...] = ()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, partial: bool | None = None, **kwargs: Any) -> Any:
-        """As in transformers, but weights that do not fit are refused; what the configuration freezes is frozen.
-
-        Args:
-            args, kwargs: As in transformers. With `ignore_mismatched_sizes=True` tensors of the head that have another
-                shape, such as those of another number of classes, are begun anew.
-            partial (`bool`, *optional*): `True` begins anew whatever the source lacks or has in another shape. By
-                default this may only be the whole head, where the source is a model of another class, such as the
-                result of the classification stage, and a pipeline refuses the model until it is trained; with `False`
-                nothing.
-
-        Raises:
-            ValueError: if a tensor is missing, of another shape, or has no place in the model.
-        """
-        with_info, ignored = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
-        unwrap = "key_mapping" not in kwargs
-        kwargs = {"key_mapping": WRAPPERS, **kwargs}
-        settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
-        with without_loading_report():
-            model, info = super().from_pretrained(*args, **settings)
-        if unwrap:
-            model._weight_conversions = []  # saving would put the wrappers back
-        model._check_loaded(info, partial, ignored)
-        base = cast(Re2TALModel, getattr(model, cls.base_model_prefix, model))
-        base.compute_buffers(info["missing_keys"])
-        # Loading replaces the parameters, and with them their requires_grad.
-        base.freeze()
-        return (model, info) if with_info else model
-
-    def train(self, mode: bool = True) -> Re2TALPreTrainedModel:
-        """As in PyTorch; a head that was begun anew counts as trained from now on."""
-        if mode:
-            self.untrained_head = ()
-        return super().train(mode)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As in PyTorch."""
-        self.untrained_head = ()
-        return super().load_state_dict(*args, **kwargs)
-
-    def _check_loaded(self, info: dict[str, Any], partial: bool | None, ignored: bool) -> None:
-        """Refuses what was not loaded, or says what was begun anew."""
-        needed = self.state_dict()
-        head = {name for name in needed if name.split(".")[0] in self.head_parts}
-        heads = {part for kind in Re2TALPreTrainedModel.__subclasses__() for part in kind.head_parts}
-        not_ours = heads.difference(self.head_parts) | {"n_averaged"}
-        missing = {name for name in info["missing_keys"] if name in head or not is_computed(needed[name])}
-        fit = WeightFit(
-            self.name_or_path,
-            total=len(needed.keys() - info["missing_keys"] | missing),
-            missing=sorted(missing),
-            unused=[name for name in info["unexpected_keys"] if name.split(".")[0] not in not_ours],
-            reshaped={name: (tuple(there), tuple(here)) for name, there, here in info["mismatched_keys"]},
-        )
-        allowed = head & fit.reshaped.keys() if ignored else set()
-        if partial is None and type(self).__name__ not in (self.config.architectures or ()) and head <= missing:
-            allowed |= head
-            self.untrained_head = tuple(sorted(head))
-        if not partial:
-            fit.check(type(self).__name__, _REMEDY, allowed)
-        if fit.missing or fit.reshaped:
-            logger.warning("%s; begun anew: %s", fit, some([*fit.missing, *fit.reshaped]))
-        else:
-            logger.info(str(fit))
-
-    @torch.no_grad()
-    @guard_torch_init_functions()
-    def initialize_weights(self) -> None:
-        """Draws the weights that were not loaded.
-
-        Whole parts know how to draw theirs; transformers would ask layer by layer, and of custom code
-        only the layers that hold parameters themselves.
-        """
-        heads_and_losses = tuple(part for parts in HEADS.values() for part in parts)
-        for module in self.modules():
-            if isinstance(module, RewiredModel):
-                _draw_missing(module, module.architecture.initialize)
-            elif isinstance(module, heads_and_losses):
-                cast(Any, module).initialize_weights()
-        if isinstance(self, Re2TALForVideoClassification):
-            nn.init.normal_(self.classifier.weight, std=0.02)
-            nn.init.zeros_(self.classifier.bias)
-            if isinstance(self.norm, nn.BatchNorm1d):
-                nn.init.zeros_(cast(Tensor, self.norm.running_mean))
-                nn.init.zeros_(cast(Tensor, self.norm.num_batches_tracked))
-                nn.init.ones_(cast(Tensor, self.norm.running_var))
-
-
-_REMEDY = (
-    "Restore the weights, or the configuration that they were saved with; for another number of classes give "
-    "ignore_mismatched_sizes=True; partial=True begins anew whatever does not fit."
-)
-
-
-def _draw_missing(module: RewiredModel, draw: Callable[[nn.Module], None]) -> None:
-    """Draws weights of a module, except those that transformers has marked as loaded.
-
-    transformers guards these against `torch.nn.init` only, not against a layer's own `reset_parameters`.
-    """
-    tensors = [tensor for tensor in module.state_dict(keep_vars=True).values() if not tensor.is_meta]
-    loaded = [tensor for tensor in tensors if getattr(tensor, "_is_hf_initialized", False)]
-    if len(loaded) == len(tensors):
-        return
-    values = [tensor.clone() for tensor in loaded]
-    draw(module)
-    for tensor, value in zip(loaded, values, strict=True):
-        tensor.copy_(value)
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -342,6 +172,10 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             raise ValueError(f"head_config or loss_config: {error}") from error
         self.post_init()
 
+    def initialize_parts(self) -> None:  # noqa: D102
+        for part in (self.head, self.criterion):
+            cast(Any, part).initialize_weights()
+
     def forward(
         self,
         pixel_values_videos: Tensor | None = None,
@@ -411,6 +245,14 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(size, config.num_labels)
         self.post_init()
+
+    def initialize_parts(self) -> None:  # noqa: D102
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+        if isinstance(self.norm, nn.BatchNorm1d):
+            nn.init.zeros_(cast(Tensor, self.norm.running_mean))
+            nn.init.zeros_(cast(Tensor, self.norm.num_batches_tracked))
+            nn.init.ones_(cast(Tensor, self.norm.running_var))
 
     def forward(
         self,

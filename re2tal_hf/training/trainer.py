@@ -26,7 +26,7 @@ from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows
 from ..licensing.origins import permitted_origin, start_line
-from ..modeling_re2tal import Re2TALPreTrainedModel
+from ..modeling_pretrained import Re2TALPreTrainedModel
 from ..rewiring import DUAL_RESIDUAL
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe

@@ -1,0 +1,44 @@
+"""What the models return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class Re2TALModelOutput(ModelOutput):
+    """Temporal features of a video.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): One feature for every
+            `model.feature_stride` frames; feature `t` starts at frame `t * feature_stride`.
+        feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real.
+    """
+
+    last_hidden_state: Tensor | None = None
+    feature_mask: Tensor | None = None
+
+
+@dataclass
+class TemporalActionLocalizationOutput(ModelOutput):
+    """Scored segments, one for each point of the head and class.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Weighted sum of the parts.
+        loss_dict (`dict`, *optional*): The parts, by the head's own names, such as `classification` and `regression`.
+        logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid, whatever
+            the head; minus infinity where a point stands for one class only.
+        pred_segments (`torch.FloatTensor` of shape `(batch, P, 2)`): Start and end in frames of the window;
+            not clipped to it.
+        point_mask (`torch.BoolTensor` of shape `(batch, P)`): False for points that lie on padding; their
+            scores mean nothing.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_segments: Tensor | None = None
+    point_mask: Tensor | None = None

@@ -149,22 +149,26 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         windows = processor.windows(source.name, source.duration, overlap=window_overlap)
         for first in range(0, len(windows), windows_per_step):
             chosen = windows[first : first + windows_per_step]
-            read = [processor.read_window(source, window) for window in chosen]
-            batch = {name: torch.stack([item[name] for item in read]) for name in read[0]}
+            frames = [source.frames_at(window.times, resize=processor.resize_and_crop) for window in chosen]
             done = first + len(chosen)
-            yield {**batch, "windows": chosen, "counts": (done, len(windows)), "is_last": done == len(windows)}
+            yield {
+                "frames": frames,
+                "windows": chosen,
+                "counts": (done, len(windows)),
+                "is_last": done == len(windows),
+            }
 
     def get_inference_context(self) -> Any:
         """The model runs without anything that only gradients need."""
         return torch.inference_mode
 
     def _forward(self, model_inputs: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        carried = {name: model_inputs.pop(name) for name in ("windows", "is_last")}
-        counts = model_inputs.pop("counts")
-        model_inputs["pixel_values_videos"] = model_inputs["pixel_values_videos"].to(self.model.dtype)
-        output = self.model(**model_inputs)
+        carried = {name: model_inputs[name] for name in ("windows", "is_last")}
+        inputs = self.video_processor.prepare(model_inputs["frames"])
+        inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.model.dtype)
+        output = self.model(**inputs)
         if progress:
-            progress(*counts)
+            progress(*model_inputs["counts"])
         return {
             "logits": output.logits.float(),
             "pred_segments": output.pred_segments.float(),

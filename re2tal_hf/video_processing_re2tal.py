@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -38,6 +38,8 @@ from .value_checks import (
 )
 from .video_source import VideoSource
 
+# Frames that are normalised at once.
+PREPARED_FRAMES = 64
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
 
@@ -62,6 +64,11 @@ class Window:
     num_frames: int
     duration: float
 
+    @property
+    def times(self) -> list[float]:
+        """Seconds of the video at which its frames are taken."""
+        return [self.start + frame / self.frame_rate for frame in range(self.num_frames)]
+
 
 class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """Settings on top of those of every video processor; see `Re2TALVideoProcessor`."""
@@ -84,8 +91,10 @@ class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
 class Re2TALVideoProcessor(BaseVideoProcessor):
     """Prepares videos for Re2TAL models and turns what they find into seconds.
 
-    Clips that are in memory go through `processor(clips)`. Files are read by window: `windows`
-    plans them, `read_window` decodes one.
+    Clips that are in memory go through `processor(clips)`. Files are read by window: `windows` plans
+    them, a `VideoReader` takes the frames at the `times` of one through `resize_and_crop`, and
+    `prepare` makes the model's input of them, on the device on which they are. `read_window` does
+    both for one window.
 
     Args:
         size: of the frames, `{"height", "width"}` (the whole picture is squeezed into it) or
@@ -156,6 +165,31 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             return None
         return self.size.height, self.size.width
 
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width of the frames that the model gets; None where they follow those of the video."""
+        if self.do_center_crop:
+            return self.crop_size.height, self.crop_size.width
+        return self.decode_size
+
+    def whole_video(self, video_id: str, duration: float) -> Window:
+        """All frames of a video at the sampling rate, as one window.
+
+        Args:
+            video_id: carried along.
+            duration: of the video in seconds.
+
+        Raises:
+            ValueError: if `duration` is not positive.
+        """
+        if not (math.isfinite(duration) and duration > 0):
+            raise ValueError(f"{video_id}: duration is {duration}; it must be seconds above 0.")
+        if self.sampling == "resized":
+            return Window(video_id, 0.0, self.num_frames / duration, self.num_frames, duration)
+        # The margin is for durations that are a whole number of frames but for rounding.
+        frames = max(1, math.ceil(duration * self.frame_rate - 1e-6))
+        return Window(video_id, 0.0, self.frame_rate, frames, duration)
+
     def windows(self, video_id: str, duration: float, *, overlap: float | None = None) -> list[Window]:
         """Plans the windows that cover a video.
 
@@ -173,22 +207,17 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         Raises:
             ValueError: if `duration` is not positive or `overlap` is not in [0, 1).
         """
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(f"{video_id}: duration is {duration}; it must be seconds above 0.")
+        whole = self.whole_video(video_id, duration)
         overlap = self.window_overlap if overlap is None else overlap
         if not 0 <= overlap < 1:
             raise ValueError(f"overlap is {overlap}; it must be in [0, 1).")
         if self.sampling == "resized":
-            rate = self.num_frames / duration
-            return [Window(video_id, 0.0, rate, self.num_frames, duration)]
-        # The margin is for durations that are a whole number of frames but for rounding.
-        frames = max(1, math.ceil(duration * self.frame_rate - 1e-6))
+            return [whole]
         step = max(1, round(self.num_frames * (1 - overlap)))
-        last = max(0, frames - self.num_frames)
-        length = min(frames, self.num_frames)
+        last = max(0, whole.num_frames - self.num_frames)
+        length = min(whole.num_frames, self.num_frames)
         return [
-            Window(video_id, first / self.frame_rate, self.frame_rate, length, duration)
-            for first in [*range(0, last, step), last]
+            replace(whole, start=first / self.frame_rate, num_frames=length) for first in [*range(0, last, step), last]
         ]
 
     def read_window(self, reader: VideoSource, window: Window) -> dict[str, Tensor]:
@@ -205,18 +234,55 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         Raises:
             VideoReadError: if a frame does not decode.
         """
-        times = [window.start + frame / window.frame_rate for frame in range(window.num_frames)]
-        frames = reader.frames_at(times, resize=self._resize_and_crop)
-        frames = self.rescale_and_normalize(
-            frames,
-            self.do_rescale,
-            self.rescale_factor,
-            self.do_normalize,
-            self.image_mean,
-            self.image_std,
-        )
-        frames, frame_mask = _pad(frames, self.num_frames)
-        return {"pixel_values_videos": frames, "frame_mask": frame_mask}
+        frames = reader.frames_at(window.times, resize=self.resize_and_crop)
+        return {name: tensor[0] for name, tensor in self.prepare([frames]).items()}
+
+    def resize_and_crop(self, frames: Tensor) -> Tensor:
+        """Brings frames as they are decoded to the size at which the model gets them.
+
+        Args:
+            frames: uint8 `[N, C, H, W]`.
+
+        Returns:
+            uint8 `[N, C, H', W']`.
+        """
+        if self.do_resize:
+            frames = self.resize(frames, self.size, resample=self.resample)
+        return self.center_crop(frames, self.crop_size) if self.do_center_crop else frames
+
+    def prepare(self, videos: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Makes a batch for the model of windows that are decoded and resized: rescaled, normalised, padded.
+
+        It runs where the frames are. Move them to the model's device first: they take a quarter of the memory there.
+
+        Args:
+            videos: frames of each window, uint8 `[T, C, H, W]`, at most `num_frames` of them, of one size.
+
+        Returns:
+            `pixel_values_videos` float32 `[B, num_frames, C, H, W]` and `frame_mask` bool `[B, num_frames]`, True
+            where a frame is real; padding is zeros at the end.
+
+        Raises:
+            ValueError: if there are no windows, a window has more frames than `num_frames`, or their sizes differ.
+        """
+        if len(sizes := {tuple(frames.shape[1:]) for frames in videos}) != 1:
+            raise ValueError(f"Frames of the sizes {sorted(sizes)} make no batch; resize them.")
+        if (longest := max(map(len, videos))) > self.num_frames:
+            raise ValueError(f"A window has {longest} frames, more than num_frames={self.num_frames}.")
+        [size], device = sizes, videos[0].device
+        pixels = torch.zeros((len(videos), self.num_frames, *size), device=device)
+        for frames, row in zip(videos, pixels, strict=True):
+            # A few at a time, since what is normalised lies beside what it becomes.
+            for start in range(0, len(frames), PREPARED_FRAMES):
+                part = frames[start : start + PREPARED_FRAMES]
+                row[start : start + len(part)] = self.rescale_and_normalize(
+                    part, self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std
+                )
+        lengths = torch.tensor([len(frames) for frames in videos], device=device)
+        return {
+            "pixel_values_videos": pixels,
+            "frame_mask": torch.arange(self.num_frames, device=device) < lengths[:, None],
+        }
 
     def post_process_temporal_action_localization(
         self,
@@ -312,11 +378,6 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             f"{video_url_or_urls!r} is not a clip in memory. Read files with VideoReader, "
             "windows() and read_window(), or with the pipeline."
         )
-
-    def _resize_and_crop(self, frames: Tensor) -> Tensor:
-        if self.do_resize:
-            frames = self.resize(frames, self.size, resample=self.resample)
-        return self.center_crop(frames, self.crop_size) if self.do_center_crop else frames
 
     def _candidates(
         self, logits: Tensor, segments: Tensor, point_mask: Tensor, window: Window

@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from re2tal_hf import Re2TALForVideoClassification, Re2TALVideoProcessor
-from re2tal_hf.data.labelled_clips import collate_clips, read_clips, views
+from re2tal_hf.data.labelled_clips import read_clips, views
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.memory import saved_for_backward
@@ -74,7 +74,7 @@ def distance(folder: Path, source: Path, recipe: Recipe) -> float:
     processor = Re2TALVideoProcessor(**recipe.processor)
     pairs = []
     for clip in read_clips(recipe.data.annotations, recipe.data.validation_subset).videos:
-        [batch] = [collate_clips([view]) for view in views(clip, processor, 1)]
+        batch = processor.prepare(views(clip, processor, 1))
         one, other = (model.model(**batch) for model in (found, original))
         pairs.append([output.last_hidden_state[output.feature_mask] for output in (one, other)])
     features, expected = (torch.cat(side) for side in zip(*pairs, strict=True))

@@ -13,7 +13,7 @@ from hostile_names import FIT_NAMES, HOSTILE_NAMES
 from run_factory import small_pipeline
 from video_factory import numbered_frames, write_video
 
-from re2tal_hf.data.windows import FrameCache
+from re2tal_hf.data.frame_store import FrameCache
 from re2tal_hf.file_names import distinct_names, safe_name
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

@@ -128,7 +128,7 @@ def test_a_worker_tells_of_an_unreadable_video(data, places, tmp_path):
     batches = list(loader)
     assert windows.num_unreadable == 1
     for index, batch in enumerate(batches):
-        assert torch.equal(batch["pixel_values_videos"][0], windows[index]["pixel_values_videos"])
+        assert torch.equal(batch["frames"][0], windows[index]["frames"])
 
 
 def test_a_variant_of_training(places, tmp_path):

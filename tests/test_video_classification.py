@@ -8,7 +8,8 @@ from video_factory import write_video
 
 from re2tal_hf import Re2TALConfig, Re2TALForVideoClassification, Re2TALVideoProcessor
 from re2tal_hf.data.annotations import AnnotationError
-from re2tal_hf.data.labelled_clips import ClipWindows, collate_clips, read_clips, views
+from re2tal_hf.data.labelled_clips import ClipWindows, read_clips, views
+from re2tal_hf.data.windows import collate
 
 SWIN = next(case for case in CASES if case.name == "video_swin").config
 SIZE = {"height": 32, "width": 32}
@@ -47,20 +48,20 @@ def test_training_windows_of_clips(folder, processor):
     clips = read_clips(folder, "train").videos
     windows = ClipWindows(clips, processor, windows_per_video=2, seed=3)
     assert len(windows) == 6
-    batch = collate_clips([windows[index] for index in range(6)])
+    batch = collate([windows[index] for index in range(6)], processor)
     assert batch["pixel_values_videos"].shape == (6, 8, 3, 32, 32)
     assert batch["labels"].tolist() == [0, 0, 1, 1, 1, 1]
     assert batch["frame_mask"].sum(1).tolist() == [8, 8, 6, 6, 8, 8]
     windows.set_epoch(1)
-    assert not torch.equal(windows[0]["pixel_values_videos"], batch["pixel_values_videos"][0])
+    assert not torch.equal(collate([windows[0]], processor)["pixel_values_videos"], batch["pixel_values_videos"][:1])
 
 
 def test_views_are_spread_over_the_clip(folder, processor):
     [clip] = read_clips(folder, "test").videos
     first, middle, last = views(clip, processor, 3)
     [center] = views(clip, processor, 1)
-    assert torch.equal(center["pixel_values_videos"], middle["pixel_values_videos"])
-    assert not torch.equal(first["pixel_values_videos"], last["pixel_values_videos"])
+    assert torch.equal(center, middle)
+    assert not torch.equal(first, last)
     short = next(clip for clip in read_clips(folder, "train").videos if clip.duration < 0.8)
     assert len(views(short, processor, 3)) == 1
 

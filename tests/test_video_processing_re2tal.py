@@ -163,6 +163,23 @@ def test_frame_sizes(video, settings, shape, decode_size):
     assert torch.equal(read["pixel_values_videos"], expected)
 
 
+def test_windows_are_prepared_together():
+    processor = Re2TALVideoProcessor(size=SIZE, num_frames=90)
+    windows = [torch.randint(256, (frames, 3, 24, 32), dtype=torch.uint8) for frames in (90, 7, 65)]
+    batch = processor.prepare([windows[0], windows[1], windows[2].contiguous(memory_format=torch.channels_last)])
+    expected = processor(windows, return_tensors="pt")
+    for name in ("pixel_values_videos", "frame_mask"):
+        assert torch.equal(batch[name], expected[name])
+    assert not batch["pixel_values_videos"][1, 7:].any() and batch["frame_mask"].sum(1).tolist() == [90, 7, 65]
+    for wrong, message in (
+        ([windows[1], windows[1][..., 1:]], "sizes .* make no batch"),
+        ([windows[0].repeat(2, 1, 1, 1)], "180 frames, more than num_frames=90"),
+        ([], "make no batch"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            processor.prepare(wrong)
+
+
 def test_normalization():
     processor = Re2TALVideoProcessor(size=SIZE)
     clip = torch.full((2, 3, 24, 32), 250, dtype=torch.uint8)

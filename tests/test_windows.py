@@ -1,5 +1,4 @@
 import logging
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +10,9 @@ from video_factory import numbered_frames, write_video
 
 from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, read_annotations
 from re2tal_hf.data.augmentation import Augmentation
-from re2tal_hf.data.windows import FrameCache, TrainingWindows, UnreadableVideosError, collate
+from re2tal_hf.data.windows import TrainingWindows, UnreadableVideosError, collate
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
-from re2tal_hf.video_reader import VideoReader, VideoReadError
+from re2tal_hf.video_reader import VideoReader
 
 RATE = 10
 ACTIONS = [(1.0, 2.0, 0), (4.0, 7.0, 1), (8.0, 8.5, 0)]
@@ -56,12 +55,11 @@ def broken(tmp_path):
 
 def brightness(item):
     """Of every frame, 0 for a dark one and 1 for a bright one."""
-    pixels = item["pixel_values_videos"].mean(dim=(1, 2, 3))
-    return (pixels > 0).float()
+    return (item["frames"].float().mean(dim=(1, 2, 3)) > 120).float()
 
 
 def bright_frames(item):
-    expected = torch.zeros(len(item["frame_mask"]))
+    expected = torch.zeros(len(item["frames"]))
     for start, end in item["labels"]["segments"].round().long().tolist():
         expected[start:end] = 1
     return expected
@@ -69,8 +67,7 @@ def bright_frames(item):
 
 def assert_same_items(first, second):
     for a, b in zip(first, second, strict=True):
-        assert torch.equal(a["pixel_values_videos"], b["pixel_values_videos"])
-        assert torch.equal(a["frame_mask"], b["frame_mask"])
+        assert torch.equal(a["frames"], b["frames"])
         assert torch.equal(a["labels"]["segments"], b["labels"]["segments"])
         assert torch.equal(a["labels"]["class_labels"], b["labels"]["class_labels"])
 
@@ -83,14 +80,13 @@ def items_of(windows):
 def test_labels_lie_where_the_actions_are_seen(videos, sampling):
     windows = TrainingWindows(videos, processor(sampling=sampling), windows_per_video=8, truncation_threshold=1e-6)
     for item in items_of(windows):
-        assert item["pixel_values_videos"].shape == (32, 3, 16, 24)
-        assert item["pixel_values_videos"].dtype == torch.float32
+        assert len(item["frames"]) <= 32 and item["frames"].shape[1:] == (3, 16, 24)
+        assert item["frames"].dtype == torch.uint8
         assert item["labels"]["segments"].dtype == torch.float32
         assert item["labels"]["class_labels"].dtype == torch.int64
-        real = item["frame_mask"]
         # Resampled frames round the boundaries: there one frame of each may differ.
         allowed = 0 if sampling == "sliding" else 2 * len(item["labels"]["segments"])
-        assert (brightness(item)[real] != bright_frames(item)[real]).sum() <= allowed
+        assert (brightness(item) != bright_frames(item)).sum() <= allowed
 
 
 def test_items_are_prepared_as_for_evaluation(videos):
@@ -99,8 +95,9 @@ def test_items_are_prepared_as_for_evaluation(videos):
     with VideoReader(videos[0].path) as reader:
         expected = windows.processor.read_window(reader, window)
     item = windows[0]
-    assert torch.equal(item["pixel_values_videos"], expected["pixel_values_videos"])
-    assert torch.equal(item["frame_mask"], expected["frame_mask"])
+    prepared = collate([item], windows.processor)
+    assert torch.equal(prepared["pixel_values_videos"][0], expected["pixel_values_videos"])
+    assert torch.equal(prepared["frame_mask"][0], expected["frame_mask"])
     assert item["labels"]["segments"].tolist() == [[10, 20], [40, 70], [80, 85]]
     assert item["labels"]["class_labels"].tolist() == [0, 1, 0]
 
@@ -167,15 +164,16 @@ def test_crops_of_a_part_of_a_short_video_keep_a_long_action(tmp_path):
 
 def test_short_videos_are_cropped_by_a_ratio_and_padded(videos):
     windows = TrainingWindows(videos[1:2], processor(), windows_per_video=40)
-    lengths = {int(item["frame_mask"].sum()) for item in items_of(windows)}
+    lengths = {len(item["frames"]) for item in items_of(windows)}
     assert lengths == {22, 23, 24, 25}  # 0.9 to 1 of 25 frames; halves round to even
-    item = windows[0]
-    num_frames = int(item["frame_mask"].sum())
-    assert item["frame_mask"].tolist() == [True] * num_frames + [False] * (32 - num_frames)
-    assert (item["pixel_values_videos"][num_frames:] == 0).all()
+    num_frames = len(windows[0]["frames"])
+    batch = collate([windows[0]], windows.processor)
+    assert batch["pixel_values_videos"].shape == (1, 32, 3, 16, 24)
+    assert batch["frame_mask"].tolist() == [[True] * num_frames + [False] * (32 - num_frames)]
+    assert (batch["pixel_values_videos"][0, num_frames:] == 0).all()
 
     whole = TrainingWindows(videos[1:2], processor(), crop_ratio=None)
-    assert int(whole[0]["frame_mask"].sum()) == 25
+    assert len(whole[0]["frames"]) == 25
 
 
 def test_number_of_windows_per_epoch(videos):
@@ -198,7 +196,7 @@ def test_items_depend_on_seed_epoch_and_index_only(videos):
     assert_same_items(items_of(windows), second)
 
     def starts(items):
-        return [item["pixel_values_videos"].sum().item() for item in items]
+        return [item["frames"].sum().item() for item in items]
 
     assert starts(first) != starts(second)
     other_seed = TrainingWindows(videos, processor(), windows_per_video=2, seed=4, **settings)
@@ -206,12 +204,16 @@ def test_items_depend_on_seed_epoch_and_index_only(videos):
     assert len(set(starts(first))) == len(first)
 
 
-def test_collate_stacks_and_keeps_labels_apart(videos):
+def test_batches_travel_as_bytes_and_are_prepared_together(videos):
     windows = TrainingWindows(videos, processor())
-    batch = next(iter(DataLoader(windows, batch_size=3, collate_fn=collate)))
-    assert batch["pixel_values_videos"].shape == (3, 32, 3, 16, 24)
-    assert batch["frame_mask"].shape == (3, 32)
+    batch = next(iter(DataLoader(windows, batch_size=3, collate_fn=collate, num_workers=1)))
+    assert all(torch.equal(frames, windows[i]["frames"]) for i, frames in enumerate(batch["frames"]))
     assert torch.equal(batch["labels"][1]["segments"], windows[1]["labels"]["segments"])
+    here = collate([windows[i] for i in range(3)], windows.processor)
+    for name, tensor in windows.processor.prepare(batch["frames"]).items():
+        assert torch.equal(here[name], tensor)
+    assert here["pixel_values_videos"].shape == (3, 32, 3, 16, 24)
+    assert here["frame_mask"].shape == (3, 32) and "frames" not in here
 
 
 def test_random_crops_replace_the_center_crop(videos):
@@ -225,11 +227,11 @@ def test_random_crops_replace_the_center_crop(videos):
     augmentation = Augmentation(crop_scale=(0.2, 0.5))
     for chosen in (None, augmentation):
         item = TrainingWindows(videos[:1], cropping, augmentation=chosen, crop_ratio=None)[0]
-        assert item["pixel_values_videos"].shape == (128, 3, 12, 14)
+        assert item["frames"].shape == (100, 3, 12, 14)
         assert torch.equal(brightness(item), bright_frames(item))
 
     free = Re2TALVideoProcessor(do_resize=False, **settings)
-    assert TrainingWindows(videos[:1], free)[0]["pixel_values_videos"].shape == (128, 3, 32, 48)
+    assert TrainingWindows(videos[:1], free)[0]["frames"].shape[1:] == (3, 32, 48)
     with pytest.raises(ValueError, match="crop_scale needs frames of one size"):
         TrainingWindows(videos[:1], free, augmentation=augmentation)[0]
 
@@ -238,11 +240,11 @@ def test_random_crops_replace_the_center_crop(videos):
 def test_clips_with_left_and_right_are_not_flipped(tmp_path, label, flipped):
     path = write_video(tmp_path / "numbers.mp4", numbered_frames(20), RATE)
     video = AnnotatedVideo("numbers", "training", path, None, np.array([[0.5, 1.5]]), [label])
-    plain = TrainingWindows([video], processor(), crop_ratio=None)[0]["pixel_values_videos"]
+    plain = TrainingWindows([video], processor(), crop_ratio=None)[0]["frames"]
     augmentation = Augmentation(flip_probability=1.0, unflippable_labels=(1,))
     windows = TrainingWindows([video], processor(), crop_ratio=None, augmentation=augmentation)
     expected = plain.flip(-1) if flipped else plain
-    assert torch.equal(windows[0]["pixel_values_videos"], expected)
+    assert torch.equal(windows[0]["frames"], expected)
 
 
 def test_segments_are_checked_against_measured_durations(videos, caplog):
@@ -345,33 +347,6 @@ def test_cache_gives_the_same_items(videos, tmp_path, monkeypatch, sampling, aug
     assert_same_items(expected, items_of(cached))
 
 
-def test_cache_entries_are_never_stale(videos, tmp_path):
-    cache = FrameCache(tmp_path / "cache")
-    video = make_video(tmp_path, "changing", 2.0, [])
-
-    def frames(times, preparation="none"):
-        return cache.frames(video.path, np.array(times), lambda f: f, preparation, "auto")
-
-    dark = frames([0.0, 0.5])
-    assert dark.shape == (2, 3, 32, 48)
-    assert not dark.flags.writeable
-    assert frames([0.0]).shape == (1, 3, 32, 48)
-    frames([0.0], preparation="other")
-    assert len(list(cache.folder.iterdir())) == 3
-
-    status = video.path.stat()
-    make_video(tmp_path, "changing", 2.0, [(0.0, 2.0, 0)])
-    os.utime(video.path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert (frames([0.0, 0.5]) > dark + 100).all()
-
-
-def test_cache_keeps_nothing_of_a_video_that_fails(broken, tmp_path):
-    cache = FrameCache(tmp_path / "cache")
-    with pytest.raises(VideoReadError):
-        cache.frames(broken.path, np.array([0.0]), lambda frames: frames, "none", "auto")
-    assert list(cache.folder.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -410,7 +385,7 @@ def test_real_videos(ut_interaction):
     assert windows.counts == {}
     for annotated, measured in zip(annotations.videos, windows.videos, strict=True):
         assert measured.duration == pytest.approx(annotated.duration, abs=1e-3)
-    assert windows[0]["frame_mask"].all()
+    assert len(windows[0]["frames"]) == 128
 
 
 def test_real_damaged_video_is_replaced(videos, real_videos, caplog):
@@ -418,6 +393,6 @@ def test_real_damaged_video_is_replaced(videos, real_videos, caplog):
     damaged = AnnotatedVideo("x", "training", real_videos / "corrupted.mp4", None, *nothing)
     windows = TrainingWindows([damaged, *videos], processor(num_frames=64), crop_ratio=None, max_unreadable=0.2)
     assert windows.num_unreadable == 0  # its header is sound
-    assert windows[0]["frame_mask"].any()
+    assert len(windows[0]["frames"])
     assert windows.num_unreadable == 1
     assert "corrupted.mp4" in caplog.text

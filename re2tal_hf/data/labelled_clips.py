@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..video_processing_re2tal import Re2TALVideoProcessor, Window
+from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from .video_files import is_video_file, same_name
@@ -86,9 +86,9 @@ def _hub_clips(name: str, split: str) -> tuple[list[tuple[Path, int]], list[str]
 class ClipWindows(TrainingWindows):
     """Random windows of labelled clips.
 
-    An item is `pixel_values_videos` float `[T, C, H, W]`, `frame_mask` bool `[T]` and `labels`, a long tensor
-    without dimensions. Arguments as for [`TrainingWindows`]; a clip longer than the processor's window gives a
-    random part of it, a shorter one is padded and masked.
+    An item is `frames`, uint8 `[T, C, H, W]`, and `labels`, a long tensor without dimensions. Arguments as for
+    [`TrainingWindows`]; a clip longer than the processor's window gives a random part of it, a shorter one is padded
+    and masked by `processor.prepare`.
     """
 
     def __init__(self, clips: Sequence[AnnotatedVideo], processor: Re2TALVideoProcessor, **settings: Any):
@@ -99,7 +99,7 @@ class ClipWindows(TrainingWindows):
         return {**item, "labels": item["labels"]["class_labels"].squeeze(0)}
 
 
-def views(clip: AnnotatedVideo, processor: Re2TALVideoProcessor, number: int) -> list[dict[str, Tensor]]:
+def views(clip: AnnotatedVideo, processor: Re2TALVideoProcessor, number: int) -> list[Tensor]:
     """Decodes windows spread evenly over a clip, for testing.
 
     Args:
@@ -108,25 +108,18 @@ def views(clip: AnnotatedVideo, processor: Re2TALVideoProcessor, number: int) ->
         number: Of views; a clip that fits into one window gives one.
 
     Returns:
-        For each view `pixel_values_videos` float `[T, C, H, W]` and `frame_mask` bool `[T]`.
+        The frames of each view, uint8 `[T, C, H, W]`, for `processor.prepare`.
 
     Raises:
         VideoReadError: if the clip does not decode.
     """
     assert clip.duration is not None
-    whole = processor.windows(clip.video_id, clip.duration)[0]
-    slack = clip.duration - whole.num_frames / whole.frame_rate
-    number = number if slack * whole.frame_rate >= 1 else 1
+    first = processor.windows(clip.video_id, clip.duration)[0]
+    slack = clip.duration - first.num_frames / first.frame_rate
+    number = number if slack * first.frame_rate >= 1 else 1
     starts = [slack / 2] if number == 1 else np.linspace(0.0, slack, number).tolist()
     with VideoReader(clip.local_path()) as reader:
         return [
-            processor.read_window(
-                reader, Window(clip.video_id, max(start, 0.0), whole.frame_rate, whole.num_frames, clip.duration)
-            )
+            reader.frames_at(replace(first, start=max(start, 0.0)).times, resize=processor.resize_and_crop)
             for start in starts
         ]
-
-
-def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stacks items of [`ClipWindows`] to a batch."""
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers.image_utils import SizeDict
 
-from ..file_names import safe_name
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
-from ..video_reader import Resize, VideoReader, VideoReadError
+from ..video_reader import VideoReadError
 from .annotation_set import AnnotatedVideo, RuleLog, repair_video
 from .augmentation import Augmentation
 from .durations import known_durations, measured_duration, with_duration
+from .frame_store import Backend, FrameStore
 from .hub_video import HubVideo
 from .time_units import MAX_LOST, check_times
 
 logger = logging.getLogger(__name__)
-
-Backend = Literal["auto", "torchcodec", "pyav"]
 
 
 class UnreadableVideosError(RuntimeError):
@@ -48,9 +42,10 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     fits into one window gives a crop of a share of `crop_ratio` of itself. Windows shorter than
     `processor.num_frames` are padded and masked.
 
-    An item is `pixel_values_videos` float `[T, C, H, W]`, `frame_mask` bool `[T]` and `labels`, a
-    dict of `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`. It depends on the
-    seed, the epoch and the index only, not on the number of workers.
+    An item is `frames`, uint8 `[T, C, H, W]`, T up to `processor.num_frames`, and `labels`, a dict of
+    `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`. It depends on the seed, the
+    epoch and the index only, not on the number of workers. `processor.prepare` makes the model's
+    input of the frames of a batch.
 
     Every file is opened once at the start, for its true duration. One that is still on the Hub is
     fetched and opened when its first window is drawn, by the process that draws it; until then the
@@ -106,7 +101,10 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         backend: Backend = "auto",
     ) -> None:
         self.processor = processor
-        self.augmentation = augmentation
+        self.augmentation = augmentation or Augmentation()
+        crop_scale = self.augmentation.crop_scale
+        smallest_crop = None if crop_scale is None else crop_scale[0]
+        self.frames = FrameStore(processor, smallest_crop=smallest_crop, cache=cache, backend=backend)
         self.windows_per_video = windows_per_video
         self.seconds_per_window = seconds_per_window
         self.truncation_threshold = truncation_threshold
@@ -115,8 +113,6 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         self.seed = seed
         self.max_unreadable = max_unreadable
         self.max_lost = max_lost
-        self.backend: Backend = backend
-        self._cache = None if cache is None else FrameCache(cache)
         self._check_settings(videos)
         # Shared with the workers, so that they see the epoch and each other's unreadable videos.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -148,10 +144,17 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
         while True:
             try:
-                return self._draw(self._here(number), generator)
+                return self._item(self._here(number), generator)
             except VideoReadError as error:
                 self._report_unreadable(number, error)
             number = int(torch.randint(len(self.videos), (), generator=generator))
+
+    def _item(self, video: AnnotatedVideo, generator: torch.Generator) -> dict[str, Any]:
+        window, labels = self.draw_window(video, generator)
+        frames = self.frames.at(video, window.times)
+        classes = labels["class_labels"].tolist()
+        frames = self.augmentation(frames, self.processor.frame_size, labels=classes, generator=generator)
+        return {"frames": frames, "labels": labels}
 
     def draw_window(self, video: AnnotatedVideo, generator: torch.Generator) -> tuple[Window, dict[str, Tensor]]:
         """Draw a window of a video and find the actions in it, without decoding anything.
@@ -225,62 +228,9 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         first_with_action = int(kept.any(dim=1).int().argmax())
         return int(starts[first_with_action]), length, kept[first_with_action]
 
-    def _draw(self, video: AnnotatedVideo, generator: torch.Generator) -> dict[str, Any]:
-        window, labels = self.draw_window(video, generator)
-        reader = _TrainingReader(self, video, labels["class_labels"].tolist(), generator)
-        # The processor asks its reader for frames at times, and for no more than that.
-        inputs = self.processor.read_window(cast(VideoReader, reader), window)
-        return {**inputs, "labels": labels}
-
-    def _decode(self, video: AnnotatedVideo, times: Sequence[float], resize: Resize) -> Tensor:
-        """Frames uint8 `[T, C, H, W]` at times of the sampling rate, cached if so set."""
-        path = video.local_path()
-        if self._cache is None:
-            with VideoReader(path, backend=self.backend) as reader:
-                return reader.frames_at(times, resize=resize)
-        whole = self._whole(video)
-        all_times = np.arange(whole.num_frames) / whole.frame_rate
-        preparation = " ".join(
-            str(getattr(self.processor, name))
-            for name in ("do_resize", "size", "resample", "do_center_crop", "crop_size")
-        )
-        if self._crops_at_random:
-            assert self.augmentation is not None
-            preparation = f"{preparation} before a random crop of {self.augmentation.crop_scale}"
-        cached = self._cache.frames(path, all_times, resize, preparation, self.backend)
-        return torch.from_numpy(cached[np.rint(np.multiply(times, whole.frame_rate)).astype(int)])
-
-    def _resize_before_crop(self, frames: Tensor) -> Tensor:
-        """Resizes for a random crop: so large that the smallest crop keeps its detail, where the video has it."""
-        processor, augmentation = self.processor, self.augmentation
-        assert augmentation is not None and augmentation.crop_scale is not None
-        if not processor.do_resize:
-            return frames
-        size = processor.decode_size
-        if size is None:
-            return processor.resize(frames, processor.size, resample=processor.resample)
-        available = min(frames.shape[-2] / size[0], frames.shape[-1] / size[1])
-        factor = max(1.0, min(available, augmentation.crop_scale[0] ** -0.5))
-        larger = SizeDict(height=round(size[0] * factor), width=round(size[1] * factor))
-        return processor.resize(frames, larger, resample=processor.resample)
-
-    @property
-    def _crops_at_random(self) -> bool:
-        return self.augmentation is not None and self.augmentation.crop_scale is not None
-
-    @property
-    def _frame_size(self) -> tuple[int, int] | None:
-        """(height, width) of the frames of an item; `None` where they follow those of the video."""
-        if self.processor.do_center_crop:
-            return self.processor.crop_size.height, self.processor.crop_size.width
-        return self.processor.decode_size
-
     def _whole(self, video: AnnotatedVideo) -> Window:
-        """All frames of a video at the sampling rate, as one window."""
         assert video.duration is not None
-        last = self.processor.windows(video.video_id, video.duration)[-1]
-        num_frames = round(last.start * last.frame_rate) + last.num_frames
-        return replace(last, start=0.0, num_frames=num_frames)
+        return self.processor.whole_video(video.video_id, video.duration)
 
     def _num_windows(self, video: AnnotatedVideo) -> int:
         if self.seconds_per_window is None:
@@ -354,102 +304,19 @@ class TrainingWindows(Dataset[dict[str, Any]]):
                 raise ValueError(f"{name} is out of range: {getattr(self, name)}")
 
 
-class FrameCache:
-    """Decoded frames of whole videos on disk, so that every epoch but the first only reads them.
-
-    One `.npy` file a video, uint8 `[N, C, H, W]`, at the sampling rate and after resizing:
-    3 * H * W bytes a frame, so 34 MB for a minute at 15 frames per second and 112x112, and 160 GB
-    for 20 hours at 224x224. Files are named by all that decides their content (path, size and time
-    of change of the video, times, resizing), so a changed video or setting is decoded anew; what it
-    replaces stays until someone deletes the folder, which is safe between runs.
+def collate(items: Sequence[dict[str, Any]], processor: Re2TALVideoProcessor | None = None) -> dict[str, Any]:
+    """Puts items of `TrainingWindows` or `ClipWindows` into a batch.
 
     Args:
-        folder: Made where it does not exist. Several processes may use it at once.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def frames(self, path: Path, times: np.ndarray, resize: Resize, preparation: str, backend: Backend) -> np.ndarray:
-        """Frames of a video, decoded at the first call and only memory-mapped at later ones.
-
-        Args:
-            path: The video.
-            times: Seconds of the frames, `[N]`.
-            resize: As `VideoReader.frames_at` takes it.
-            preparation: Names what `resize` does; with another name frames are decoded anew.
-            backend: Of the `VideoReader`.
-
-        Returns:
-            uint8 `[N, C, H, W]`, read-only.
-
-        Raises:
-            VideoReadError: The file is gone or a frame does not decode; nothing is stored then.
-        """
-        if not path.is_file():
-            raise VideoReadError(f"{path}: there is no such file; check the path.")
-        status = path.stat()
-        key = [str(path.resolve()), status.st_size, status.st_mtime_ns, times.tolist(), preparation]
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-        entry = self.folder / f"{safe_name(path.stem)}.{digest}.npy"
-        if not entry.exists():
-            # Written under another name first: a run that is cut off leaves no half entry behind.
-            partial = self.folder / f"{digest}.{uuid.uuid4().hex}.partial"
-            try:
-                with VideoReader(path, backend=backend) as reader, partial.open("wb") as file:
-                    _write_frames(file, reader, times, resize)
-                partial.replace(entry)
-            finally:
-                partial.unlink(missing_ok=True)
-        return np.load(entry, mmap_mode="r")
-
-
-def _write_frames(file: BinaryIO, reader: VideoReader, times: np.ndarray, resize: Resize) -> None:
-    """Write frames as an array in numpy's format, a few at a time."""
-    for first in range(0, len(times), 64):
-        frames = reader.frames_at(times[first : first + 64].tolist(), resize=resize)
-        if first == 0:
-            shape = (len(times), *frames.shape[1:])
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-        file.write(frames.contiguous().numpy().data)
-
-
-class _TrainingReader:
-    """Stands in for the `VideoReader` of one item: its frames are augmented."""
-
-    def __init__(
-        self,
-        windows: TrainingWindows,
-        video: AnnotatedVideo,
-        class_ids: list[int],
-        generator: torch.Generator,
-    ) -> None:
-        self._windows = windows
-        self._video = video
-        self._class_ids = class_ids
-        self._generator = generator
-
-    def frames_at(self, times: Sequence[float], *, resize: Resize) -> Tensor:
-        """As `VideoReader.frames_at`."""
-        windows = self._windows
-        if windows._crops_at_random:
-            resize = windows._resize_before_crop
-        frames = windows._decode(self._video, times, resize)
-        if windows.augmentation is None:
-            return frames
-        return windows.augmentation(frames, windows._frame_size, labels=self._class_ids, generator=self._generator)
-
-
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Put items of `TrainingWindows` into a batch.
-
-    Args:
-        items: `labels` and tensors of one shape for each name.
+        items: `frames` and `labels`.
+        processor: Where given it prepares the frames here, for a loop that hands its batches to the model as they are:
+            `transformers.Trainer(..., data_collator=partial(collate, processor=processor))`. Ours prepares them on the
+            model's device.
 
     Returns:
-        The tensors stacked, `[B, ...]`, and `labels` as a list of dicts.
+        `frames`, a list of uint8 `[T, C, H, W]`, or what `processor.prepare` makes of it; and `labels`, stacked where
+        they are tensors (of clips), else a list.
     """
-    tensors = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "labels"}
-    return {**tensors, "labels": [item["labels"] for item in items]}
+    frames, labels = ([item[name] for item in items] for name in ("frames", "labels"))
+    batch = {"frames": frames} if processor is None else processor.prepare(frames)
+    return {**batch, "labels": torch.stack(labels) if isinstance(labels[0], Tensor) else labels}

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from ..data.augmentation import Augmentation
-from ..data.labelled_clips import ClipWindows, collate_clips, read_clips, views
+from ..data.labelled_clips import ClipWindows, read_clips, views
 from ..finite import check_finite
 from ..loss_normalization import total_over_processes
 from ..modeling_re2tal import Re2TALForVideoClassification
@@ -37,7 +37,6 @@ class ClassificationTrainer(Trainer):
     """
 
     criterion = "top1"
-    collate = staticmethod(collate_clips)
 
     def read_data(self) -> None:  # noqa: D102
         data, distillation = self.recipe.data, self.recipe.distillation
@@ -147,7 +146,7 @@ class ClassificationTrainer(Trainer):
     @torch.no_grad()
     def _scores(self, model: Re2TALForVideoClassification, clip: AnnotatedVideo) -> Tensor:
         """Class probabilities `[num_labels]`, the mean over the views."""
-        batch = collate_clips(views(clip, self.processor, self.recipe.evaluation.views))
-        output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
+        frames = views(clip, self.processor, self.recipe.evaluation.views)
+        output = model(**self.processor.prepare([view.to(self.accelerator.device) for view in frames]))
         check_finite(clip.video_id, logits=output.logits)
         return output.logits.float().softmax(-1).mean(0).cpu()

@@ -12,7 +12,7 @@ from ..data.annotation_set import AnnotationError, AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
 from ..data.durations import check_measured_times
-from ..data.windows import TrainingWindows, collate
+from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from .data_checks import check_subsets, check_windows
@@ -26,7 +26,6 @@ class LocalizationTrainer(Trainer):
     """Trains end to end from video files; `best/` and `last/` also hold `detections.json` and `timeline.png`."""
 
     criterion = "map"
-    collate = staticmethod(collate)
 
     def read_data(self) -> None:  # noqa: D102
         data = self.recipe.data

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..configuration_re2tal import Re2TALConfig
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
-from ..data.windows import TrainingWindows
+from ..data.windows import TrainingWindows, collate
 from ..licensing.origins import permitted_origin, start_line
 from ..modeling_pretrained import Re2TALPreTrainedModel
 from ..rewiring import DUAL_RESIDUAL
@@ -81,7 +81,6 @@ class Trainer(ABC):
 
     Attributes:
         criterion (`str`): Name of the metric by which the best model is chosen.
-        collate: Makes a batch, the arguments of the model, of training windows; a function that pickle can name.
         training_set, validation_set ([`AnnotationSet`]): What is trained on, and what the model is measured by.
 
     Raises:
@@ -90,7 +89,6 @@ class Trainer(ABC):
     """
 
     criterion: ClassVar[str]
-    collate: ClassVar[staticmethod[[Sequence[dict[str, Any]]], dict[str, Any]]]
     training_set: AnnotationSet
     validation_set: AnnotationSet
 
@@ -208,7 +206,7 @@ class Trainer(ABC):
             batch_size=batch_size,
             shuffle=True,
             drop_last=len(self.windows) > batch_size * self.accelerator.num_processes,
-            collate_fn=self.collate,
+            collate_fn=collate,
             num_workers=self.recipe.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -322,6 +320,8 @@ class Trainer(ABC):
     def _step(self, batch: dict[str, Any]) -> dict[str, float]:
         arguments = self.recipe.training
         self._follow_progress()
+        # Frames come as uint8: a quarter of what floats would take between the processes and on the way to the GPU.
+        batch |= self.processor.prepare(batch.pop("frames"))
         with self.accelerator.accumulate(self.model):
             losses = self.losses(batch)
             self._check_finite("loss", losses["loss"])

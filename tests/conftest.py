@@ -1,21 +1,14 @@
-"""Reference data and tools that lie beside a developer's checkout; tests skip where they are absent."""
+"""What all tests share: reference data beside a developer's checkout (tests skip where it is absent), the local Hub."""
 
-import json
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tolerances
 import torch
+from local_hub import LocalHub, serve
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -62,56 +55,11 @@ def ut_interaction_clips() -> Path:
     return _folder("data/ut_interaction_clips")
 
 
-@dataclass(frozen=True)
-class LocalHub:
-    """A stand-in for the Hub, in memory; libraries read its address when they are imported."""
-
-    url: str
-
-    def environment(self, home: Path) -> dict[str, str]:
-        """Variables of a process that takes it for the Hub and keeps its caches in `home`."""
-        return {
-            **os.environ,
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "hf_local",
-        }
-
-    def run(self, *arguments: str | Path, home: Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-        """Runs Python with these arguments; fails with what it printed, unless `check` is off."""
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)], env=self.environment(home), cwd=cwd, capture_output=True, text=True
-        )
-        assert done.returncode == 0 or not check, done.stdout + done.stderr
-        return done
-
-    def requests(self) -> list[str]:
-        """What was asked of it so far, such as `GET /api/models/user/name -> 200`."""
-        with urllib.request.urlopen(f"{self.url}/_log") as answer:
-            return json.load(answer)
-
-
 @pytest.fixture(scope="module")
 def local_hub() -> Iterator[LocalHub]:
-    pytest.importorskip("fastapi")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, str(_folder("tools/local_hub.py")), str(port)])
-    hub = LocalHub(f"http://127.0.0.1:{port}")
-    try:
-        while True:
-            try:
-                hub.requests()
-                break
-            except urllib.error.URLError:
-                assert server.poll() is None, "the local hub stopped"
-                time.sleep(0.2)
+    """A stand-in for the Hub of this module's own."""
+    with serve() as hub:
         yield hub
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(autouse=True)

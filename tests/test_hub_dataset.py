@@ -262,7 +262,7 @@ from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
 
 def requests():
     import urllib.request, os
-    with urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/_log") as answer:
+    with urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/_requests") as answer:
         return [line for line in json.load(answer) if line.startswith("GET") and ".mp4" in line]
 
 def error(source, **settings):
@@ -306,13 +306,13 @@ def test_made_uploaded_and_loaded(local_hub, videos, tmp_path):
     dry = local_hub.run(script, *arguments, "--dry-run", home=home, cwd=tmp_path)
     assert "train: 2 videos, 2 actions" in dry.stdout and not (tmp_path / "made").exists()
     local_hub.run(script, *arguments, home=home, cwd=tmp_path)
-    sent = [line for line in local_hub.requests() if line.startswith("PUT /_lfs")]
+    sent = local_hub.uploads()
     assert len(sent) == 5
     tag = "from huggingface_hub import HfApi; HfApi().create_tag('user/made', tag='v1', repo_type='dataset')"
     local_hub.run("-c", tag, home=home, cwd=tmp_path)
     # Another run with the upload alone has nothing left to send.
     local_hub.run(script, "--output", tmp_path / "made", "--repo", "user/made", home=home, cwd=tmp_path)
-    assert [line for line in local_hub.requests() if line.startswith("PUT /_lfs")] == sent
+    assert local_hub.uploads() == sent
 
     result = json.loads(local_hub.run("-c", CHECKS, home=home, cwd=tmp_path).stdout.splitlines()[-1])
     assert result["set up"] == []

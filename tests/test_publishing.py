@@ -81,11 +81,6 @@ def remote_files(api: HfApi, name: str, repo_type: str = "model", revision: str 
     return set(api.list_repo_files(f"user/{name}", repo_type=repo_type, revision=revision)) - {".gitattributes"}
 
 
-def puts(local_hub) -> list[int]:
-    """Sizes of the large files sent so far."""
-    return [int(line.split()[2]) for line in local_hub.requests() if line.startswith("PUT /_lfs/<oid>")]
-
-
 def test_one_commit_and_a_tag(api, local_hub, folder):
     assert publish(folder, target("once"), "first", api).endswith("user/once")
     assert remote_files(api, "once", revision="v1") == set(staged_files(folder))
@@ -113,15 +108,15 @@ def test_an_interrupted_upload_goes_on_where_it_was(api, local_hub, folder, monk
             sent.append(operation.upload_info.size)
             return upload(operation=operation, **arguments)
 
-    before = len(puts(local_hub))
+    before = len(local_hub.uploads())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(huggingface_hub._commit_api, "lfs_upload", upload_one_then_break)
         publish(folder, target("interrupted"), "first", api)
-    assert puts(local_hub)[before:] == sent
+    assert local_hub.uploads()[before:] == sent
     assert remote_files(api, "interrupted") == set()
 
     publish(folder, target("interrupted"), "first", api)
-    assert sorted(puts(local_hub)[before:]) == [3003, 4004]
+    assert sorted(local_hub.uploads()[before:]) == [3003, 4004]
     assert remote_files(api, "interrupted", revision="v1") == set(staged_files(folder))
 
 

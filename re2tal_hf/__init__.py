@@ -2,9 +2,11 @@
 
 from . import auto_classes  # noqa: F401 - importing it registers the models with transformers
 from .configuration_re2tal import Re2TALConfig
+from .head import register_head
 from .modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification, Re2TALModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline
-from .rewiring import Architecture, register, rewire
+from .reversible import Stage
+from .rewiring import Architecture, register_backbone, rewire
 from .version import __version__
 from .video_processing_re2tal import Re2TALVideoProcessor
 
@@ -15,8 +17,10 @@ __all__ = [
     "Re2TALForVideoClassification",
     "Re2TALModel",
     "Re2TALVideoProcessor",
+    "Stage",
     "TemporalActionLocalizationPipeline",
     "__version__",
-    "register",
+    "register_backbone",
+    "register_head",
     "rewire",
 ]

@@ -11,7 +11,7 @@ from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, Mu
 
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
-from .rewiring import Architecture, register
+from .rewiring import Architecture, register_backbone
 
 DEPTHS, WIDTHS, NUM_HEADS, POOLING = (1, 2, 11, 2), (96, 192, 384, 768), (1, 2, 4, 8), (8, 4, 2, 1)
 """Of the four stages of both published sizes: blocks, channels, heads, and the spatial stride of keys and values."""
@@ -98,7 +98,7 @@ def convolved(size: Sequence[int], layer: nn.Module) -> Grid:
     return time, height, width
 
 
-@register
+@register_backbone
 class MultiscaleViT(Architecture):
     """torchvision's `mvit_v1_b`, `mvit_v2_s` and free sizes.
 

@@ -21,7 +21,7 @@ from torchvision.models.video.resnet import (
 
 from .network_slowfast import initialize_layers
 from .reversible import Stage
-from .rewiring import Architecture, register
+from .rewiring import Architecture, register_backbone
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 STEMS = {"basic": BasicStem, "2plus1d": R2Plus1dStem}
@@ -39,7 +39,7 @@ def residual_branch(block: BasicBlock | Bottleneck) -> nn.Sequential:
     return nn.Sequential(block.conv1, block.conv2, *last)
 
 
-@register
+@register_backbone
 class VideoResNetArchitecture(Architecture):
     """torchvision's `r3d_18`, `mc3_18`, `r2plus1d_18` and free depths."""
 

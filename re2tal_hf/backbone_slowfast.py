@@ -18,7 +18,7 @@ from .network_slowfast import (
     initialize_weights,
 )
 from .reversible import INPUT, Stage
-from .rewiring import Architecture, register
+from .rewiring import Architecture, register_backbone
 
 SETTINGS = {
     "4x16": {"resample_rate": 8, "speed_ratio": 8, "fusion_kernel": 5},
@@ -112,7 +112,7 @@ def variant_settings(variant: str | None, names: Sequence[str]) -> dict[str, Any
     return {"depth": int(depth), **{name: SETTINGS[setting][name] for name in names}}
 
 
-@register
+@register_backbone
 class SlowFastArchitecture(Architecture):
     """[`SlowFast`] in the published and in free sizes."""
 
@@ -207,7 +207,7 @@ class SinglePathwayArchitecture(Architecture):
         return model.feature_stride
 
 
-@register
+@register_backbone
 class SlowOnlyArchitecture(SinglePathwayArchitecture):
     """[`SlowOnly`] in the published and in free sizes."""
 
@@ -219,7 +219,7 @@ class SlowOnlyArchitecture(SinglePathwayArchitecture):
         return SlowOnly(**(variant_settings(variant, ["resample_rate"]) | settings))
 
 
-@register
+@register_backbone
 class FastOnlyArchitecture(SinglePathwayArchitecture):
     """[`FastOnly`] in the published and in free sizes."""
 

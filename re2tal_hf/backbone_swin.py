@@ -14,7 +14,7 @@ from torchvision.models.swin_transformer import PatchMerging
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from .reversible import Stage
-from .rewiring import Architecture, register
+from .rewiring import Architecture, register_backbone
 
 VARIANTS = {
     "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -154,7 +154,7 @@ def shifted_regions(size: Sequence[int], window: Sequence[int], shift: Sequence[
     return regions
 
 
-@register
+@register_backbone
 class VideoSwin(Architecture):
     """torchvision's `swin3d_t`, `swin3d_s`, `swin3d_b` and free sizes."""
 

@@ -14,7 +14,7 @@ from transformers.models.timesformer.modeling_timesformer import TimesformerLaye
 from .backbone_clip_transformer import ClipTransformer, FirstOutput, pair
 from .backbone_positions import check_clip
 from .reversible import Stage
-from .rewiring import register
+from .rewiring import register_backbone
 
 
 class TemporalAttentionBranch(nn.Module):
@@ -57,7 +57,7 @@ class SpatialAttentionBranch(nn.Module):
         return torch.cat([class_tokens.mean(1), patches.transpose(1, 2).flatten(1, 2)], dim=1)
 
 
-@register
+@register_backbone
 class TimeSformer(ClipTransformer):
     """transformers' `TimesformerModel` and `TimesformerForVideoClassification`."""
 

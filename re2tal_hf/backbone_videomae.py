@@ -12,7 +12,7 @@ from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
 from .backbone_clip_transformer import ClipTransformer, pair
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
-from .rewiring import register
+from .rewiring import register_backbone
 
 
 class TubeletEmbedding(VideoMAEEmbeddings):
@@ -28,7 +28,7 @@ class TubeletEmbedding(VideoMAEEmbeddings):
         return patches.flatten(2).transpose(1, 2) + positions.to(patches)
 
 
-@register
+@register_backbone
 class VideoMAE(ClipTransformer):
     """transformers' `VideoMAEModel` and `VideoMAEForVideoClassification`."""
 

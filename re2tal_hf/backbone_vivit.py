@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from .backbone_clip_transformer import ClipTransformer, FirstOutput
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
-from .rewiring import register
+from .rewiring import register_backbone
 
 
 class TubeletEmbedding(VivitEmbeddings):
@@ -34,7 +34,7 @@ class TubeletEmbedding(VivitEmbeddings):
         return torch.cat([first, resize_positions(rest, (len(rest) // (rows * columns), rows, columns), grid)])
 
 
-@register
+@register_backbone
 class ViViT(ClipTransformer):
     """transformers' `VivitModel` and `VivitForVideoClassification`."""
 

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from .backbone_clip_transformer import ClipTransformer
 from .reversible import Stage
-from .rewiring import register
+from .rewiring import register_backbone
 
 
 class TubeletEmbedding(nn.Module):
@@ -61,7 +61,7 @@ class AttentionBranch(nn.Module):
         return places.flatten().expand(len(tokens), -1)
 
 
-@register
+@register_backbone
 class VJEPA2(ClipTransformer):
     """transformers' `VJEPA2Model`, as with its `skip_predictor=True`, and `VJEPA2ForVideoClassification`."""
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_limits import check_labels, check_settings
-from .rewiring import DUAL_RESIDUAL, check_rewiring
+from .rewiring import DUAL_RESIDUAL, check_rewiring, default_backprop
 from .value_checks import BELOW_ONE, NOT_NEGATIVE, check_values, fields_of
 
 # What transformers' `pipeline()` looks for in a saved configuration.
@@ -28,11 +28,9 @@ class Re2TALConfig(PreTrainedConfig):
     Args:
         backbone_config (`dict`, *optional*): `model_type` of a registered architecture and its settings, by the
             library's own argument names, for example `{"model_type": "video_swin", "variant": "tiny"}`.
-        head_config (`dict`, *optional*): `model_type` of the localization head (`"actionformer"`, `"tridet"` or
-            `"vsgn"`) and arguments of its class ([`ActionFormerHead`], [`TriDetHead`], [`VSGNHead`]), for example
-            `{"model_type": "actionformer", "hidden_size": 256}`.
-        loss_config (`dict`, *optional*): Arguments of the head's loss ([`LocalizationLoss`], [`TriDetLoss`],
-            [`VSGNLoss`]).
+        head_config (`dict`, *optional*): `model_type` of a registered localization head (`re2tal_hf.head.HEADS`) and
+            its settings, for example `{"model_type": "actionformer", "hidden_size": 256}`.
+        loss_config (`dict`, *optional*): Arguments of the loss that is registered with the head.
         rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, `"none"` for the network as it is, or
             `"dr2net"` for what lies between, by `coupling`.
         coupling (`list[float]` or one for each stage, *optional*): The two coefficients of Dr2Net, by default
@@ -86,7 +84,7 @@ class Re2TALConfig(PreTrainedConfig):
         check_values("", {name: getattr(self, name) for name in hints}, hints)
         self.head_config = {"model_type": "actionformer", **self.head_config}
         if self.backprop is None:
-            self.backprop = "checkpoint" if self.rewiring == "none" else "reversible"
+            self.backprop = default_backprop(self.rewiring)
         if self.rewiring == DUAL_RESIDUAL and self.coupling is None:
             self.coupling = [1.0, 0.0]
         check_rewiring(self.rewiring, self.backprop, self.coupling)

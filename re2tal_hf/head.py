@@ -1,4 +1,6 @@
-"""What a localization head is: temporal features in, class scores and boundaries out.
+"""What a localization head is: temporal features in, class scores and boundaries out; the registry of heads.
+
+A file `head_<name>.py` describes one head to this registry; see `register_head`.
 
 A head maps features `[B, C, T]` and their mask to an output of its own, which its loss understands;
 the output's `scored_segments()` are what post-processing understands, whatever the head.
@@ -10,15 +12,64 @@ sequence is `[B, T, C]`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .head_layers import standardize, zero_padding
+from .registry import Registry
 
 Padding = Literal["isolated", "opentad", "actionformer"]
+AnyHead = TypeVar("AnyHead", bound=type[nn.Module])
+
+
+class RegisteredHead(NamedTuple):
+    """An entry of the registry; see `register_head`."""
+
+    head_class: type[nn.Module]
+    loss_class: type[nn.Module]
+    paper: str | None
+
+
+HEADS: Registry[RegisteredHead] = Registry("head_config['model_type']")
+"""The registered heads by their `model_type`."""
+
+
+def register_head(name: str, *, loss: type[nn.Module], paper: str | None = None) -> Callable[[AnyHead], AnyHead]:
+    """Class decorator that makes a head known to `head_config`.
+
+    The class is built from the number of channels and of classes and, by name, the settings in `head_config`;
+    where it has a `config_class`, a dataclass, these are its fields. Ranges in their annotations
+    (`value_checks`) are checked. Called with features and mask it returns what its loss takes, with a method
+    `scored_segments()`. `initialize_weights()` draws all parameters anew, by functions of `torch.nn.init` only.
+
+    The loss is built from `loss_config`; see `LocalizationLoss` for what it takes and returns. It has
+    `initialize_weights()` and `can_learn()`, too, and may name in `fp32_buffers` what stays in float32 in a
+    model of another dtype.
+
+    Args:
+        name: `model_type` in `head_config`.
+        loss: what trains the head.
+        paper: what the model card names, such as `"ActionFormer, arXiv 2202.07925"`.
+
+    Raises:
+        TypeError: if head or loss lacks a method.
+        ValueError: if another head has the name.
+    """
+
+    def register(head: AnyHead) -> AnyHead:
+        for part, methods in ((head, ("initialize_weights",)), (loss, ("initialize_weights", "can_learn"))):
+            if missing := [method for method in methods if not callable(getattr(part, method, None))]:
+                raise TypeError(f"{part.__name__} has no {missing[0]}(), which register_head({name!r}) needs.")
+        HEADS.register(name, head, RegisteredHead(head, loss, paper))
+        return head
+
+    return register
 
 
 class ScoredSegments(NamedTuple):
@@ -74,7 +125,14 @@ def decode_segments(output: LocalizationHeadOutput) -> Tensor:
 
 
 def prepare_features(
-    features: Tensor, mask: Tensor, input_size: int, *, standardized: bool, isolated: bool
+    features: Tensor,
+    mask: Tensor,
+    input_size: int,
+    *,
+    standardized: bool = False,
+    isolated: bool = True,
+    length_multiple: int = 1,
+    min_length: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Checks and prepares what a head takes.
 
@@ -84,9 +142,11 @@ def prepare_features(
         input_size: the `D` that the head was built for.
         standardized: whether every channel gets mean 0 and variance 1 over the real steps.
         isolated: whether steps of padding become 0 (those of standardized features are).
+        length_multiple: padding is added at the end up to a multiple of this.
+        min_length: and up to so many steps at least.
 
     Returns:
-        Features `[B, T', D]` and mask.
+        Features `[B, T, D]` and mask `[B, T]`.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -98,8 +158,11 @@ def prepare_features(
         )
     mask, x = mask.bool(), features.transpose(1, 2)
     if standardized:
-        return standardize(x, mask), mask
-    return (zero_padding(x, mask) if isolated else x), mask
+        x = standardize(x, mask)
+    elif isolated:
+        x = zero_padding(x, mask)
+    missing = math.ceil(max(length, min_length) / length_multiple) * length_multiple - length
+    return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

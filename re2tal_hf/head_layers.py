@@ -29,6 +29,23 @@ def standardize(x: Tensor, mask: Tensor) -> Tensor:
     return centred * (variance + 1e-5).rsqrt()
 
 
+def draw_layers(module: nn.Module, but: Tensor | None = None) -> None:
+    """Draws the layers of a head anew: weights as PyTorch does, biases of 0, norms that change nothing.
+
+    Args:
+        module: the head.
+        but: a bias that is drawn elsewhere: transformers guards parameters against being drawn twice.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+            if layer.bias is not None and layer.bias is not but:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, (nn.LayerNorm, nn.GroupNorm)):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
 def convolve(convolution: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
     """Convolves `[B, T, C]` over time; the output is zero at the padding left after its stride."""
     out = convolution(x.transpose(1, 2)).transpose(1, 2)

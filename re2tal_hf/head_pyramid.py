@@ -8,22 +8,101 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .head import Padding, check_choice, prepare_features
-from .head_layers import ConvLayer, zero_padding
+from .head import LocalizationHeadOutput, Padding, check_choice, prepare_features
+from .head_layers import ConvLayer, draw_layers, zero_padding
+from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
 
 Neck = Literal["identity", "fpn"]
 
 
-def default_regression_ranges(num_levels: int) -> list[tuple[float, float]]:
-    """Boundary distances each level is responsible for: 0-4, 4-8, 8-16, ..., the last open."""
-    bounds = [0.0] + [4.0 * 2**level for level in range(num_levels - 1)] + [10000.0]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+@dataclass(frozen=True, kw_only=True)
+class PyramidConfig:
+    """Settings of every head on a feature pyramid.
+
+    The public implementations differ in details that trained weights depend on. `norm_eps` is 1e-6
+    in OpenTAD and 1e-5 in actionformer_release (the norms inside the transformer blocks have 1e-5
+    in both), and `padding` says what is seen of the steps behind the end of a sequence:
+
+    - `"isolated"`: zeros, everywhere. What is predicted at real steps does not depend on how much
+      padding follows, hence not on the batch. For models trained here.
+    - `"opentad"`: inside the blocks the padding that convolutions see is the layer norm's bias, and it takes
+      part in means and pooling. Inputs are padded as there, to `max_length` or, if longer, to the next multiple
+      of coarsest stride and window.
+    - `"actionformer"`: in addition, padding is not set to zero again after the norm and ReLU of
+      the embedding and the prediction branches.
+
+    Args:
+        hidden_size: channels inside the head.
+        standardize_input: whether every feature channel gets mean 0 and variance 1 over the window
+            before the first convolution. Not in the paper; for backbones trained from scratch, whose
+            pooled features differ little from step to step and much from channel to channel.
+        num_embedding_layers: convolutions before the first block.
+        num_stem_layers: blocks at full resolution.
+        num_levels: pyramid levels; the strides are 1, 2, ..., `2 ** (num_levels - 1)`.
+        max_length: feature steps of a training window. Longer inputs get its position table
+            stretched.
+        use_position_embedding: whether sinusoidal absolute positions are added after the embedding.
+        neck: `"identity"` or `"fpn"`.
+        regression_ranges: per level the smallest and largest distance to a boundary, in feature
+            steps, that its points are responsible for; by default 0-4, 4-8, ..., the last to 10000.
+        num_head_layers: convolutions before the predicting one in each branch.
+        drop_path: probability that a sequence skips a branch of a block.
+        branch_scale: initial value of the learnable scale of these branches.
+        class_prior: initial probability of every class (arXiv 1708.02002, section 3.3).
+        norm_eps: see above; of the norms of embedding, neck and branches.
+        padding: see above.
+
+    Raises:
+        ValueError: if settings do not go together.
+    """
+
+    paddings: ClassVar[tuple[str, ...]] = get_args(Padding)
+
+    hidden_size: Annotated[int, COUNT] = 512
+    standardize_input: bool = False
+    num_embedding_layers: Annotated[int, NOT_NEGATIVE] = 2
+    num_stem_layers: Annotated[int, NOT_NEGATIVE] = 2
+    num_levels: Annotated[int, COUNT] = 6
+    max_length: Annotated[int, COUNT] = 2304
+    use_position_embedding: bool = False
+    neck: Neck = "identity"
+    regression_ranges: Annotated[Sequence[Sequence[float]] | None, NOT_NEGATIVE] = None
+    num_head_layers: Annotated[int, NOT_NEGATIVE] = 2
+    drop_path: Annotated[float, BELOW_ONE] = 0.1
+    branch_scale: Annotated[float, NOT_NEGATIVE] = 1e-4
+    class_prior: Annotated[float, INSIDE_ONE] = 0.01
+    norm_eps: Annotated[float, POSITIVE] = 1e-6
+    padding: Padding = "isolated"
+
+    def __post_init__(self) -> None:
+        """Checks what goes together."""
+        check_choice("neck", self.neck, get_args(Neck))
+        check_choice("padding", self.padding, self.paddings)
+        if len(self.ranges) != self.num_levels:
+            raise ValueError(
+                f"regression_ranges has {len(self.ranges)} entries for num_levels={self.num_levels}; "
+                "give one (smallest, largest) per level."
+            )
+
+    @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """The distances that each level is responsible for."""
+        if self.regression_ranges:
+            return [(float(low), float(high)) for low, high in self.regression_ranges]
+        bounds = [0.0] + [4.0 * 2**level for level in range(self.num_levels - 1)] + [10000.0]
+        return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+    @property
+    def isolate_padding(self) -> bool:
+        """Whether the padding has no effect on the real steps."""
+        return self.padding == "isolated"
 
 
 def sinusoidal_positions(length: int, size: int) -> Tensor:
@@ -121,92 +200,97 @@ class PyramidHead(nn.Module):
 
     A convolutional embedding, stem blocks at full resolution, one block a level that halves the
     sequence, a neck, and classification and boundary branches shared by all levels. Subclasses say
-    which blocks, and turn what the branches say into an output.
-
-    The arguments are those of `ActionFormerHead`, and:
+    which blocks, and may turn what the branches say into another output.
 
     Args:
+        input_size: channels of the features.
+        num_labels: classes; 1 for class-agnostic localization.
+        config: the settings.
         stem: blocks at full resolution. A block maps `[B, T, C]` and its mask to the next ones, and
             draws its own scales in `initialize_weights()`.
         pyramid: a block for each further level.
         boundary_size: channels that the boundary branch predicts.
         length_multiple: inputs are padded to a multiple of this, with the reference paddings also to
-            `max_length`.
+            `max_length`; by default to whole steps of the coarsest level.
     """
+
+    output_class: ClassVar[type[LocalizationHeadOutput]] = LocalizationHeadOutput
 
     def __init__(
         self,
         input_size: int,
         num_labels: int,
+        config: PyramidConfig,
         *,
         stem: Sequence[nn.Module],
         pyramid: Sequence[nn.Module],
-        boundary_size: int,
-        length_multiple: int,
-        hidden_size: int,
-        standardize_input: bool,
-        num_embedding_layers: int,
-        max_length: int,
-        use_position_embedding: bool,
-        neck: Neck,
-        regression_ranges: Sequence[Sequence[float]] | None,
-        num_head_layers: int,
-        class_prior: float,
-        norm_eps: float,
-        padding: Padding,
+        boundary_size: int = 2,
+        length_multiple: int | None = None,
     ):
         super().__init__()
-        num_levels = 1 + len(pyramid)
-        ranges = regression_ranges or default_regression_ranges(num_levels)
-        check_choice("neck", neck, get_args(Neck))
-        check_choice("padding", padding, get_args(Padding))
-        if len(ranges) != num_levels:
-            raise ValueError(
-                f"regression_ranges has {len(ranges)} entries for num_levels={num_levels}; "
-                "give one (smallest, largest) per level."
-            )
         self.input_size = input_size
-        self.standardize_input = standardize_input
-        self.num_levels = num_levels
-        self.max_length = max_length
-        self.length_multiple = length_multiple
-        self.use_position_embedding = use_position_embedding
-        self.regression_ranges = [(float(low), float(high)) for low, high in ranges]
-        self.class_prior = class_prior
-        self.padding = padding
+        self.config = config
+        self.num_levels = config.num_levels
+        self.length_multiple = length_multiple or 2 ** (config.num_levels - 1)
 
-        mask_output = padding != "actionformer"
+        size, mask_output = config.hidden_size, config.padding != "actionformer"
         self.embedding = nn.ModuleList(
-            ConvLayer(hidden_size if i else input_size, hidden_size, norm_eps, mask_output)
-            for i in range(num_embedding_layers)
+            ConvLayer(size if i else input_size, size, config.norm_eps, mask_output)
+            for i in range(config.num_embedding_layers)
         )
         self.stem = nn.ModuleList(stem)
         self.pyramid = nn.ModuleList(pyramid)
-        neck_class = IdentityNeck if neck == "identity" else FeaturePyramidNeck
-        self.neck = neck_class(hidden_size, num_levels, norm_eps, padding == "isolated")
-        branch = (num_head_layers, norm_eps, mask_output)
-        self.classification = PredictionBranch(hidden_size, num_labels, *branch)
-        self.boundary = PredictionBranch(hidden_size, boundary_size, *branch)
-        self.level_scales = LevelScales(num_levels)
+        neck_class = IdentityNeck if config.neck == "identity" else FeaturePyramidNeck
+        self.neck = neck_class(size, config.num_levels, config.norm_eps, config.isolate_padding)
+        branch = (config.num_head_layers, config.norm_eps, mask_output)
+        self.classification = PredictionBranch(size, num_labels, *branch)
+        self.boundary = PredictionBranch(size, boundary_size, *branch)
+        self.level_scales = LevelScales(config.num_levels)
 
     def initialize_weights(self) -> None:
         """Draws all parameters anew, by functions of `torch.nn.init` only."""
         predictor_bias = self.classification.predictor.bias
         assert predictor_bias is not None
-        for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.Linear)):
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-                # Once for each parameter: transformers guards them against a second time.
-                if module.bias is not None and module.bias is not predictor_bias:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+        draw_layers(self, but=predictor_bias)
         for block in (*self.stem, *self.pyramid):
-            block.initialize_weights()
+            cast(Any, block).initialize_weights()
         for scale in self.level_scales.parameters():
             nn.init.ones_(scale)
-        nn.init.constant_(predictor_bias, math.log(self.class_prior / (1 - self.class_prior)))
+        prior = self.config.class_prior
+        nn.init.constant_(predictor_bias, math.log(prior / (1 - prior)))
+
+    def forward(self, features: Tensor, mask: Tensor) -> LocalizationHeadOutput:
+        """Predicts classes and boundaries at every point.
+
+        Args:
+            features: `[B, input_size, T]` of any length; padded steps may hold anything (with `padding` other
+                than `"isolated"` the first convolution sees it).
+            mask: bool `[B, T]`, True where a step is real.
+
+        Returns:
+            The predictions; points that the head added at the end to complete its coarsest step are masked.
+
+        Raises:
+            ValueError: if the shapes do not fit each other.
+        """
+        levels, masks = self.extract_pyramid(features, mask)
+        levels = self.neck(levels, masks)
+        logits = [zero_padding(self.classification(x, m), m) for x, m in zip(levels, masks, strict=True)]
+        offsets = [self.offsets(x, m, level) for level, (x, m) in enumerate(zip(levels, masks, strict=True))]
+        return self.output_class(
+            logits=torch.cat(logits, dim=1),
+            offsets=torch.cat(offsets, dim=1),
+            points=self._points([m.shape[1] for m in masks], features.device),
+            point_mask=torch.cat(masks, dim=1),
+        )
+
+    def offsets(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """Features `[B, T, C]` of a level -> distances `[B, T, 2]` to start and end, in steps of the level."""
+        return self.boundary_values(x, mask, level)
+
+    def boundary_values(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """`[B, T, C]` of a level -> `[B, T, boundary_size]`, not negative, zero at padding."""
+        return F.relu(self.level_scales(zero_padding(self.boundary(x, mask), mask), level))
 
     def extract_pyramid(self, features: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Features of all levels before the neck.
@@ -222,10 +306,19 @@ class PyramidHead(nn.Module):
         Raises:
             ValueError: if the shapes do not fit each other.
         """
-        x, mask = self._pad(features, mask)
+        config = self.config
+        x, mask = prepare_features(
+            features,
+            mask,
+            self.input_size,
+            standardized=config.standardize_input,
+            isolated=config.isolate_padding,
+            length_multiple=self.length_multiple,
+            min_length=0 if config.isolate_padding else config.max_length,
+        )
         for layer in self.embedding:
             x = layer(x, mask)
-        if self.use_position_embedding:
+        if config.use_position_embedding:
             positions = self._positions(x.shape[1], x.shape[2]).to(x)
             x = x + zero_padding(positions.expand_as(x), mask)
         for block in self.stem:
@@ -237,27 +330,15 @@ class PyramidHead(nn.Module):
             masks.append(mask)
         return levels, masks
 
-    def _pad(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        x, mask = prepare_features(
-            features, mask, self.input_size, standardized=self.standardize_input, isolated=self.padding == "isolated"
-        )
-        missing = self._padded_length(mask.shape[1]) - mask.shape[1]
-        return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
-
-    def _padded_length(self, length: int) -> int:
-        if self.padding != "isolated":
-            length = max(length, self.max_length)
-        return math.ceil(length / self.length_multiple) * self.length_multiple
-
     def _positions(self, length: int, size: int) -> Tensor:
-        if length <= self.max_length:
+        if length <= self.config.max_length:
             return sinusoidal_positions(length, size)
-        table = sinusoidal_positions(self.max_length, size).T.unsqueeze(0)
+        table = sinusoidal_positions(self.config.max_length, size).T.unsqueeze(0)
         return F.interpolate(table, length, mode="linear", align_corners=False)[0].T
 
     def _points(self, lengths: list[int], device: torch.device) -> Tensor:
         levels = []
-        for level, (length, bounds) in enumerate(zip(lengths, self.regression_ranges, strict=True)):
+        for level, (length, bounds) in enumerate(zip(lengths, self.config.ranges, strict=True)):
             stride = 2**level
             position = torch.arange(length, dtype=torch.float32, device=device) * stride
             constants = [torch.full_like(position, value) for value in (*bounds, stride)]

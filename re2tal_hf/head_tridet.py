@@ -7,17 +7,19 @@ Shapes and masks as in `head`; `N` bins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from .head import LocalizationHeadOutput, Padding, ScoredSegments, check_choice
+from .head import LocalizationHeadOutput, ScoredSegments, register_head
 from .head_layers import MaskedGroupNorm, max_pool, zero_padding
-from .head_pyramid import Neck, PredictionBranch, PyramidHead
-from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
+from .head_pyramid import PredictionBranch, PyramidConfig, PyramidHead
+from .loss_points import TriDetLoss
+from .value_checks import COUNT, POSITIVE
 
 NORM_GROUPS = 16
 
@@ -142,141 +144,100 @@ class SGPBlock(nn.Module):
         return (self.instant(x) * context + windows + x).transpose(1, 2)
 
 
-class TriDetHead(PyramidHead):
-    """TriDet from features to predictions (arXiv 2303.07347).
-
-    ActionFormer's pyramid with `SGPBlock`s for transformer blocks, and the trident head (section 3.3)
-    for boundaries: each step has, for each class, a score for being a start and one for being an end.
-    The start of a point's action is the expected position under the softmax of the start scores of
-    the `num_bins` steps before it and its own, plus scores relative to the point; likewise the end.
+@dataclass(frozen=True, kw_only=True)
+class TriDetConfig(PyramidConfig):
+    """Settings of `TriDetHead`, beside those of every pyramid; `hidden_size` is a multiple of 16.
 
     Args:
-        input_size: channels of the features.
-        num_labels: classes; 1 for class-agnostic localization.
-        hidden_size: channels inside the head, a multiple of 16.
-        standardize_input: see `ActionFormerHead`.
-        num_embedding_layers: convolutions before the first SGP block.
-        num_stem_layers: SGP blocks at full resolution.
-        num_levels: pyramid levels; the strides are 1, 2, ..., `2 ** (num_levels - 1)`.
         mlp_size: channels inside the MLPs.
         window: steps of the narrow convolutions, odd; one number or one a level.
         window_factor: the wide convolutions see about `(window + 1) * window_factor` steps.
         num_bins: farthest distance to a boundary, in steps of the level.
         boundary_kernel_size: steps of the convolution that predicts start and end scores, odd.
-        max_length: feature steps of a training window; see `ActionFormerHead`.
-        use_position_embedding: whether sinusoidal absolute positions are added after the embedding.
-        neck: `"identity"` or `"fpn"`.
-        regression_ranges: see `ActionFormerHead`.
-        num_head_layers: convolutions before the predicting one in each branch.
-        drop_path: probability that a sequence skips a branch of a pyramid block.
-        branch_scale: initial value of the learnable scale of these branches.
-        class_prior: initial probability of every class.
-        norm_eps: of the norms of embedding, neck and branches; 1e-6 in OpenTAD.
-        padding: `"isolated"`: padding has no effect on real steps. `"opentad"`: it takes part in means,
-            norms, pooling and convolutions as there, for weights trained there.
-
-    Raises:
-        ValueError: if arguments do not go together.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        num_labels: int,
-        *,
-        hidden_size: Annotated[int, COUNT] = 512,
-        standardize_input: bool = False,
-        num_embedding_layers: Annotated[int, NOT_NEGATIVE] = 2,
-        num_stem_layers: Annotated[int, NOT_NEGATIVE] = 2,
-        num_levels: Annotated[int, COUNT] = 6,
-        mlp_size: Annotated[int, COUNT] = 768,
-        window: Annotated[int | Sequence[int], COUNT] = 1,
-        window_factor: Annotated[float, POSITIVE] = 5,
-        num_bins: Annotated[int, COUNT] = 16,
-        boundary_kernel_size: Annotated[int, COUNT] = 3,
-        max_length: Annotated[int, COUNT] = 2304,
-        use_position_embedding: bool = False,
-        neck: Neck = "identity",
-        regression_ranges: Annotated[Sequence[Sequence[float]] | None, NOT_NEGATIVE] = None,
-        num_head_layers: Annotated[int, NOT_NEGATIVE] = 2,
-        drop_path: Annotated[float, BELOW_ONE] = 0.1,
-        branch_scale: Annotated[float, NOT_NEGATIVE] = 1e-4,
-        class_prior: Annotated[float, INSIDE_ONE] = 0.01,
-        norm_eps: Annotated[float, POSITIVE] = 1e-6,
-        padding: Padding = "isolated",
-    ):
-        windows = [window] * num_levels if isinstance(window, int) else list(window)
-        _check_sizes(hidden_size, num_levels, windows, num_bins, boundary_kernel_size, padding)
+    paddings: ClassVar[tuple[str, ...]] = ("isolated", "opentad")
+
+    mlp_size: Annotated[int, COUNT] = 768
+    window: Annotated[int | Sequence[int], COUNT] = 1
+    window_factor: Annotated[float, POSITIVE] = 5
+    num_bins: Annotated[int, COUNT] = 16
+    boundary_kernel_size: Annotated[int, COUNT] = 3
+
+    def __post_init__(self) -> None:
+        """Checks what goes together."""
+        super().__post_init__()
+        windows = self.windows
+        if self.hidden_size % NORM_GROUPS:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {NORM_GROUPS}.")
+        if len(windows) != self.num_levels or any(window < 1 or window % 2 == 0 for window in windows):
+            raise ValueError(
+                f"window is {windows} for num_levels={self.num_levels}; give one odd number, or one a level."
+            )
+        if self.num_bins < 1:
+            raise ValueError(f"num_bins is {self.num_bins}; it must be at least 1.")
+        if self.boundary_kernel_size < 1 or self.boundary_kernel_size % 2 == 0:
+            raise ValueError(f"boundary_kernel_size is {self.boundary_kernel_size}; it must be odd.")
+
+    @property
+    def windows(self) -> list[int]:
+        """The narrow window of each level."""
+        return [self.window] * self.num_levels if isinstance(self.window, int) else list(self.window)
+
+
+@register_head("tridet", loss=TriDetLoss, paper="TriDet, arXiv 2303.07347")
+class TriDetHead(PyramidHead):
+    """TriDet from features to predictions (arXiv 2303.07347).
+
+    A pyramid of `SGPBlock`s and the trident head (section 3.3) for boundaries: each step has, for each class,
+    a score for being a start and one for being an end. The start of a point's action is the expected position
+    under the softmax of the start scores of the `num_bins` steps before it and its own, plus scores relative to
+    the point; likewise the end. Returns `TriDetHeadOutput`.
+
+    Args:
+        input_size: channels of the features.
+        num_labels: classes; 1 for class-agnostic localization.
+        settings: see `TriDetConfig`.
+
+    Raises:
+        ValueError: if settings do not go together.
+    """
+
+    config_class: ClassVar = TriDetConfig
+    output_class = TriDetHeadOutput
+
+    def __init__(self, input_size: int, num_labels: int, **settings: Any):
+        config = TriDetConfig(**settings)
         # The stem has neither drop path nor scales, and is part of the finest level.
         blocks = [
             SGPBlock(
-                hidden_size,
-                mlp_size,
+                config.hidden_size,
+                config.mlp_size,
                 stride=2 if level else 1,
-                window=windows[level],
-                wide_window=_wide_window(windows[level], window_factor),
-                drop_path=drop_path,
-                branch_scale=branch_scale if level else None,
-                isolate_padding=padding == "isolated",
+                window=config.windows[level],
+                wide_window=_wide_window(config.windows[level], config.window_factor),
+                drop_path=config.drop_path,
+                branch_scale=config.branch_scale if level else None,
+                isolate_padding=config.isolate_padding,
             )
-            for level in [0] * num_stem_layers + list(range(1, num_levels))
+            for level in [0] * config.num_stem_layers + list(range(1, config.num_levels))
         ]
         super().__init__(
             input_size,
             num_labels,
-            stem=blocks[:num_stem_layers],
-            pyramid=blocks[num_stem_layers:],
-            boundary_size=2 * (num_bins + 1),
-            length_multiple=2 ** (num_levels - 1),
-            hidden_size=hidden_size,
-            standardize_input=standardize_input,
-            num_embedding_layers=num_embedding_layers,
-            max_length=max_length,
-            use_position_embedding=use_position_embedding,
-            neck=neck,
-            regression_ranges=regression_ranges,
-            num_head_layers=num_head_layers,
-            class_prior=class_prior,
-            norm_eps=norm_eps,
-            padding=padding,
+            config,
+            stem=blocks[: config.num_stem_layers],
+            pyramid=blocks[config.num_stem_layers :],
+            boundary_size=2 * (config.num_bins + 1),
         )
-        self.num_bins = num_bins
-        self.start, self.end = (
-            PredictionBranch(hidden_size, num_labels, num_head_layers, norm_eps, True, boundary_kernel_size)
-            for _ in range(2)
-        )
+        self.num_bins = config.num_bins
+        branch = (config.num_head_layers, config.norm_eps, True, config.boundary_kernel_size)
+        self.start, self.end = (PredictionBranch(config.hidden_size, num_labels, *branch) for _ in range(2))
         self.initialize_weights()
 
-    def forward(self, features: Tensor, mask: Tensor) -> TriDetHeadOutput:
-        """Predicts classes and boundaries at every point.
-
-        Args:
-            features: `[B, input_size, T]`, of any length.
-            mask: bool `[B, T]`, True where a step is real.
-
-        Returns:
-            The predictions; points that the head added at the end are masked.
-
-        Raises:
-            ValueError: if the shapes do not fit each other.
-        """
-        levels, masks = self.extract_pyramid(features, mask)
-        levels = self.neck(levels, masks)
-        logits = [zero_padding(self.classification(x, m), m) for x, m in zip(levels, masks, strict=True)]
-        offsets = [
-            self.decode(self.relative_scores(x, m, level), self.boundary_scores(x, m), m)
-            for level, (x, m) in enumerate(zip(levels, masks, strict=True))
-        ]
-        return TriDetHeadOutput(
-            logits=torch.cat(logits, dim=1),
-            offsets=torch.cat(offsets, dim=1),
-            points=self._points([m.shape[1] for m in masks], features.device),
-            point_mask=torch.cat(masks, dim=1),
-        )
-
-    def relative_scores(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
-        """`[B, T, C]` of a level -> `[B, T, 2 * (N + 1)]`, scores of the bins of start and end, not negative."""
-        return F.relu(self.level_scales(zero_padding(self.boundary(x, mask), mask), level))
+    def offsets(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """Features `[B, T, C]` of a level -> distances `[B, T, K, 2]` to start and end, in steps of the level."""
+        return self.decode(self.boundary_values(x, mask, level), self.boundary_scores(x, mask), mask)
 
     def boundary_scores(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, C]` of a level -> for each step and class its scores as start and as end, both `[B, T, K]`.
@@ -285,7 +246,7 @@ class TriDetHead(PyramidHead):
         """
         x = x.detach()
         start, end = self.start(x, mask), self.end(x, mask)
-        if self.padding == "isolated":
+        if self.config.isolate_padding:
             return zero_padding(start, mask), zero_padding(end, mask)
         return start, end
 
@@ -293,7 +254,7 @@ class TriDetHead(PyramidHead):
         """Expected distances to start and end (section 3.3).
 
         Args:
-            relative: see `relative_scores`.
+            relative: `[B, T, 2 * (N + 1)]`, see `boundary_values`.
             boundaries: see `boundary_scores`.
             mask: bool `[B, T]`.
 
@@ -321,22 +282,3 @@ def _depthwise(size: int, kernel_size: int) -> nn.Conv1d:
 def _wide_window(window: int, factor: float) -> int:
     wide = round((window + 1) * factor)
     return wide + 1 if wide % 2 == 0 else wide
-
-
-def _check_sizes(
-    hidden_size: int,
-    num_levels: int,
-    windows: list[int],
-    num_bins: int,
-    boundary_kernel_size: int,
-    padding: str,
-) -> None:
-    if hidden_size % NORM_GROUPS:
-        raise ValueError(f"hidden_size={hidden_size} is not a multiple of {NORM_GROUPS}.")
-    if len(windows) != num_levels or any(window < 1 or window % 2 == 0 for window in windows):
-        raise ValueError(f"window is {windows} for num_levels={num_levels}; give one odd number, or one a level.")
-    if num_bins < 1:
-        raise ValueError(f"num_bins is {num_bins}; it must be at least 1.")
-    if boundary_kernel_size < 1 or boundary_kernel_size % 2 == 0:
-        raise ValueError(f"boundary_kernel_size is {boundary_kernel_size}; it must be odd.")
-    check_choice("padding", padding, ("isolated", "opentad"))

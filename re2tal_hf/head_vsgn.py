@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .head import Padding, ScoredSegments, check_choice, prepare_features
-from .head_layers import MaskedGroupNorm, convolve, zero_padding
+from .head import Padding, check_choice, prepare_features, register_head
+from .head_layers import MaskedGroupNorm, convolve, draw_layers, zero_padding
+from .loss_anchors import VSGNHeadOutput, VSGNLoss
 from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 32
@@ -27,51 +27,6 @@ NORM_GROUPS = 32
 CENTER_WEIGHT, LENGTH_WEIGHT = 0.1, 0.2
 FINEST_STRIDE = 2
 LARGEST_LOG_LENGTH = math.log(1000.0)
-SMALLEST_PROBABILITY = 1e-7
-
-
-@dataclass
-class VSGNHeadOutput:
-    """Raw predictions of VSGN; segments are start and end in feature steps.
-
-    Attributes:
-        class_logits: `[B, P, 1 + K]`, scores before the softmax; the first is the background's.
-        proposals: `[B, P, 2]`, anchors after the regression.
-        refined: `[B, P, 2]`, proposals after the adjustment of their boundaries.
-        boundary_logits: `[B, T, 3]`, scores before the sigmoid of each step being a start, an end, in an action.
-        anchors: float32 `[P, 2]`.
-        anchors_per_step: so many neighbouring anchors belong to one step of a level.
-        point_mask: bool `[B, P]`, True for anchors of real steps.
-        step_mask: bool `[B, T]`.
-    """
-
-    class_logits: Tensor
-    proposals: Tensor
-    refined: Tensor
-    boundary_logits: Tensor
-    anchors: Tensor
-    anchors_per_step: int
-    point_mask: Tensor
-    step_mask: Tensor
-
-    def scored_segments(self) -> ScoredSegments:
-        """Returns refined segments, scored by class, start and end together.
-
-        The probability of a class is its share of the softmax over all classes and the background,
-        times the probabilities that the segment's start is a start and its end an end. The logits are
-        those whose sigmoid is this probability.
-        """
-        wide = torch.promote_types(self.class_logits.dtype, torch.float32)
-        classes = self.class_logits.to(wide).softmax(dim=-1)[..., 1:]
-        last = (self.step_mask.sum(dim=1) - 1).clamp_min(0)[:, None]
-        boundaries = self.boundary_logits.to(wide).sigmoid()
-        for side in range(2):
-            # NaN is no index; it stays in the segments, where it is found.
-            position = self.refined[..., side].nan_to_num().clamp(min=0).minimum(last)
-            score = boundaries[..., side]
-            before, after = score.gather(1, position.floor().long()), score.gather(1, position.ceil().long())
-            classes = classes * (before + after).unsqueeze(-1) / 2
-        return ScoredSegments(torch.logit(classes, eps=SMALLEST_PROBABILITY), self.refined, self.point_mask)
 
 
 class CrossScaleGraph(nn.Module):
@@ -205,6 +160,7 @@ class BoundaryAdjustment(nn.Module):
         return self.predictor(F.relu(self.conv(around))).view(batch, num_segments)
 
 
+@register_head("vsgn", loss=VSGNLoss, paper="VSGN, arXiv 2011.14598")
 class VSGNHead(nn.Module):
     """VSGN from features to predictions (arXiv 2011.14598).
 
@@ -217,7 +173,7 @@ class VSGNHead(nn.Module):
         input_size: channels of the features.
         num_labels: classes; 1 for class-agnostic localization.
         hidden_size: channels inside the head, a multiple of 32.
-        standardize_input: see `ActionFormerHead`.
+        standardize_input: see `PyramidConfig`.
         num_levels: pyramid levels; the strides are 2, 4, ..., `2 ** num_levels`.
         num_neighbours: edges of a step in the graphs, half of them to steps of its own scale and half
             to the finer scale; 0 for no graphs, as in OpenTAD.
@@ -280,14 +236,7 @@ class VSGNHead(nn.Module):
 
     def initialize_weights(self) -> None:
         """Draws all parameters anew, by functions of `torch.nn.init` only."""
-        for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)):
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.GroupNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+        draw_layers(self)
 
     def forward(self, features: Tensor, mask: Tensor) -> VSGNHeadOutput:
         """Predicts classes, segments and boundaries.
@@ -338,7 +287,16 @@ class VSGNHead(nn.Module):
         Raises:
             ValueError: if the shapes do not fit each other.
         """
-        x, step_mask = self._pad(features, mask)
+        isolated = self.padding == "isolated"
+        x, step_mask = prepare_features(
+            features,
+            mask,
+            self.input_size,
+            standardized=self.standardize_input,
+            isolated=isolated,
+            length_multiple=2**self.num_levels,
+            min_length=0 if isolated else self.max_length,
+        )
         x = F.relu(convolve(self.embedding, x, step_mask))
         mask, levels, masks = step_mask, [], []
         for level, conv in enumerate(self.encoder):
@@ -350,16 +308,6 @@ class VSGNHead(nn.Module):
             levels.append(x)
             masks.append(mask)
         return levels, masks, step_mask
-
-    def _pad(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        x, mask = prepare_features(
-            features, mask, self.input_size, standardized=self.standardize_input, isolated=self.padding == "isolated"
-        )
-        length = mask.shape[1]
-        multiple = 2**self.num_levels
-        needed = length if self.padding == "isolated" else max(length, self.max_length)
-        missing = math.ceil(needed / multiple) * multiple - length
-        return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
     def _anchors(self, lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
         centers, widths = [], []

@@ -1,22 +1,70 @@
-"""Training an anchor-based localization head: which anchor learns what, and how it is scored.
+"""Training an anchor-based localization head: what it predicts, which anchor learns what, and how it is scored.
 
-VSGN (arXiv 2011.14598), with the matching of Faster R-CNN (arXiv 1506.01497, section 3.1.2).
+VSGN (arXiv 2011.14598), with the matching of Faster R-CNN (arXiv 1506.01497, section 3.1.2). Shapes and masks as in
+`head`; here `P` are the anchors of all levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .head_vsgn import VSGNHeadOutput
-from .loss_normalization import process_share, update_running_mean
+from .head import ScoredSegments
+from .loss_normalization import NormalizedLoss, process_share
 from .loss_points import SMALLEST_LENGTH, at_least_float32, checked_targets
 from .temporal_segments import segment_iou
-from .value_checks import NOT_NEGATIVE, POSITIVE, POSITIVE_SHARE, SHARE
+from .value_checks import NOT_NEGATIVE, POSITIVE_SHARE
+
+SMALLEST_PROBABILITY = 1e-7
+
+
+@dataclass
+class VSGNHeadOutput:
+    """Raw predictions of VSGN; segments are start and end in feature steps.
+
+    Attributes:
+        class_logits: `[B, P, 1 + K]`, scores before the softmax; the first is the background's.
+        proposals: `[B, P, 2]`, anchors after the regression.
+        refined: `[B, P, 2]`, proposals after the adjustment of their boundaries.
+        boundary_logits: `[B, T, 3]`, scores before the sigmoid of each step being a start, an end, in an action.
+        anchors: float32 `[P, 2]`.
+        anchors_per_step: so many neighbouring anchors belong to one step of a level.
+        point_mask: bool `[B, P]`, True for anchors of real steps.
+        step_mask: bool `[B, T]`.
+    """
+
+    class_logits: Tensor
+    proposals: Tensor
+    refined: Tensor
+    boundary_logits: Tensor
+    anchors: Tensor
+    anchors_per_step: int
+    point_mask: Tensor
+    step_mask: Tensor
+
+    def scored_segments(self) -> ScoredSegments:
+        """Returns refined segments, scored by class, start and end together.
+
+        The probability of a class is its share of the softmax over all classes and the background,
+        times the probabilities that the segment's start is a start and its end an end. The logits are
+        those whose sigmoid is this probability.
+        """
+        wide = torch.promote_types(self.class_logits.dtype, torch.float32)
+        classes = self.class_logits.to(wide).softmax(dim=-1)[..., 1:]
+        last = (self.step_mask.sum(dim=1) - 1).clamp_min(0)[:, None]
+        boundaries = self.boundary_logits.to(wide).sigmoid()
+        for side in range(2):
+            # NaN is no index; it stays in the segments, where it is found.
+            position = self.refined[..., side].nan_to_num().clamp(min=0).minimum(last)
+            score = boundaries[..., side]
+            before, after = score.gather(1, position.floor().long()), score.gather(1, position.ceil().long())
+            classes = classes * (before + after).unsqueeze(-1) / 2
+        return ScoredSegments(torch.logit(classes, eps=SMALLEST_PROBABILITY), self.refined, self.point_mask)
 
 
 def match_anchors(
@@ -77,7 +125,7 @@ def boundary_targets(segments: Tensor, num_steps: int) -> Tensor:
     return torch.stack((starts, ends, inside), dim=-1).to(segments.dtype)
 
 
-class VSGNLoss(nn.Module):
+class VSGNLoss(NormalizedLoss):
     """Classification and regression of anchors, adjustment of boundaries, evaluation of steps.
 
     - `classification`: cross entropy, the mean over positives plus the mean over the background. An
@@ -95,16 +143,10 @@ class VSGNLoss(nn.Module):
         min_anchor_iou: see `match_anchors`, for the first two parts.
         min_proposal_iou: likewise, for the third.
         loss_weight: of regression and refinement.
-        initial_normalizer: of the running means.
-        normalizer_momentum: share of the old value that an update keeps.
-
-    Attributes:
-        regression_normalizer: float32 scalar buffer, a running mean.
-        refinement_normalizer: likewise.
+        options: see `NormalizedLoss`.
     """
 
-    regression_normalizer: Tensor
-    refinement_normalizer: Tensor
+    fp32_buffers: ClassVar[tuple[str, ...]] = ("regression_normalizer", "refinement_normalizer")
 
     def __init__(
         self,
@@ -112,22 +154,12 @@ class VSGNLoss(nn.Module):
         min_anchor_iou: Annotated[float, POSITIVE_SHARE] = 0.5,
         min_proposal_iou: Annotated[float, POSITIVE_SHARE] = 0.7,
         loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
-        initial_normalizer: Annotated[float, POSITIVE] = 100.0,
-        normalizer_momentum: Annotated[float, SHARE] = 0.9,
+        **options: float,
     ):
-        super().__init__()
+        super().__init__(**options)
         self.min_anchor_iou = min_anchor_iou
         self.min_proposal_iou = min_proposal_iou
         self.loss_weight = loss_weight
-        self.initial_normalizer = initial_normalizer
-        self.normalizer_momentum = normalizer_momentum
-        for name in ("regression_normalizer", "refinement_normalizer"):
-            self.register_buffer(name, torch.tensor(initial_normalizer, dtype=torch.float32))
-
-    def initialize_weights(self) -> None:
-        """Sets the running means to their initial value."""
-        nn.init.constant_(self.regression_normalizer, self.initial_normalizer)
-        nn.init.constant_(self.refinement_normalizer, self.initial_normalizer)
 
     def forward(self, output: VSGNHeadOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Compares predictions with annotated segments.
@@ -153,7 +185,7 @@ class VSGNLoss(nn.Module):
                 output.point_mask,
                 annotated,
                 self.min_anchor_iou,
-                self.regression_normalizer,
+                "regression_normalizer",
             ),
             "refinement": self._regression(
                 output.refined,
@@ -161,7 +193,7 @@ class VSGNLoss(nn.Module):
                 output.point_mask,
                 annotated,
                 self.min_proposal_iou,
-                self.refinement_normalizer,
+                "refinement_normalizer",
             ),
             "boundaries": self._boundaries(output, annotated),
         }
@@ -201,7 +233,7 @@ class VSGNLoss(nn.Module):
         point_mask: Tensor,
         annotated: list[tuple[Tensor, Tensor]],
         min_iou: float,
-        normalizer: Tensor,
+        normalizer: str,
     ) -> Tensor:
         losses, count = [], point_mask.new_zeros((), dtype=torch.long)
         for segments, boxes, mask, (truth, _) in zip(predicted, anchors, point_mask, annotated, strict=True):
@@ -212,7 +244,7 @@ class VSGNLoss(nn.Module):
             unit = segments.new_tensor([0.0, 1.0])
             losses.append(segment_giou_loss(segments.where(chosen, unit), goal.where(chosen, unit)).sum())
             count = count + positive.sum()
-        return self.loss_weight * torch.stack(losses).sum() / self._update(normalizer, count, predicted.dtype)
+        return self.loss_weight * torch.stack(losses).sum() / self.normalize_by(normalizer, count, predicted.dtype)
 
     def _boundaries(self, output: VSGNHeadOutput, annotated: list[tuple[Tensor, Tensor]]) -> Tensor:
         logits = at_least_float32(output.boundary_logits)
@@ -227,9 +259,3 @@ class VSGNLoss(nn.Module):
     @torch.no_grad()
     def _share(self, counts: Tensor, dtype: torch.dtype) -> Tensor:
         return process_share(counts, dtype) if self.training else counts.to(dtype).clamp(min=1)
-
-    @torch.no_grad()
-    def _update(self, normalizer: Tensor, num_positives: Tensor, dtype: torch.dtype) -> Tensor:
-        if not self.training:
-            return num_positives.clamp(min=1)
-        return update_running_mean(normalizer, num_positives, self.normalizer_momentum, dtype)

@@ -6,9 +6,13 @@ its sums by its share of what is counted in all parts.
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from .value_checks import POSITIVE, SHARE
 
 
 def total_over_processes(part: Tensor) -> tuple[Tensor, int]:
@@ -41,3 +45,47 @@ def update_running_mean(mean: Tensor, count: Tensor, momentum: float, dtype: tor
     total, processes = total_over_processes(count)
     mean.copy_(momentum * mean + (1 - momentum) * total.to(mean.dtype).clamp(min=1))
     return mean.to(dtype) / processes
+
+
+class NormalizedLoss(nn.Module):
+    """A loss divided by running means of numbers of positives, which are part of its state.
+
+    Args:
+        initial_normalizer: of the running means, near the number of positives in a batch, that of all processes.
+        normalizer_momentum: share of the old value that an update keeps.
+
+    Attributes:
+        fp32_buffers: names of the running means, scalar buffers that stay float32 in a model of another dtype.
+    """
+
+    fp32_buffers: ClassVar[tuple[str, ...]] = ("normalizer",)
+
+    def __init__(
+        self,
+        *,
+        initial_normalizer: Annotated[float, POSITIVE] = 100.0,
+        normalizer_momentum: Annotated[float, SHARE] = 0.9,
+    ):
+        super().__init__()
+        self.initial_normalizer = initial_normalizer
+        self.normalizer_momentum = normalizer_momentum
+        for name in self.fp32_buffers:
+            self.register_buffer(name, torch.tensor(initial_normalizer, dtype=torch.float32))
+
+    def initialize_weights(self) -> None:
+        """Sets the running means to their initial value."""
+        for name in self.fp32_buffers:
+            nn.init.constant_(self.get_buffer(name), self.initial_normalizer)
+
+    @torch.no_grad()
+    def normalize_by(self, name: str, num_positives: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns what to divide by: in training the running mean, moved; otherwise the number, at least 1.
+
+        Args:
+            name: of the running mean.
+            num_positives: integer scalar, of this process's part of the batch.
+            dtype: of the running mean's share.
+        """
+        if not self.training:
+            return num_positives.clamp(min=1)
+        return update_running_mean(self.get_buffer(name), num_positives, self.normalizer_momentum, dtype)

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from .head import LocalizationHeadOutput
-from .loss_normalization import update_running_mean
-from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE
+from .loss_normalization import NormalizedLoss
+from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE
 
 SAME_LENGTH = 1e-3
 SMALLEST_LENGTH = 1e-8
@@ -109,7 +109,7 @@ def segment_diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
     return 1 - offset_iou(offsets, targets) + (center_distance / hull) ** 2
 
 
-class LocalizationLoss(nn.Module):
+class LocalizationLoss(NormalizedLoss):
     """Focal loss over all real points plus DIoU loss over the positive ones.
 
     In training both are divided by a running mean of the number of positives, which is part of the
@@ -121,14 +121,8 @@ class LocalizationLoss(nn.Module):
         label_smoothing: `s`; targets become `(1 - s) * target + s / (K + 1)`.
         loss_weight: of the boundary loss.
         center_radius: in strides, see `assign_labels`.
-        initial_normalizer: of the running mean, near the number of positives in a batch, that of all processes.
-        normalizer_momentum: share of the old value that an update keeps.
-
-    Attributes:
-        normalizer: float32 scalar buffer, the running mean.
+        options: see `NormalizedLoss`.
     """
-
-    normalizer: Tensor
 
     def __init__(
         self,
@@ -136,20 +130,12 @@ class LocalizationLoss(nn.Module):
         label_smoothing: Annotated[float, BELOW_ONE] = 0.0,
         loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
         center_radius: Annotated[float, POSITIVE] = 1.5,
-        initial_normalizer: Annotated[float, POSITIVE] = 100.0,
-        normalizer_momentum: Annotated[float, SHARE] = 0.9,
+        **options: float,
     ):
-        super().__init__()
+        super().__init__(**options)
         self.label_smoothing = label_smoothing
         self.loss_weight = loss_weight
         self.center_radius = center_radius
-        self.initial_normalizer = initial_normalizer
-        self.normalizer_momentum = normalizer_momentum
-        self.register_buffer("normalizer", torch.tensor(initial_normalizer, dtype=torch.float32))
-
-    def initialize_weights(self) -> None:
-        """Sets the running mean to its initial value."""
-        nn.init.constant_(self.normalizer, self.initial_normalizer)
 
     def forward(self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Compares predictions with annotated segments.
@@ -170,7 +156,7 @@ class LocalizationLoss(nn.Module):
         offsets = at_least_float32(output.offsets)
         class_targets, offset_targets = self._targets(output, targets)
         positive = (class_targets > 0) & output.point_mask.unsqueeze(-1)  # [B, P, K]
-        normalizer = self._update_normalizer(positive.any(dim=-1).sum(), logits.dtype)
+        normalizer = self.normalize_by("normalizer", positive.any(dim=-1).sum(), logits.dtype)
 
         if offsets.dim() == 3:
             chosen, offsets = positive.any(dim=-1, keepdim=True), offsets.unsqueeze(2)
@@ -216,12 +202,6 @@ class LocalizationLoss(nn.Module):
         ]
         class_targets, offset_targets = zip(*assigned, strict=True)
         return torch.stack(class_targets), torch.stack(offset_targets)
-
-    @torch.no_grad()
-    def _update_normalizer(self, num_positives: Tensor, dtype: torch.dtype) -> Tensor:
-        if not self.training:
-            return num_positives.clamp(min=1)
-        return update_running_mean(self.normalizer, num_positives, self.normalizer_momentum, dtype)
 
 
 class TriDetLoss(LocalizationLoss):

@@ -29,7 +29,6 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = False
-    _keep_in_fp32_modules_strict = ["normalizer", "regression_normalizer", "refinement_normalizer"]
 
     # The parts beside the backbone.
     head_parts: ClassVar[tuple[str, ...]] = ()

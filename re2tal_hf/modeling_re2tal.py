@@ -9,33 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .backbone_mvit import MultiscaleViT  # noqa: F401 - importing a family registers it
-from .backbone_resnet import VideoResNetArchitecture  # noqa: F401
-from .backbone_slowfast import SlowFastArchitecture  # noqa: F401
-from .backbone_swin import VideoSwin  # noqa: F401
-from .backbone_timesformer import TimeSformer  # noqa: F401
-from .backbone_videomae import VideoMAE  # noqa: F401
-from .backbone_vivit import ViViT  # noqa: F401
-from .backbone_vjepa2 import VJEPA2  # noqa: F401
 from .configuration_re2tal import Re2TALConfig
-from .head_actionformer import ActionFormerHead
-from .head_tridet import TriDetHead
-from .head_vsgn import VSGNHead
-from .loss_anchors import VSGNLoss
-from .loss_points import LocalizationLoss, TriDetLoss
+from .families import FAMILIES  # noqa: F401 - importing them registers them
+from .head import HEADS
 from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput
 from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop, Stage
 from .rewiring import BACKBONE_SETTINGS, build_backbone
 from .value_checks import arguments_of, check_values
-
-# A head, and the loss that understands its output.
-HEADS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "actionformer": (ActionFormerHead, LocalizationLoss),
-    "tridet": (TriDetHead, TriDetLoss),
-    "vsgn": (VSGNHead, VSGNLoss),
-}
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -160,16 +142,14 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         super().__init__(config)
         self.model = Re2TALModel(config)
         settings = dict(config.head_config)
-        head_type = settings.pop("model_type")
-        if head_type not in HEADS:
-            raise ValueError(f"head_config['model_type'] is {head_type!r}; choose one of {sorted(HEADS)}.")
-        head_class, loss_class = HEADS[head_type]
+        registered = HEADS.find(settings.pop("model_type"))
         check_part_settings("", {name: getattr(config, name) for name in ("head_config", "loss_config")})
         try:
-            self.head = head_class(self.model.feature_size, config.num_labels, **settings)
-            self.criterion = loss_class(**config.loss_config)
+            self.head = registered.head_class(self.model.feature_size, config.num_labels, **settings)
+            self.criterion = registered.loss_class(**config.loss_config)
         except TypeError as error:
             raise ValueError(f"head_config or loss_config: {error}") from error
+        self._keep_in_fp32_modules_strict = set(getattr(registered.loss_class, "fp32_buffers", ()))
         self.post_init()
 
     def initialize_parts(self) -> None:  # noqa: D102
@@ -295,9 +275,9 @@ def check_part_settings(where: str, config: Mapping[str, Any]) -> None:
         ValueError: if a value is not of its type or range.
     """
     head_config = config.get("head_config") or {}
-    parts = HEADS.get(head_config.get("model_type", "actionformer"), ())
-    for name, part in zip(("head_config", "loss_config"), parts, strict=False):
-        check_values(f"{where}{name}.", config.get(name) or {}, arguments_of(part))
+    if registered := HEADS.get(head_config.get("model_type", "actionformer")):
+        for name, part in (("head_config", registered.head_class), ("loss_config", registered.loss_class)):
+            check_values(f"{where}{name}.", config.get(name) or {}, arguments_of(part))
     check_values(f"{where}backbone_config.", config.get("backbone_config") or {}, BACKBONE_SETTINGS)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .dual_residual import BackpropSwitch
+from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from .value_checks import BELOW_ONE, POSITIVE, check_values
 
@@ -44,7 +45,7 @@ BACKBONE_SETTINGS: dict[str, Any] = {
 
 
 class Architecture(ABC):
-    """Description of one family of video models, made by subclassing and passing to `register`.
+    """Description of one family of video models, made by subclassing and passing to `register_backbone`.
 
     Attributes:
         model_type (`str`): Name of the family in `backbone_config`.
@@ -107,24 +108,24 @@ class Architecture(ABC):
         return features.flatten(2, -2).mean(2) if features.dim() > 3 else features
 
 
-_REGISTRY: dict[str, Architecture] = {}
+BACKBONES: Registry[Architecture] = Registry("backbone_config['model_type']")
+"""The registered architectures by their `model_type`."""
 
 
-def register(architecture: type[Architecture]) -> type[Architecture]:
-    """Class decorator that makes an architecture known to `rewire` and to `backbone_config`."""
-    _REGISTRY[architecture.model_type] = architecture()
+def register_backbone(architecture: type[Architecture]) -> type[Architecture]:
+    """Class decorator that makes an architecture known to `rewire` and to `backbone_config`.
+
+    Raises:
+        ValueError: if another architecture has its `model_type`.
+    """
+    BACKBONES.register(architecture.model_type, architecture, architecture())
     return architecture
-
-
-def architecture_names() -> list[str]:
-    """Returns the registered `model_type`s."""
-    return sorted(_REGISTRY)
 
 
 def build_backbone(
     backbone_config: Mapping[str, Any],
     rewiring: str = "re2tal",
-    backprop: Backprop = "reversible",
+    backprop: Backprop | None = None,
     coupling: AnyCoupling | None = None,
 ) -> RewiredModel:
     """Builds a registered architecture by name, rewired.
@@ -136,18 +137,19 @@ def build_backbone(
     Raises:
         ValueError: if `model_type` is missing or not registered, or a setting is not the family's.
     """
-    return rewire(build_library_model(backbone_config), rewiring, backprop, coupling)
+    # Not by the model's class: several architectures may describe it.
+    architecture = BACKBONES.find(backbone_config.get("model_type"))
+    model = build_library_model(backbone_config)
+    return _rewired(model, type(model), architecture, rewiring, backprop, coupling)
 
 
 def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
     """Builds a registered architecture by name, as its library ships it; see `build_backbone`."""
     settings = dict(backbone_config)
-    model_type = settings.pop("model_type", None)
-    if model_type not in _REGISTRY:
-        raise ValueError(f"backbone_config['model_type'] is {model_type!r}; choose one of {architecture_names()}.")
+    architecture = BACKBONES.find(model_type := settings.pop("model_type", None))
     check_values("backbone_config.", settings, BACKBONE_SETTINGS)
     try:
-        return _REGISTRY[model_type].build(**settings)
+        return architecture.build(**settings)
     except TypeError as error:
         raise ValueError(f"backbone_config of {model_type!r}: {error}") from error
 
@@ -155,7 +157,7 @@ def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
 def rewire(
     model: nn.Module,
     rewiring: str = "re2tal",
-    backprop: Backprop = "reversible",
+    backprop: Backprop | None = None,
     coupling: AnyCoupling | None = None,
 ) -> RewiredModel:
     """Rewires a model in place, so that its activations need not be stored.
@@ -167,9 +169,10 @@ def rewire(
     Args:
         model (`nn.Module`): An instance of a registered architecture, such as torchvision's `swin3d_t()`.
         rewiring (`str`): `"re2tal"`, `"none"` for the network as it is, or `"dr2net"` for what lies between.
-        backprop (`str`): `"reversible"`, `"checkpoint"` or `"plain"`: same outputs, same gradients, other
-            memory. It may be set again later as `model.backprop`. Of Dr2Net, `"reversible"` inverts a stage once
-            rounding allows it, and stores its inputs until then.
+        backprop (`str`, *optional*): `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that
+            is not) or `"plain"`: same outputs, same gradients, other memory. It may be set again later as
+            `model.backprop`. Of Dr2Net, `"reversible"` inverts a stage once rounding allows it, and stores its inputs
+            until then.
         coupling (pair of `float`, or one for each stage, *optional*): Coefficients `(alpha, beta)` of Dr2Net, by
             default `(1, 0)`, the network as it is. They may be set again later by `model.set_coupling`.
 
@@ -183,7 +186,18 @@ def rewire(
         original: type[nn.Module] = type(model).original_class
     else:
         original = type(model)
-    architecture = architecture_of(original)
+    return _rewired(model, original, architecture_of(original), rewiring, backprop, coupling)
+
+
+def _rewired(
+    model: nn.Module,
+    original: type[nn.Module],
+    architecture: Architecture,
+    rewiring: str,
+    backprop: Backprop | None,
+    coupling: AnyCoupling | None,
+) -> RewiredModel:
+    backprop = backprop or default_backprop(rewiring)
     check_rewiring(rewiring, backprop, coupling)
     for module in model.modules():
         if recast := architecture.recast_modules.get(type(module)):
@@ -197,6 +211,11 @@ def rewire(
     model.backprop_switch = BackpropSwitch()
     model.coupling = COUPLINGS.get(rewiring, COUPLINGS["none"]) if coupling is None else _as_coupling(coupling)
     return model
+
+
+def default_backprop(rewiring: str) -> Backprop:
+    """Returns how activations are had where nothing is said: a network that is not rewired cannot be inverted."""
+    return "checkpoint" if rewiring == "none" else "reversible"
 
 
 def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = None) -> None:
@@ -224,12 +243,12 @@ def _as_coupling(values: AnyCoupling) -> Coupling | list[Coupling]:
 
 def architecture_of(model_class: type[nn.Module]) -> Architecture:
     """Returns the registered architecture that a class of models belongs to; `ValueError` if there is none."""
-    for architecture in _REGISTRY.values():
+    for architecture in BACKBONES.values():
         if issubclass(model_class, architecture.model_class):
             return architecture
     raise ValueError(
-        f"{model_class.__name__} is not a registered architecture (known: {architecture_names()}). "
-        "Describe it with a subclass of Architecture and register() it."
+        f"{model_class.__name__} is not a registered architecture (known: {sorted(BACKBONES)}). "
+        "Describe it with a subclass of Architecture and register_backbone."
     )
 
 

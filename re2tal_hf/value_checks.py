@@ -61,11 +61,20 @@ def fields_of(cls: type) -> dict[str, Any]:
 
 
 def arguments_of(cls: type) -> dict[str, Any]:
-    """Returns the type hints of what a class is built from, ranges included, also of what it hands on to its base."""
+    """Returns the type hints of what a class is built from by name, ranges included.
+
+    These are the fields of its `config_class` where it has one, or else the arguments of its `__init__`, and those
+    of its base's, as long as what is not named is handed on.
+    """
+    if config_class := getattr(cls, "config_class", None):
+        bases = [base for base in reversed(config_class.__mro__) if base is not object]
+        return {name: hint for base in bases for name, hint in fields_of(base).items()}
     hints: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        if (build := vars(base).get("__init__")) and base.__module__ == cls.__module__:
-            hints |= inspect.get_annotations(build, eval_str=True)
+    for base in cls.__mro__:
+        if build := vars(base).get("__init__"):
+            hints = inspect.get_annotations(build, eval_str=True) | hints
+            if all(part.kind is not part.VAR_KEYWORD for part in inspect.signature(build).parameters.values()):
+                break
     return hints
 
 

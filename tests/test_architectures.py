@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
 from re2tal_hf.reversible import Stage
 from re2tal_hf.rewiring import (
+    BACKBONES,
     Architecture,
     RewiredModel,
-    architecture_names,
     build_backbone,
     build_library_model,
-    register,
+    register_backbone,
 )
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -68,7 +68,7 @@ def gradients(model: nn.Module, videos: Tensor) -> dict[str, Tensor]:
 
 def test_every_architecture_has_a_case():
     tested = {case.config["model_type"] for case in CASES}
-    assert tested == set(architecture_names()) - {ResidualVideo.model_type}
+    assert tested == set(BACKBONES) - {ResidualVideo.model_type}
 
 
 @every_case
@@ -273,7 +273,7 @@ class ResidualVideoModel(nn.Module):
 
 
 # As the README shows it.
-@register
+@register_backbone
 class ResidualVideo(Architecture):
     model_type = "residual_video"
     model_class = ResidualVideoModel

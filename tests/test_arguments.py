@@ -14,7 +14,7 @@ from re2tal_hf import (
     Re2TALVideoProcessor,
 )
 from re2tal_hf.data.augmentation import Augmentation
-from re2tal_hf.modeling_re2tal import HEADS
+from re2tal_hf.head import HEADS
 from re2tal_hf.training.arguments import Recipe, load_recipe, recipe_names
 from re2tal_hf.training.recipe_yaml import read_yaml, write_yaml
 from re2tal_hf.value_checks import arguments_of, fields_of
@@ -184,7 +184,7 @@ NUMBER = re.compile(r"\b(int|float)\b")
     [
         *(fields_of(type(part)) for part in vars(Recipe()).values() if dataclasses.is_dataclass(part)),
         *(fields_of(cls) for cls in (Recipe, Augmentation, Re2TALVideoProcessor)),
-        *(arguments_of(cls) for parts in HEADS.values() for cls in parts),
+        *(arguments_of(cls) for head in HEADS.values() for cls in (head.head_class, head.loss_class)),
     ],
 )
 def test_every_number_has_a_range(hints):

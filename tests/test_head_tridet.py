@@ -246,7 +246,7 @@ def test_predictions_are_those_of_opentad(golden, head, dtype, prefix):
     levels, masks = head.extract_pyramid(features, mask)
     pyramid = {"proj": levels, "neck": head.neck(levels, masks)}
     pyramid["reg_offsets"] = [
-        head.relative_scores(x, m, level) for level, (x, m) in enumerate(zip(pyramid["neck"], masks, strict=True))
+        head.boundary_values(x, m, level) for level, (x, m) in enumerate(zip(pyramid["neck"], masks, strict=True))
     ]
     output = head(features, mask)
     for kind, found in pyramid.items():

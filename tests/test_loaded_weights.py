@@ -25,11 +25,10 @@ from re2tal_hf import (
     Re2TALForVideoClassification,
     Re2TALModel,
     Re2TALVideoProcessor,
-    register,
-    rewiring,
 )
 from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.reversible import Stage
+from re2tal_hf.rewiring import BACKBONES
 
 HEADS = {
     "actionformer": {"hidden_size": 16, "num_levels": 2, "num_stem_layers": 1},
@@ -264,8 +263,7 @@ class Buffered(Architecture):
 
 @pytest.fixture
 def buffered(monkeypatch) -> Re2TALModel:
-    monkeypatch.setattr(rewiring, "_REGISTRY", dict(rewiring._REGISTRY))
-    register(Buffered)
+    monkeypatch.setitem(BACKBONES, "buffered", Buffered())
     model = Re2TALModel(Re2TALConfig(backbone_config={"model_type": "buffered"})).train()
     model(torch.randn(2, 8, 3, 16, 16))  # moves the statistics
     return model.eval()

@@ -8,8 +8,8 @@ from tolerances import assert_gradients_close
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from re2tal_hf.head import HEADS
 from re2tal_hf.loss_normalization import process_share, total_over_processes
-from re2tal_hf.modeling_re2tal import HEADS
 
 LENGTHS = (32, 20, 32, 9, 27)
 SEGMENTS = ([[2.0, 5.0], [9.0, 23.0]], [], [[0.0, 4.0]], [[1.0, 7.0]], [[3.0, 9.5], [8.0, 20.0], [21.0, 24.0]])
@@ -21,8 +21,8 @@ class HeadAndLoss(nn.Module):
     def __init__(self, name):
         super().__init__()
         torch.manual_seed(0)
-        head, loss = HEADS[name]
-        self.head, self.loss = head(6, 3, hidden_size=32, num_levels=3).double(), loss()
+        entry = HEADS[name]
+        self.head, self.loss = entry.head_class(6, 3, hidden_size=32, num_levels=3).double(), entry.loss_class()
         # Boundaries and refinements that differ from each other.
         for parameter in self.head.parameters():
             nn.init.normal_(parameter, std=0.1)

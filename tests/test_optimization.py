@@ -5,13 +5,13 @@ import torch
 from architecture_cases import CASES
 from torch import nn
 
-from re2tal_hf.modeling_re2tal import HEADS
+from re2tal_hf.head import HEADS
 from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.optimization import parameter_groups
 
 BUILDERS = {case.name: lambda case=case: build_backbone(case.config, "none", "plain") for case in CASES} | {
-    name: lambda head=head: head(16, 1, hidden_size=32) for name, (head, _) in HEADS.items()
+    name: lambda head=head: head.head_class(16, 1, hidden_size=32) for name, head in HEADS.items()
 }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..head import HEADS
 from ..licensing.origins import Origin, find_origin, question, recorded_origin
-from ..public.markdown import Markdown, code, plain, render
+from ..public.markdown import Markdown, code, escape, plain, render
 from ..public.places import file_name, parent_name, without_places
 from .run_folder import TrainingRun
 from .upload import check_names
@@ -25,11 +26,6 @@ _GENERIC_NAMES = ("annotations", "metadata", "ground_truth")
 _REWIRINGS = {
     "re2tal": "Re2TAL, [arXiv 2211.14053](https://arxiv.org/abs/2211.14053)",
     "dr2net": "Dr2Net, [arXiv 2401.04105](https://arxiv.org/abs/2401.04105)",
-}
-_HEADS = {
-    "actionformer": "ActionFormer's ([arXiv 2202.07925](https://arxiv.org/abs/2202.07925))",
-    "tridet": "TriDet's ([arXiv 2303.07347](https://arxiv.org/abs/2303.07347))",
-    "vsgn": "VSGN's ([arXiv 2011.14598](https://arxiv.org/abs/2011.14598))",
 }
 
 
@@ -82,7 +78,7 @@ def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
         class_agnostic=run.recipe["data"].get("class_agnostic", False),
         labels=[label for _, label in sorted(run.config["id2label"].items(), key=lambda item: int(item[0]))],
         how_trained=Markdown(_how_trained(run, origin)),
-        head=Markdown(_HEADS.get(head := run.config["head_config"]["model_type"], code(str(head)))),
+        head=_head(run.config["head_config"]["model_type"]),
         num_parameters=_count(run.record["num_parameters"]),
         backbone_parameters=_count(run.record["backbone_parameters"]),
         run=run.record,
@@ -210,6 +206,15 @@ def _how_trained(run: TrainingRun, origin: Origin) -> str:
         return f"{text} The backbone is not rewired."
     recomputed = ", and its activations were recomputed by inversion" if _is_reversible(run) else ""
     return f"{text} The backbone is rewired ({_REWIRINGS[rewiring]}){recomputed}."
+
+
+def _head(name: str) -> Markdown:
+    """A head by its name and, if it is registered, its paper."""
+    paper = HEADS[name].paper if name in HEADS else None
+    if not paper:
+        return code(str(name))
+    linked = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", escape(paper))
+    return Markdown(f"{code(name)} ({linked})")
 
 
 def _model_choice(run: TrainingRun) -> str:

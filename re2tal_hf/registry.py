@@ -1,0 +1,48 @@
+"""What a configuration chooses by name: backbone families and heads, ours and those of a user's own file."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Generic, TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, Entry], Generic[Entry]):
+    """Entries by name, in the order in which they were registered.
+
+    Args:
+        setting: what chooses among them, for messages.
+    """
+
+    def __init__(self, setting: str):
+        super().__init__()
+        self.setting = setting
+        self._classes: dict[str, type] = {}
+
+    def register(self, name: str, cls: type, entry: Entry) -> None:
+        """Adds an entry, or replaces that of the same class, defined anew.
+
+        Raises:
+            ValueError: if the name belongs to another class.
+        """
+        known = self._classes.get(name, cls)
+        if _place(known) != _place(cls):
+            raise ValueError(
+                f"{self.setting}: the name {name!r} of {cls.__qualname__} belongs to "
+                f"{known.__module__}.{known.__qualname__}; choose another."
+            )
+        self._classes[name] = cls
+        self[name] = entry
+
+    def find(self, name: Any) -> Entry:
+        """Returns the entry of a name; `ValueError` if there is none."""
+        if name not in self:
+            raise ValueError(
+                f"{self.setting} is {name!r}; choose one of {sorted(self)}, or import the file that registers it."
+            )
+        return self[name]
+
+
+def _place(cls: type) -> tuple[str | None, str]:
+    return getattr(sys.modules.get(cls.__module__), "__file__", None), cls.__qualname__

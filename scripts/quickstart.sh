@@ -7,13 +7,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-
 run=quickstart_run
 rm -rf "$run"
 mkdir "$run"
-python scripts/make_demo_data.py "$run/data"
-accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-    scripts/train.py --recipe quickstart --output "$run/training" \
+re2tal make_demo_data "$run/data"
+re2tal train --recipe quickstart --output "$run/training" \
     data.annotations="$run/data/annotations.json" data.videos="$run/data/videos" \
     data.cache="$run/cache" "$@"
-python scripts/predict.py --model "$run/training/last" --output "$run/predictions" \
+re2tal predict --model "$run/training/last" --output "$run/predictions" \
     "$run"/data/videos/testing_*.mp4
 echo "The timeline picture: $(ls "$run"/predictions/*.png)"
-python scripts/evaluate.py --model "$run/training/last" --annotations "$run/data/annotations.json" \
+re2tal evaluate --model "$run/training/last" --annotations "$run/data/annotations.json" \
     --videos "$run/data/videos" --detections "$run/detections.json"

@@ -130,7 +130,7 @@ def test_the_result_is_the_backbone_of_a_localizer(plain):
 
 def test_script(clips, tmp_path):
     command = [
-        sys.executable, ROOT / "scripts/finetune_backbone.py", "--recipe", "ut_clips", "--output", tmp_path / "run",
+        sys.executable, "-m", "re2tal_hf.commands.finetune", "--recipe", "ut_clips", "--output", tmp_path / "run",
         *TINY, f"data.annotations={clips}", "training.epochs=1",
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)

@@ -1,9 +1,8 @@
 """What stops a run, or is said, before training: subsets, times, classes, and what cannot be learned."""
 
-import importlib.util
 import json
+import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from test_classification import TINY as TINY_CLIPS
 from test_trainer import TINY
 from video_factory import numbered_frames, write_video
 
+from re2tal_hf.commands import evaluate
 from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, AnnotationSet, read_annotations
 from re2tal_hf.data.durations import check_measured_times
 from re2tal_hf.data.hub_dataset import read_dataset
@@ -227,19 +227,13 @@ def test_nothing_is_measured_without_actions():
         ({"validation": scaled(25)}, ["--dataset"], "6 of 6 segments .*frames"),
     ],
 )
-def test_the_evaluation_script_checks_before_it_loads_a_model(
-    annotate, videos, monkeypatch, change, arguments, message
-):
-    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "scripts/evaluate.py")
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec.loader.exec_module(script)
+def test_the_evaluation_checks_before_it_loads_a_model(annotate, videos, capsys, change, arguments, message):
     source = arguments or ["--annotations"]
     source = [*arguments, "--annotations"] if "--subset" in arguments else source
-    command = ["evaluate.py", "--model", "absent", "--videos", videos, *source, annotate(**change)]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    with pytest.raises(AnnotationError, match=message):
-        script.main()
+    command = ["--model", "absent", "--videos", videos, *source, annotate(**change)]
+    assert evaluate.main(list(map(str, command))) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
 
 
 def test_datasets_are_made_of_seconds_only(annotate, videos, caplog):

@@ -1,14 +1,11 @@
-import builtins
 import importlib.util
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from tolerances import assert_close, depth_of, rounding
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf.commands.export import main
 from re2tal_hf.export import (
     check_format,
     export_graph,
@@ -20,7 +17,6 @@ from re2tal_hf.export import (
 )
 
 SHAPE = (16, 24, 32)
-SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
 
 
 def make_model(rewiring: str = "re2tal") -> Re2TALForTemporalActionLocalization:
@@ -129,18 +125,14 @@ def test_the_script(model, tmp_path, monkeypatch, capsys):
     model.save_pretrained(tmp_path / "model")
     size = {"height": SHAPE[1], "width": SHAPE[2]}
     Re2TALVideoProcessor(num_frames=SHAPE[0], size=size).save_pretrained(tmp_path / "model")
-    arguments = [str(SCRIPT), str(tmp_path / "model"), "--output", str(tmp_path / "model.pt2")]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert left.value.code == 0
+    arguments = [str(tmp_path / "model"), "--output", str(tmp_path / "model.pt2")]
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "windows of 16 frames, 24 x 32" in printed
     assert "largest difference" in printed
     assert {file.name for file in tmp_path.iterdir()} == {"model", "model.pt2"}
 
-    monkeypatch.setattr(sys, "argv", [*arguments, "--format", "onnx"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(builtins, "print", lambda *_: pytest.fail("went on without ONNX"))
-    with pytest.raises(SystemExit, match="error: Export to ONNX needs"):
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert main([*arguments, "--format", "onnx"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: Export to ONNX needs")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ from hostile_names import FIT_NAMES, HOSTILE_NAMES
 from run_factory import small_pipeline
 from video_factory import numbered_frames, write_video
 
+from re2tal_hf.commands.__main__ import main
 from re2tal_hf.data.frame_store import FrameCache
 from re2tal_hf.file_names import distinct_names, safe_name
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 # What a file system takes may still be hostile to those who read it.
 FILES = [
     *(
@@ -89,21 +87,16 @@ def files_of(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
-def run(script: str, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    return runpy.run_path(str(SCRIPTS / script))["main"]()
+def run(command: str, *arguments: Any) -> None:
+    assert main([command, *map(str, arguments)]) == 0
 
 
-def test_predict_writes_into_its_folder_and_overwrites_nothing(
-    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predict_writes_into_its_folder_and_overwrites_nothing(videos: list[Path], tmp_path: Path) -> None:
     small_pipeline().save_pretrained(tmp_path / "model")
     several = [path for path in videos if path.stem in ("same", "case", "CASE", "$HOME")]
     videos = list(dict.fromkeys(videos[::4] + several))  # each takes a second
     before = files_of(tmp_path)
-    assert (
-        run("predict.py", monkeypatch, "--model", tmp_path / "model", "--output", tmp_path / "out", "--", *videos) == 0
-    )
+    run("predict", "--model", tmp_path / "model", "--output", tmp_path / "out", "--", *videos)
     made = files_of(tmp_path) - before
     assert {path.parts[0] for path in made} == {"out"} and all(len(path.parts) == 2 for path in made)
     assert len({path.name.casefold() for path in made}) == 3 * len(videos)
@@ -118,16 +111,14 @@ def test_cache_of_frames_holds_every_video(videos: list[Path], tmp_path: Path) -
     assert len(files_of(tmp_path)) == len(list((tmp_path / "cache").glob("*.npy"))) == len(videos)
 
 
-def test_datasets_hold_every_video_by_its_true_id(
-    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_datasets_hold_every_video_by_its_true_id(videos: list[Path], tmp_path: Path) -> None:
     named = [path for path in videos if path.stem != "same" and str(path).isprintable()]
     entry = {"subset": "training", "annotations": [{"segment": [0, 1], "label": "=run\n../../x"}]}
     ids = [path.stem for path in named] + ["../../x", "/etc/passwd", "y" * 300]
     (tmp_path / "a.json").write_text(json.dumps({"database": dict.fromkeys(ids, entry)}))
     before = files_of(tmp_path)
     arguments = ["--annotations", tmp_path / "a.json", "--videos", videos[0].parent, "--output", tmp_path / "set"]
-    run("make_dataset.py", monkeypatch, *arguments)
+    run("make_dataset", *arguments)
     made = files_of(tmp_path) - before
     assert {path.parts[:2] for path in made} == {("set", "README.md"), ("set", "train")}
     [table] = (tmp_path / "set" / "train").glob("metadata.*")
@@ -159,9 +150,9 @@ def test_training_and_evaluation_write_into_their_folders_by_the_true_ids(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hub"))
     before = files_of(tmp_path)
     places = [f"data.annotations={tmp_path / 'data'}", "data.videos=null", f"data.cache={tmp_path / 'cache'}"]
-    run("train.py", monkeypatch, "--recipe", "quickstart", "--output", tmp_path / "run", *SMALL, *places)
+    run("train", "--recipe", "quickstart", "--output", tmp_path / "run", *SMALL, *places)
     model = ["--model", tmp_path / "run" / "last", "--annotations", tmp_path / "data"]
-    run("evaluate.py", monkeypatch, *model, "--detections", tmp_path / "found.json")
+    run("evaluate", *model, "--detections", tmp_path / "found.json")
     made = {path.parts[0] for path in files_of(tmp_path) - before}
     assert {"run", "cache", "found.json"} <= made <= {"run", "cache", "found.json", "hub"}
     for file in (tmp_path / "found.json", tmp_path / "run" / "last" / "detections.json"):

@@ -300,18 +300,18 @@ print(json.dumps(result))
 
 def test_made_uploaded_and_loaded(local_hub, videos, tmp_path):
     source = write_annotations(tmp_path / "annotations.json", database())
-    script = ROOT / "scripts/make_dataset.py"
+    script = "-m", "re2tal_hf.commands.make_dataset"
     arguments = ["--annotations", source, "--videos", videos, "--output", tmp_path / "made", "--repo", "user/made"]
     home = tmp_path / "home"
-    dry = local_hub.run(script, *arguments, "--dry-run", home=home, cwd=tmp_path)
+    dry = local_hub.run(*script, *arguments, "--dry-run", home=home, cwd=tmp_path)
     assert "train: 2 videos, 2 actions" in dry.stdout and not (tmp_path / "made").exists()
-    local_hub.run(script, *arguments, home=home, cwd=tmp_path)
+    local_hub.run(*script, *arguments, home=home, cwd=tmp_path)
     sent = local_hub.uploads()
     assert len(sent) == 5
     tag = "from huggingface_hub import HfApi; HfApi().create_tag('user/made', tag='v1', repo_type='dataset')"
     local_hub.run("-c", tag, home=home, cwd=tmp_path)
     # Another run with the upload alone has nothing left to send.
-    local_hub.run(script, "--output", tmp_path / "made", "--repo", "user/made", home=home, cwd=tmp_path)
+    local_hub.run(*script, "--output", tmp_path / "made", "--repo", "user/made", home=home, cwd=tmp_path)
     assert local_hub.uploads() == sent
 
     result = json.loads(local_hub.run("-c", CHECKS, home=home, cwd=tmp_path).stdout.splitlines()[-1])
@@ -331,13 +331,14 @@ def test_made_uploaded_and_loaded(local_hub, videos, tmp_path):
 def test_trained_and_evaluated_from_the_hub(local_hub, videos, tmp_path):
     source = write_annotations(tmp_path / "annotations.json", database())
     arguments = ["--annotations", source, "--videos", videos, "--output", tmp_path / "made", "--repo", "user/training"]
-    local_hub.run(ROOT / "scripts/make_dataset.py", *arguments, home=tmp_path / "made_home", cwd=tmp_path)
+    local_hub.run("-m", "re2tal_hf.commands.make_dataset", *arguments, home=tmp_path / "made_home", cwd=tmp_path)
     settings = [*TINY, "training.epochs=1", "data.num_workers=1", "training.trackers=[]"]
     for name, options in {"streamed": ["--streaming"], "plain": []}.items():
         asked = len(local_hub.requests())
         dataset = ["--dataset", "user/training", *options]
         local_hub.run(
-            ROOT / "scripts/train.py", "--recipe", "quickstart", "--output", tmp_path / name, *dataset, *settings,
+            "-m", "re2tal_hf.commands.train", "--recipe", "quickstart", "--output", tmp_path / name, *dataset,
+            *settings,
             home=tmp_path / f"{name}_home", cwd=tmp_path,
         )  # fmt: skip
         fetched = [line for line in local_hub.requests()[asked:] if line.startswith("GET") and ".mp4" in line]
@@ -347,8 +348,8 @@ def test_trained_and_evaluated_from_the_hub(local_hub, videos, tmp_path):
     logs = [json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("streamed", "plain")]
     assert logs[0]["loss"] == logs[1]["loss"] > 0
     done = local_hub.run(
-        ROOT / "scripts/evaluate.py", "--model", tmp_path / "plain/last", "--dataset", "user/training", "--streaming",
-        home=tmp_path / "plain_home", cwd=tmp_path,
+        "-m", "re2tal_hf.commands.evaluate", "--model", tmp_path / "plain/last", "--dataset", "user/training",
+        "--streaming", home=tmp_path / "plain_home", cwd=tmp_path,
     )  # fmt: skip
     assert "average mAP@0.3:0.7" in done.stdout
     results = json.loads((tmp_path / "detections.json").read_text())["results"]

@@ -1,11 +1,9 @@
 """Uploads against the stand-in for the Hub, and loading what was uploaded without this package."""
 
-import importlib.util
 import json
 import re
 import shutil
 import socket
-import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +17,11 @@ from run_factory import write_run
 from safetensors.torch import load_file, save_file
 from video_factory import numbered_frames, write_video
 
+from re2tal_hf.commands.publish import main
 from re2tal_hf.publishing.staging import load_checked, stage_app, stage_metric
 from re2tal_hf.publishing.upload import Target, UploadError, publish, staged_files
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "publish.py"
 CODE = "configuration_re2tal.py", "modeling_re2tal.py", "pipeline_re2tal.py", "video_processing_re2tal.py"
 
 
@@ -44,20 +42,13 @@ def api(local_hub, monkeypatch) -> HfApi:
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the script in this process; returns its exit message (None for success) and what it printed."""
-    spec = importlib.util.spec_from_file_location("publish_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def command(capsys):
+    """Runs the command in this process; returns its error message (None for success) and what it printed."""
 
     def run(*arguments: str | Path) -> tuple[str | None, str]:
-        monkeypatch.setattr(sys, "argv", ["publish.py", *map(str, arguments)])
-        error = None
-        try:
-            script.main()
-        except SystemExit as exit:
-            error = str(exit.code)
-        return error, capsys.readouterr().out
+        failed = main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        return (printed.err if failed else None), printed.out
 
     return run
 
@@ -303,7 +294,7 @@ def test_errors_of_the_command_leave_nothing_behind(command, run_folder, tmp_pat
     assert "metrics.json is missing" in error
     assert not (tmp_path / "out").exists()
     error, _ = command(run_folder, "--repo", "name", "--dry-run")
-    assert error == "error: --repo name must be of the form user/name."
+    assert error == "error: --repo name must be of the form user/name.\n"
 
 
 WITHOUT_PACKAGE = r"""
@@ -369,7 +360,7 @@ def test_from_a_run_to_a_process_without_the_package(local_hub, api, run_folder,
     shutil.copy(video, tmp_path / "video.mp4")
     places = {"home": tmp_path / "home", "cwd": tmp_path}
     arguments = ("--repo", "user/published", "--tag", "v9", "--max-shard-size", "100KB")
-    done = local_hub.run(SCRIPT, run_folder, *arguments, **places)
+    done = local_hub.run("-m", "re2tal_hf.commands.publish", run_folder, *arguments, **places)
     assert done.stdout.endswith("/user/published\n")
     assert "model.safetensors.index.json" in remote_files(api, "published", revision="v9")
     expected = load_checked(run_folder / "best")(str(video))

@@ -71,10 +71,9 @@ def finished(places, tmp_path_factory) -> Path:
     return folder
 
 
-def run_script(name: str, *arguments, launcher=(sys.executable,), check: bool = True):
-    done = subprocess.run(
-        [*launcher, str(ROOT / "scripts" / name), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
-    )
+def run_command(name: str, *arguments, launcher=(sys.executable,), check: bool = True):
+    command = [*launcher, "-m", f"re2tal_hf.commands.{name}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -182,8 +181,8 @@ def test_a_model_that_is_not_finite_stops_the_run(break_it, error, message, plac
 
 def test_two_processes(places, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run_script(
-        "train.py", "--recipe", "quickstart", "--output", tmp_path / "run", *TINY, *places,
+    run_command(
+        "train", "--recipe", "quickstart", "--output", tmp_path / "run", *TINY, *places,
         "training.epochs=1", "training.batch_size=1", launcher=launcher,
     )  # fmt: skip
     assert json.loads((tmp_path / "run/run.json").read_text())["num_processes"] == 2
@@ -194,9 +193,9 @@ def test_two_processes(places, tmp_path):
     assert set(detections["results"]) == {"validation_000", "validation_001"}
 
 
-def test_evaluate_and_predict_scripts(finished, data, tmp_path):
-    done = run_script(
-        "evaluate.py", "--model", finished / "last", "--annotations", data / "annotations.json",
+def test_evaluate_and_predict(finished, data, tmp_path):
+    done = run_command(
+        "evaluate", "--model", finished / "last", "--annotations", data / "annotations.json",
         "--videos", data / "videos", "--detections", tmp_path / "d.json", "--windows-per-step", 4,
     )  # fmt: skip
     expected = json.loads((finished / "last/metrics.json").read_text())["map"]
@@ -209,8 +208,8 @@ def test_evaluate_and_predict_scripts(finished, data, tmp_path):
     for other, source in zip(others, ("testing_000.mp4", "training_000.mp4"), strict=True):
         other.parent.mkdir()
         shutil.copy(data / "videos" / source, other)
-    done = run_script(
-        "predict.py", "--model", finished / "last", "--output", tmp_path / "out", "--threshold", 0.001,
+    done = run_command(
+        "predict", "--model", finished / "last", "--output", tmp_path / "out", "--threshold", 0.001,
         video, tmp_path / "no.mp4", video, *others, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -227,7 +226,7 @@ def test_evaluate_and_predict_scripts(finished, data, tmp_path):
 
 
 def test_benchmark_script():
-    done = run_script("benchmark.py", "--frames", 4, "--size", 32, "--rounds", 1)
+    done = run_command("benchmark", "--frames", 4, "--size", 32, "--rounds", 1)
     rows = [line.partition("  ") for line in done.stdout.splitlines()]
     saved = {mode: [float(rest.split()[0]) for name, _, rest in rows if name == mode] for mode in BENCHMARK_MODES}
     assert [len(values) for values in saved.values()] == [2] * len(BENCHMARK_MODES)
@@ -246,7 +245,7 @@ def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
         "--model", tmp_path / "a/last", "--annotations", data / "annotations.json", "--videos", data / "videos",
         "--detections", tmp_path / "d.json",
     ]  # fmt: skip
-    run_script("evaluate.py", *arguments, "--video-scores", tmp_path / "scores.json")
+    run_command("evaluate", *arguments, "--video-scores", tmp_path / "scores.json")
     results = json.loads((tmp_path / "d.json").read_text())["results"]
     assert {row["label"] for rows in results.values() for row in rows} <= {
         "Sway",
@@ -255,7 +254,7 @@ def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
         "Circle",
     }
     (tmp_path / "scores.json").write_text(json.dumps({"validation_000": {"Jump": 1.0}}))
-    done = run_script("evaluate.py", *arguments, "--video-scores", tmp_path / "scores.json", check=False)
+    done = run_command("evaluate", *arguments, "--video-scores", tmp_path / "scores.json", check=False)
     assert done.returncode != 0
     assert "Jump" in done.stderr
 

@@ -123,7 +123,7 @@ def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
     if not any(file.rpartition("/")[2] in METADATA_FILES for file in files):
         raise AnnotationError(
             f"{source}: the dataset has no metadata.jsonl; it needs one in each split, with a line per video: {_FORM}"
-            " (scripts/make_dataset.py writes it)"
+            " (re2tal make_dataset writes it)"
         )
     splits = _load(name, source, revision=info.sha)
 

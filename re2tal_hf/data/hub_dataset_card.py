@@ -41,8 +41,8 @@ rows = dataset["{split}"].decode(False)                   # streamed annotations
 Training and evaluation with `re2tal_hf`:
 
 ```bash
-python scripts/train.py --recipe RECIPE.yaml --output runs/first --dataset {repo_id} --streaming
-python scripts/evaluate.py --model runs/first/best --dataset {repo_id}
+re2tal train --recipe RECIPE.yaml --output runs/first --dataset {repo_id} --streaming
+re2tal evaluate --model runs/first/best --dataset {repo_id}
 ```
 
 ## Format

@@ -86,7 +86,7 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
     """Reads a run folder.
 
     Args:
-        folder (`str` or `Path`): As `scripts/train.py --output` names it.
+        folder (`str` or `Path`): As `re2tal train --output` names it.
         which (`str`): `"best"` or `"last"`.
 
     Raises:
@@ -96,9 +96,9 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
     if which not in MODEL_FOLDERS:
         raise ValueError(f"There is no model {which!r} in a run; choose one of {MODEL_FOLDERS}.")
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give the --output of a scripts/train.py run.")
+        raise ValueError(f"{folder} is not a folder: give the --output of a re2tal train run.")
     model = complete_folder(folder / which)
-    recipe_path = _existing(folder / "recipe.yaml", "give the run folder itself, the --output of scripts/train.py")
+    recipe_path = _existing(folder / "recipe.yaml", "give the run folder itself, the --output of re2tal train")
     record = _read_json(folder / "run.json", TRAIN_AGAIN)
     log_text = _existing(folder / "log.jsonl", "let the run finish an epoch").read_text(encoding="utf-8")
     _existing(model, "let the run reach an evaluation; there is one after the last epoch")

@@ -93,7 +93,7 @@ class OptimizationArguments:
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         pretrained_backbone (`str`, *optional*): Weights to start from: a torchvision name such as
             `Swin3D_T_Weights.KINETICS400_V1`, a Hub id of a transformers model, a `.pth` or `.safetensors` file, or a
-            folder such as `runs/backbone/best` of scripts/finetune_backbone.py.
+            folder such as `runs/backbone/best` of re2tal finetune.
         pretrained_license (`str`, *optional*): License of these weights, by its name on the Hub, where it is not
             known: of a file, or of a repository that is not the publisher's.
         pretrained_partial (`bool`): Take of these weights what fits and begin the rest anew, where by default weights

@@ -1,7 +1,9 @@
 """Measures a model: detections of a subset of videos, and their mAP.
 
-python scripts/evaluate.py --model runs/first/best --annotations annotations.json --videos videos
+re2tal evaluate --model runs/first/best --annotations annotations.json --videos videos
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -10,43 +12,31 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-# scripts/evaluate.py would hide the library of that name.
-sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
-from re2tal_hf.class_scores import checked_class_scores
-from re2tal_hf.data.annotations import AnnotationSet, read_annotations
-from re2tal_hf.data.durations import check_measured_times
-from re2tal_hf.data.subsets import actions_by_class, check_actions
-from re2tal_hf.data.time_units import MAX_LOST
-from re2tal_hf.pipeline_re2tal import load_pipeline
-from re2tal_hf.training.evaluation import localize_videos, mean_average_precision, submission
-from re2tal_hf.training.run_folder import complete_folder
+from ..class_scores import checked_class_scores
+from ..data.annotations import AnnotationSet, read_annotations
+from ..data.durations import check_measured_times
+from ..data.subsets import actions_by_class, check_actions
+from ..pipeline_re2tal import load_pipeline
+from ..training.evaluation import localize_videos, mean_average_precision, submission
+from ..training.run_folder import complete_folder
+from ._command import add_inference_options, add_max_lost, run_command
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model folder or a Hub id")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_inference_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--annotations", help="an annotation file or folder")
     source.add_argument("--dataset", help="a dataset on the Hub, user/name[@revision], or its folder")
     parser.add_argument("--streaming", action="store_true", help="fetch each video from the Hub when its turn comes")
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
-    parser.add_argument(
-        "--max-lost",
-        type=float,
-        default=MAX_LOST,
-        help="largest share of actions outside their video or that end before they start; default %(default)s",
-    )
+    add_max_lost(parser)
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds")
     parser.add_argument(
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",
     )
     parser.add_argument("--detections", default="detections.json", help="where to write them")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--windows-per-step", type=int, default=1)
-    return parser.parse_args()
 
 
 def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, float]]:
@@ -78,9 +68,7 @@ def print_table(metrics: dict) -> None:
     print(f"average mAP@{first}:{last} = {metrics['map']:.2f}")
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+def run(arguments: argparse.Namespace) -> int:
     source = arguments.dataset or arguments.annotations
     annotations = read_annotations(
         source,
@@ -105,10 +93,13 @@ def main() -> None:
     )
     Path(arguments.detections).write_text(json.dumps(submission(detections), allow_nan=False))
     print_table(mean_average_precision(detections, annotations, arguments.tiou))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; see [`run_command`]."""
+    return run_command(__doc__, add_options, run, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What the commands share: options that several have, and how a user's error ends any of them."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub.errors import HTTPError
+
+from ..data.time_units import MAX_LOST
+from ..data.windows import UnreadableVideosError
+from ..publishing.upload import UploadError
+from ..training.arguments import recipe_names
+
+Options = argparse.Namespace
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HTTPError, UploadError, UnreadableVideosError)
+# Of the other processes, before one that fails says so itself.
+SECONDS_TO_SPEAK = 10.0
+
+
+def run_command(
+    text: str,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[Options], int],
+    arguments: list[str] | None,
+    log_level: int = logging.WARNING,
+) -> int:
+    """Reads a command's options, which may stand anywhere among its other arguments, and runs it.
+
+    Args:
+        text: Docstring of the command's file, for `--help`.
+        add_options: Adds the command's options to a parser.
+        run: The command; returns the exit code.
+        arguments: Of the command; those of the process by default.
+        log_level: What is less than that is not shown.
+
+    Returns:
+        The exit code: that of `run`, or 1 after a user's error, which is one line on stderr.
+
+    Raises:
+        SystemExit: of argparse, with 0 after `--help` and 2 where the arguments are not understood.
+    """
+    parser = _Parser(
+        prog=f"re2tal {Path(run.__code__.co_filename).stem}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came up")
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=log_level, format="%(levelname)s: %(message)s")
+    # It says when a training begins to invert.
+    logging.getLogger("re2tal_hf.dual_residual").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run(options)
+    except USER_ERRORS as error:
+        if options.traceback:
+            raise
+        _let_the_first_process_speak()
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 1
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what all trainings are told: `recipe`, `output`, `resume` and `overrides`."""
+    parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
+    parser.add_argument("--output", required=True, help="the run folder; a run that was stopped in it goes on")
+    parser.add_argument("--resume", action="store_true", help="the folder must hold a run that goes on")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds `overrides`, fields of the recipe."""
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+
+
+def add_inference_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what a pipeline is made of and how it runs: `model`, `device` and `windows_per_step`."""
+    parser.add_argument("--model", required=True, help="a model folder or a Hub id")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--windows-per-step", type=int, default=1, help="more are faster on a GPU and take more memory")
+
+
+def add_max_lost(parser: argparse.ArgumentParser) -> None:
+    """Adds `max_lost`, how much of the annotations may be wrong."""
+    parser.add_argument(
+        "--max-lost",
+        type=float,
+        default=MAX_LOST,
+        help="largest share of actions outside their video or that end before they start; default %(default)s",
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _let_the_first_process_speak()
+        super().error(message)
+
+
+def _let_the_first_process_speak() -> None:
+    """Waits where other processes of a distributed run on this machine will have met the same error.
+
+    Once the first has ended, the launcher ends the others: the error is said once.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(SECONDS_TO_SPEAK)

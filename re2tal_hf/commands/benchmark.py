@@ -1,0 +1,250 @@
+"""Memory and time of a training step: plain, checkpoint and reversible, side by side in one run.
+
+re2tal benchmark                         # Swin-T, depths 2-2-6-2 and 2-2-18-2, one CPU thread
+re2tal benchmark --families              # one backbone of every family
+re2tal benchmark --backbone '{model_type: slowfast, variant: 101_8x8}'
+re2tal benchmark --recipe ut_interaction # the shapes of a recipe, the head included
+re2tal benchmark --device cuda --size 224 --frames 128 --find-frames
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
+from ..rewiring import architecture_of, build_library_model, cut_into_clips
+from ..training.arguments import Recipe, load_recipe
+from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
+from ..training.recipe_yaml import read_yaml
+from ._command import run_command
+
+AS_SHIPPED = "the library's own forward"
+MODES = {
+    "not rewired, plain": {"rewiring": "none", "backprop": "plain"},
+    "rewired, plain": {"backprop": "plain"},
+    "rewired, checkpoint": {"backprop": "checkpoint"},
+    "rewired, reversible": {"backprop": "reversible"},
+}
+SWINS = [
+    {"model_type": "video_swin", "variant": "tiny", "depths": depths, "stochastic_depth_prob": 0.0}
+    for depths in ([2, 2, 6, 2], [2, 2, 18, 2])
+]
+FAMILIES = [
+    SWINS[0],
+    {"model_type": "mvit", "variant": "v2_s"},
+    {"model_type": "slowfast", "variant": "101_8x8"},
+    {"model_type": "video_resnet", "variant": "r3d_18"},
+    {"model_type": "videomae", "variant": "base"},
+    {"model_type": "vivit", "variant": "base"},
+    {"model_type": "timesformer", "variant": "base"},
+    {"model_type": "vjepa2", "variant": "large", "frames_per_clip": 32},
+]
+# Families whose models are made for one frame size; their sizes elsewhere are interpolated.
+SIZED = ("videomae", "vivit", "timesformer")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIB = 2**20
+
+
+class Step:
+    """A model and a batch: one training step without the optimiser."""
+
+    def __init__(self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None):
+        self.model = model.to(videos.device).train()
+        self.videos = videos
+        self.labels = labels
+        self.dtype = PRECISIONS[precision]
+
+    def forward(self) -> Tensor:
+        """Returns the loss, or the mean square of the features of a model without head."""
+        with torch.autocast(self.videos.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            if self.labels is None:
+                return self.model(self.videos).last_hidden_state.float().square().mean()
+            return self.model(self.videos, labels=self.labels).loss
+
+    def run(self) -> tuple[float, float]:
+        """Runs forward and backward; returns the seconds of the forward and of both."""
+        self.model.zero_grad(set_to_none=True)
+        start = self._now()
+        loss = self.forward()
+        middle = self._now()
+        loss.backward()
+        return middle - start, self._now() - start
+
+    def saved(self) -> float:
+        """Returns the MiB kept for the backward pass."""
+        without = [*self.model.parameters(), *self.model.buffers()]
+        with saved_for_backward(without) as saved:
+            self.forward()
+        return saved.total() / MIB
+
+    def _now(self) -> float:
+        if self.videos.device.type == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        # Of one thread, what it worked: what others do on the machine does not count.
+        return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+class LibraryModel(nn.Module):
+    """A backbone as its library ships it: its modules and its forward, nothing of ours."""
+
+    def __init__(self, backbone_config: dict):
+        super().__init__()
+        self.model = build_library_model(backbone_config)
+        self.architecture = architecture_of(type(self.model))
+
+    def forward(self, videos: Tensor) -> BaseModelOutput:
+        """`[B, T, C, H, W]` -> the first tensor that the library returns, as `last_hidden_state`."""
+        length = self.architecture.clip_length(self.model)
+        videos = videos if length is None else cut_into_clips(videos, length)
+        output = self.model(self.architecture.to_library_input(videos))
+        return BaseModelOutput(last_hidden_state=output if isinstance(output, Tensor) else output[0])
+
+
+def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None) -> Step:
+    """`change` is to the configuration; None for the library's own model."""
+    torch.manual_seed(0)
+    if backbone["model_type"] in SIZED:
+        backbone = {"image_size": arguments.size, **backbone}
+    if change is None:
+        model: nn.Module = LibraryModel(backbone)
+    else:
+        model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
+    videos = torch.randn((1, arguments.frames, 3, arguments.size, arguments.size), device=arguments.device)
+    return Step(model, videos, arguments.precision)
+
+
+def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict) -> Step:
+    torch.manual_seed(0)
+    config = Re2TALConfig(**{**recipe.model, **change}, num_labels=6)
+    size, frames = recipe.processor["size"], recipe.processor["num_frames"]
+    shape = (recipe.training.batch_size, frames, 3, size["height"], size["width"])
+    videos = torch.randn(shape, device=arguments.device)
+    label = {
+        "segments": torch.tensor([[0.2 * frames, 0.4 * frames]], device=arguments.device),
+        "class_labels": torch.tensor([0], device=arguments.device),
+    }
+    model = Re2TALForTemporalActionLocalization(config)
+    return Step(model, videos, arguments.precision, [label] * shape[0])
+
+
+def _peak(build: Callable[..., Step], parameters: tuple, threads: int, queue) -> None:
+    torch.set_num_threads(threads)
+    step = build(*parameters)
+    before = 0.0 if step.videos.device.type == "cuda" else reset_peak_memory()
+    step.run()
+    queue.put(peak_memory() - before)
+
+
+def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
+    """Returns the MiB that a step adds at its peak to a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(build, parameters, threads, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak
+
+
+def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> None:
+    """Runs the steps in turn and prints medians; ratios are to the first, round by round."""
+    names = list(steps)
+    saved = {name: step.saved() for name, step in steps.items()}
+    for step in steps.values():
+        step.run()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(step.run())
+    print(f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}")
+    for name in names:
+        forward = statistics.median(t[0] for t in times[name])
+        step_time = statistics.median(t[1] for t in times[name])
+        ratio = statistics.median(own[1] / first[1] for own, first in zip(times[name], times[names[0]], strict=True))
+        print(
+            f"{name:32}{saved[name]:10.1f}{saved[names[0]] / max(saved[name], 1e-9):7.1f}x"
+            f"{peaks[name]:10.0f}{forward:11.3f}{step_time:9.3f}{ratio:7.2f}"
+        )
+
+
+def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
+    """Returns the largest multiple of 16 frames of `--size` whose step fits on the GPU."""
+
+    def fits(frames: int) -> bool:
+        torch.cuda.empty_cache()
+        try:
+            backbone_step(argparse.Namespace(**{**vars(arguments), "frames": frames}), SWINS[0], MODES[mode]).run()
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    high = 16
+    while fits(high):
+        high *= 2
+    low = high // 2
+    while high - low > 16:
+        middle = (low + high) // 32 * 16
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--families", action="store_true", help="one backbone of every family")
+    parser.add_argument("--backbone", help="a backbone_config in YAML, in place of the two Video Swins")
+    parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    torch.set_num_threads(arguments.threads)
+
+    builds: dict[str, dict[str, tuple]] = {}
+    if arguments.recipe:
+        recipe = load_recipe(arguments.recipe)
+        changes = {**MODES, "rewired, frozen backbone": {"freeze_backbone": True}}
+        builds[f"recipe {arguments.recipe}"] = {
+            name: (recipe_step, (arguments, recipe, change)) for name, change in changes.items()
+        }
+    else:
+        backbones = FAMILIES if arguments.families else SWINS
+        if arguments.backbone:
+            backbones = [read_yaml(arguments.backbone, "--backbone")]
+        for backbone in backbones:
+            builds[str(backbone)] = {
+                name: (backbone_step, (arguments, backbone, change))
+                for name, change in {AS_SHIPPED: None, **MODES}.items()
+            }
+    for title, rows in builds.items():
+        print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
+        peaks = {name: peak_of_step(build, parameters, arguments.threads) for name, (build, parameters) in rows.items()}
+        steps = {name: build(*parameters) for name, (build, parameters) in rows.items()}
+        compare(steps, peaks, arguments.rounds)
+    if arguments.find_frames:
+        for mode in MODES:
+            print(f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; see [`run_command`]."""
+    return run_command(__doc__, add_options, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

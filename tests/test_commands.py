@@ -1,0 +1,75 @@
+"""The commands: listed, found by every way to start them, and ended by a user's error with one line."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from re2tal_hf.commands import train
+from re2tal_hf.commands.__main__ import commands, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_command_is_listed_and_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == main([]) == 0
+    listed = capsys.readouterr().out
+    for name, line in commands().items():
+        assert f"  {name} " in listed and line.endswith(".") and line in listed
+        with pytest.raises(SystemExit) as left:
+            main([name.replace("_", "-"), "--help"])
+        assert left.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: re2tal {name} ")
+
+
+def test_an_unknown_command_is_refused_with_the_names_of_those_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "'trian' is none of the commands: " in capsys.readouterr().err
+
+
+def test_scripts_hand_over_to_the_commands_and_hide_no_library() -> None:
+    scripts = sorted((ROOT / "scripts").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        [only] = ast.parse(script.read_text()).body
+        assert ast.unparse(only).split("\n")[1:] == [
+            f"    from re2tal_hf.commands.{script.stem} import main",
+            "    raise SystemExit(main())",
+        ]
+        # Python finds modules beside a script before it finds those installed.
+        assert find_spec(script.stem) is None
+    done = subprocess.run([sys.executable, ROOT / "scripts/train.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: re2tal train ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["seed=x", "--recipe", "quickstart", "data.videos=v", "--output", "run", "data.annotations=a"],
+        ["--recipe", "quickstart", "data.videos=v", "data.annotations=a", "--output", "run", "seed=x"],
+        ["data.videos=v", "data.annotations=a", "seed=x", "--output", "run", "--recipe", "quickstart"],
+    ],
+)
+def test_options_stand_anywhere_among_overrides(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert "seed" in printed.err and not list(tmp_path.iterdir())
+
+
+def test_where_an_error_came_up_is_shown_to_who_asks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no recipe 'none'"):
+        train.main(["--recipe", "none", "--output", str(tmp_path / "run"), "--traceback"])
+
+
+def test_arguments_that_are_not_understood_are_told_from_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        train.main(["--recipe", "quickstart", "--output", "run", "--recipee", "x"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("re2tal train: error: ")

@@ -67,12 +67,18 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+# Fixtures that say what a test is about.
+MARKED = {"local_hub": "hub", "model_goldens": "parity", "metric_goldens": "parity"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the files that compare floating-point numbers: those that import a bound."""
+    """Marks tests by what they use; `numeric` are the files that import a bound."""
     for item in items:
         names = vars(getattr(item, "module", None) or item).values()
         if any(getattr(value, "__module__", "") == tolerances.__name__ for value in names):
             item.add_marker(pytest.mark.numeric)
+        for marker in {MARKED[name] for name in getattr(item, "fixturenames", ()) if name in MARKED}:
+            item.add_marker(marker)
 
 
 # What a machine or a cluster sets for its user and the tests must not see.

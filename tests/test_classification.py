@@ -19,6 +19,7 @@ from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.coupling_schedule import CouplingArguments, coupling_at
 from re2tal_hf.training.pretrained import load_backbone_weights
 
+pytestmark = pytest.mark.training
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "model.backbone_config.embed_dim=8",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from killed_training import outcome, same
 
+pytestmark = pytest.mark.training
 TESTS = Path(__file__).resolve().parent
 RESTARTED = """
 import os, sys

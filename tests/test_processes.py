@@ -15,6 +15,7 @@ from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.optimization import learning_rate_factor
 
+pytestmark = pytest.mark.training
 PROCESSES, EPOCHS = 2, 3
 OVERRIDES = [f"training.epochs={EPOCHS}", "training.batch_size=1", "training.warmup_epochs=0.5", "evaluation.epochs=0"]
 

@@ -21,6 +21,7 @@ from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.run_folder import RunFolder, RunFolderError, complete_folder
 
+pytestmark = pytest.mark.training
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = [
     "open recipe.yaml.partial",

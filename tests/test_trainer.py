@@ -28,6 +28,7 @@ from re2tal_hf.training.optimization import (
     set_learning_rates,
 )
 
+pytestmark = pytest.mark.training
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK_MODES = ("not rewired, plain", "rewired, plain", "rewired, checkpoint", "rewired, reversible")
 TINY = [

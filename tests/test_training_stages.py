@@ -16,6 +16,7 @@ from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.localization import LocalizationTrainer
 
+pytestmark = pytest.mark.training
 FRAMES = 24
 
 

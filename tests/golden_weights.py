@@ -9,6 +9,25 @@ from safetensors import safe_open
 from tolerances import assert_gradients_close, assert_norms_close
 from torch import Tensor
 
+# Sizes of the backbones in the reference files.
+SWIN = {
+    "model_type": "video_swin",
+    "embed_dim": 12,
+    "depths": [2, 2, 2, 2],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": [2, 7, 7],
+    "stochastic_depth_prob": 0.0,
+}
+SLOWFAST = {
+    "model_type": "slowfast",
+    "depth": 50,
+    "base_channels": 8,
+    "channel_ratio": 4,
+    "resample_rate": 4,
+    "speed_ratio": 4,
+    "fusion_kernel": 7,
+}
+
 
 def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a reference file."""

@@ -21,6 +21,7 @@ from typing import Any
 import evaluate
 import numpy as np
 import torch
+from golden_weights import SLOWFAST, SWIN
 from tolerances import depth_of
 from torch import Tensor, nn
 
@@ -80,25 +81,6 @@ def gradients(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         if parameter.grad is not None:
             parts.setdefault(".".join(name.split(".")[:2]), []).append(parameter.grad.flatten())
     return {"gradient.input": inputs.grad} | {f"gradient.{name}": torch.cat(part) for name, part in parts.items()}
-
-
-SWIN = {
-    "model_type": "video_swin",
-    "embed_dim": 12,
-    "depths": [2, 2, 2, 2],
-    "num_heads": [1, 2, 4, 8],
-    "window_size": [2, 7, 7],
-    "stochastic_depth_prob": 0.0,
-}
-SLOWFAST = {
-    "model_type": "slowfast",
-    "depth": 50,
-    "base_channels": 8,
-    "channel_ratio": 4,
-    "resample_rate": 4,
-    "speed_ratio": 4,
-    "fusion_kernel": 7,
-}
 
 
 def backbone(config: dict[str, Any], rewiring: str, shape: tuple[int, ...]) -> Callable:

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_weights import assert_gradients_of_reference, read_golden, slowfast_name
+from golden_weights import SLOWFAST, assert_gradients_of_reference, read_golden, slowfast_name
 from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 
@@ -17,17 +17,7 @@ from re2tal_hf.reversible import run_stages
 from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
-# Sizes of the reference files of depth 50.
-REFERENCE = {
-    "model_type": "slowfast",
-    "depth": 50,
-    "base_channels": 8,
-    "channel_ratio": 4,
-    "resample_rate": 4,
-    "speed_ratio": 4,
-    "fusion_kernel": 7,
-}
-SMALL = {**REFERENCE, "stage_blocks": [2, 2, 2, 2], "channel_ratio": 2, "fusion_kernel": 5}
+SMALL = {**SLOWFAST, "stage_blocks": [2, 2, 2, 2], "channel_ratio": 2, "fusion_kernel": 5}
 
 
 def small_model(**settings) -> SlowFast:
@@ -67,7 +57,7 @@ def pathways(model, inputs):
 )
 def test_reference_outputs_and_gradients(model_goldens, reference, case, rewiring, backprop):
     golden = read_golden(model_goldens / f"{reference}.{case}.safetensors")
-    model = build_backbone(REFERENCE, rewiring, backprop)
+    model = build_backbone(SLOWFAST, rewiring, backprop)
     model.load_state_dict(reference_weights(model_goldens, reference))
     model.train()
 
@@ -89,7 +79,7 @@ def test_reference_outputs_and_gradients(model_goldens, reference, case, rewirin
 @pytest.mark.parametrize(("reference", "rewiring"), [("a2_slowfast_inv_r50a", "re2tal"), ("a3_slowfast_r50a", "none")])
 def test_reference_stages(model_goldens, reference, rewiring):
     golden, _ = read_golden(model_goldens / f"{reference}.case0.safetensors")
-    model = build_backbone(REFERENCE, rewiring, "plain")
+    model = build_backbone(SLOWFAST, rewiring, "plain")
     model.load_state_dict(reference_weights(model_goldens, reference))
     stages = model.architecture.stages(model)
     with torch.no_grad():
@@ -104,7 +94,7 @@ def test_reference_stages(model_goldens, reference, rewiring):
 def test_names_are_mmaction2s(model_goldens):
     _, metadata = read_golden(model_goldens / "a3_slowfast_r50a.state.safetensors")
     names = json.loads(metadata["all_keys"])
-    assert list(build_backbone(REFERENCE).state_dict()) == names
+    assert list(build_backbone(SLOWFAST).state_dict()) == names
     keymap = json.loads((model_goldens / "keymap_slowfast_r50a_nonrev_to_rev.json").read_text())
     assert {slowfast_name(theirs): ours for ours, theirs in keymap.items()} == {name: name for name in names}
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from golden_weights import assert_gradients_of_reference, read_golden, swin_name
+from golden_weights import SWIN, assert_gradients_of_reference, read_golden, swin_name
 from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
@@ -14,18 +14,9 @@ from re2tal_hf.backbone_swin import biased_attention, window_attention
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
-SMALL = {
-    "model_type": "video_swin",
-    "embed_dim": 12,
-    "depths": [2, 2, 2, 2],
-    "num_heads": [1, 2, 4, 8],
-    "window_size": [2, 7, 7],
-    "stochastic_depth_prob": 0.0,
-}
-
 
 def torchvision_model(**settings) -> SwinTransformer3d:
-    sizes = {k: v for k, v in SMALL.items() if k != "model_type"} | {
+    sizes = {k: v for k, v in SWIN.items() if k != "model_type"} | {
         "patch_size": [2, 4, 4],
         "num_classes": 7,
     }
@@ -53,7 +44,7 @@ def reference_state(model: nn.Module, golden: dict) -> dict:
 def test_reference_outputs_and_gradients(model_goldens, reference, case, rewiring, backprop):
     weights, _ = read_golden(model_goldens / f"{reference}.state.safetensors")
     golden = read_golden(model_goldens / f"{reference}.{case}.safetensors")
-    model = build_backbone(SMALL, rewiring, backprop)
+    model = build_backbone(SWIN, rewiring, backprop)
     model.load_state_dict(reference_state(model, weights))
 
     for dtype in (torch.float64, torch.float32):
@@ -70,7 +61,7 @@ def test_reference_outputs_and_gradients(model_goldens, reference, case, rewirin
 def test_stage_outputs(model_goldens):
     weights, _ = read_golden(model_goldens / "a1_swin_inv_w277.state.safetensors")
     golden, _ = read_golden(model_goldens / "a1_swin_inv_w277.case0.safetensors")
-    model = build_backbone(SMALL)
+    model = build_backbone(SWIN)
     model.load_state_dict(reference_state(model, weights))
     found = {}
     model.patch_embed.register_forward_hook(lambda *a: found.update(patch_embed=a[-1]))
@@ -151,7 +142,7 @@ def test_copies_and_pickles():
 )
 def test_wrong_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        build_backbone({**SMALL, **change})
+        build_backbone({**SWIN, **change})
 
 
 def test_unknown_models_and_rewirings_are_named():

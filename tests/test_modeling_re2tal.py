@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from golden_weights import head_name, read_golden, swin_name
+from golden_weights import SWIN, head_name, read_golden, swin_name
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
@@ -232,14 +232,7 @@ class WholeDetector:
     def model(self, weights: str) -> Re2TALForTemporalActionLocalization:
         model = Re2TALForTemporalActionLocalization(
             Re2TALConfig(
-                backbone_config={
-                    "model_type": "video_swin",
-                    "embed_dim": 8,
-                    "depths": [2, 2, 2, 2],
-                    "num_heads": [1, 2, 4, 8],
-                    "window_size": [2, 3, 3],
-                    "stochastic_depth_prob": 0.0,
-                },
+                backbone_config=SWIN | {"embed_dim": 8, "window_size": [2, 3, 3]},
                 head_config={
                     "hidden_size": 16,
                     "num_levels": 3,

@@ -8,7 +8,8 @@ import json
 
 import pytest
 import torch
-from reference_numbers import CASES, FILE, SLOWFAST, SWIN, Case, draw, names_of, summary
+from golden_weights import SLOWFAST, SWIN
+from reference_numbers import CASES, FILE, Case, draw, names_of, summary
 from tolerances import CANCELLED, SMALLEST, rounding
 
 pytestmark = pytest.mark.parity

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from videos import Progress, write_copy
 
-from re2tal_hf.detection_files import one_line
+from re2tal_hf.data.detection_files import one_line
 
 MAX_CAPTIONS = 3
 BACKGROUND = (0, 0, 0, 170)

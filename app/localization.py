@@ -20,8 +20,8 @@ from models import ModelShelf
 from settings import FOLDER
 from videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
 
-from re2tal_hf.detection_files import by_time
-from re2tal_hf.file_names import safe_name
+from re2tal_hf.data.detection_files import by_time
+from re2tal_hf.data.file_names import safe_name
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.video_reader import VideoReadError
 

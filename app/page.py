@@ -14,10 +14,10 @@ from settings import FOLDER, Settings
 from timeline import FILTER, make_timeline, timeline_value
 from videos import VideoError, VideoLimits, minutes
 
-from re2tal_hf.detection_files import FORMATS, write_detections
-from re2tal_hf.file_names import safe_name
+from re2tal_hf.data.detection_files import FORMATS, write_detections
+from re2tal_hf.data.file_names import safe_name
 from re2tal_hf.metrics.tal_map.uploads_only import UploadsOnly
-from re2tal_hf.public.markdown import escape
+from re2tal_hf.publishing.markdown import escape
 
 THRESHOLD = 0.3
 MAX_WAITING = 32

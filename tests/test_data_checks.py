@@ -16,9 +16,9 @@ from video_factory import numbered_frames, write_video
 from re2tal_hf.commands import evaluate
 from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, AnnotationSet, read_annotations
 from re2tal_hf.data.durations import check_measured_times
-from re2tal_hf.data.hub_dataset import read_dataset
 from re2tal_hf.data.subsets import check_shared
 from re2tal_hf.data.time_units import check_times
+from re2tal_hf.publishing.dataset import read_dataset
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.evaluation import mean_average_precision

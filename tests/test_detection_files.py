@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hostile_names import HOSTILE_LABELS
 
-from re2tal_hf.detection_files import FORMATS, spreadsheet_cell, to_csv, to_json, to_srt, to_vtt, write_detections
-from re2tal_hf.timeline import draw_timeline
+from re2tal_hf.data.detection_files import FORMATS, spreadsheet_cell, to_csv, to_json, to_srt, to_vtt, write_detections
+from re2tal_hf.training.timeline import draw_timeline
 
 BOUNCE = {"label": "Bounce", "score": 0.75, "start": 1.5, "end": 3.25}
 SWAY = {"label": "Sway <b>&\n-->", "score": 0.5, "start": 0.25, "end": 3661.0}

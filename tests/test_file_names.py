@@ -12,8 +12,8 @@ from run_factory import small_pipeline
 from video_factory import numbered_frames, write_video
 
 from re2tal_hf.commands.__main__ import main
+from re2tal_hf.data.file_names import distinct_names, safe_name
 from re2tal_hf.data.frame_store import FrameCache
-from re2tal_hf.file_names import distinct_names, safe_name
 
 # What a file system takes may still be hostile to those who read it.
 FILES = [

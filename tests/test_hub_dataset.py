@@ -13,11 +13,11 @@ import yaml
 from test_trainer import TINY
 from video_factory import numbered_frames, write_video
 
-from re2tal_hf.data import hub_dataset
 from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, read_annotations
-from re2tal_hf.data.hub_dataset import read_dataset, write_dataset
 from re2tal_hf.data.hub_video import HubVideo
 from re2tal_hf.data.windows import TrainingWindows
+from re2tal_hf.publishing import dataset as dataset_files
+from re2tal_hf.publishing.dataset import read_dataset, write_dataset
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
 from re2tal_hf.video_reader import VideoReadError
 
@@ -166,7 +166,7 @@ def test_containers_that_the_library_does_not_know(videos, tmp_path):
 
 
 def test_large_splits_are_spread_over_folders(make, monkeypatch):
-    monkeypatch.setattr(hub_dataset, "FILES_PER_FOLDER", 1)
+    monkeypatch.setattr(dataset_files, "FILES_PER_FOLDER", 1)
     _, folder = make(database())
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.mp4"))
     assert files[:1] == ["test/e.mp4"] and {"train/000/test_a.mp4", "train/001/empty.mp4"} < set(files)
@@ -183,7 +183,7 @@ def test_nothing_half_written_stays(make, videos, monkeypatch, tmp_path):
     def full_disk(*_args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(hub_dataset, "_write_metadata", full_disk)
+    monkeypatch.setattr(dataset_files, "_write_metadata", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_dataset(dataset, tmp_path / "other", name="Made")
     assert sorted(tmp_path.iterdir()) == before

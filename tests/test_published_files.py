@@ -17,14 +17,14 @@ from PIL.PngImagePlugin import PngInfo
 from run_factory import LOG, METRICS, RECORD, write_run
 
 from re2tal_hf.data.annotation_set import AnnotatedVideo
-from re2tal_hf.data.hub_dataset import HubDataset, upload_dataset, write_dataset
-from re2tal_hf.public.files import copy_listed, is_regular, listed_files
-from re2tal_hf.public.markdown import code, escape, render
-from re2tal_hf.public.places import file_name, parent_name, without_places
+from re2tal_hf.publishing.dataset import HubDataset, upload_dataset, write_dataset
+from re2tal_hf.publishing.listed_files import copy_listed, is_regular, listed_files
+from re2tal_hf.publishing.markdown import code, escape, render
 from re2tal_hf.publishing.model_card import CardOptions
+from re2tal_hf.publishing.places import file_name, parent_name, without_places
 from re2tal_hf.publishing.run_folder import read_run
 from re2tal_hf.publishing.staging import APP_FILES, METRIC_FILES, stage_app, stage_metric, stage_model
-from re2tal_hf.publishing.upload import staged_files
+from re2tal_hf.publishing.upload import Target, staged_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -374,10 +374,11 @@ def sent(monkeypatch) -> list[str]:
     """Paths of what is added to and deleted from a pretended Hub."""
     sent: list[str] = []
 
-    def commit(self, repo_id, *, operations, **settings):
+    def commit(self, repo_id, operations, **settings):
         sent.extend(f"{type(operation).__name__[15:]} {operation.path_in_repo}" for operation in operations)
-        return SimpleNamespace(commit_url="https://hub/commit")
 
+    monkeypatch.setattr(HfApi, "whoami", lambda *args, **settings: None)
+    monkeypatch.setattr(HfApi, "repo_info", lambda *args, **settings: SimpleNamespace(private=True))
     monkeypatch.setattr(HfApi, "create_repo", lambda *args, **settings: None)
     monkeypatch.setattr(
         HfApi, "list_repo_files", lambda *args, **settings: ["train/old.mp4", "train/a.mp4", "other.txt"]
@@ -391,7 +392,7 @@ def test_of_a_dataset_only_what_its_metadata_names_is_sent(dataset_folder, sent,
         (dataset_folder / name).write_text("secret")
     (dataset_folder / "train" / "passwd").symlink_to("/etc/passwd")
     (dataset_folder / "linked").symlink_to(dataset_folder.parent)
-    upload_dataset(dataset_folder, "user/made")
+    upload_dataset(dataset_folder, Target("user/made", "dataset", private=True, tag=None))
     files = ["README.md", "test/b.mp4", "test/metadata.jsonl", "train/a.mp4", "train/metadata.jsonl"]
     assert sorted(sent) == [*(f"Add {name}" for name in files), "Delete train/old.mp4"]
     [line] = [record.message for record in caplog.records]
@@ -407,5 +408,5 @@ def test_a_dataset_whose_metadata_names_what_is_not_in_it_is_not_sent(name, data
     with (dataset_folder / "train" / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": name}) + "\n")
     with pytest.raises(FileNotFoundError, match="is missing, or is a link"):
-        upload_dataset(dataset_folder, "user/made")
+        upload_dataset(dataset_folder, Target("user/made", "dataset", private=True, tag=None))
     assert sent == []

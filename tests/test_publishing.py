@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from video_factory import numbered_frames, write_video
 
 from re2tal_hf.commands.publish import main
+from re2tal_hf.publishing.dataset import upload_dataset
 from re2tal_hf.publishing.staging import load_checked, stage_app, stage_metric
 from re2tal_hf.publishing.upload import Target, UploadError, publish, staged_files
 
@@ -118,6 +119,24 @@ def test_a_tag_that_exists_is_an_error_before_anything_is_sent(api, local_hub, f
     with pytest.raises(UploadError, match="user/tagged already has the tag v1"):
         publish(folder, target("tagged"), "second", api)
     assert all(line.startswith("GET ") for line in local_hub.requests()[before:])
+
+
+def test_a_dataset_is_checked_as_a_model_is(api, local_hub, tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "README.md").write_text("# Kicks\n")
+    (tmp_path / "train/metadata.jsonl").write_text('{"file_name": "a.mp4"}\n')
+    (tmp_path / "train/a.mp4").write_bytes(b"a")
+    kicks = target("kicks", repo_type="dataset")
+    upload_dataset(tmp_path, kicks, api)
+    assert {"README.md", "train/a.mp4"} < set(api.list_repo_files("user/kicks", repo_type="dataset", revision="v1"))
+    before = len(local_hub.requests())
+    with pytest.raises(UploadError, match="user/kicks already has the tag v1"):
+        upload_dataset(tmp_path, kicks, api)
+    assert all(line.startswith("GET ") for line in local_hub.requests()[before:])
+    upload_dataset(tmp_path, Target("user/kicks", "dataset", private=True, tag=None), api)
+    monkeypatch.setattr(huggingface_hub.hf_api, "get_token", lambda: None)
+    with pytest.raises(UploadError, match="Nobody is logged in"):
+        upload_dataset(tmp_path, kicks, HfApi(endpoint=local_hub.url))
 
 
 def test_visibility_is_asked_for_and_a_repository_that_exists_keeps_its_own(api, folder, monkeypatch, caplog):

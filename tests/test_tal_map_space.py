@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hostile_names import HOSTILE_LABELS
 
-from re2tal_hf.detection_files import spreadsheet_cell
+from re2tal_hf.data.detection_files import spreadsheet_cell
 
 gradio = pytest.importorskip("gradio")
 

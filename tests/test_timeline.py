@@ -3,7 +3,7 @@ from matplotlib import pyplot
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from re2tal_hf.timeline import draw_timeline
+from re2tal_hf.training.timeline import draw_timeline
 
 DETECTIONS = [
     {"label": "Throw", "score": 0.9, "start": 2.0, "end": 4.0},

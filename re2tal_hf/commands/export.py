@@ -11,7 +11,7 @@ import sys
 
 from transformers import AutoModel, AutoVideoProcessor
 
-from ..export import (
+from ..publishing.graph import (
     FORMATS,
     check_format,
     export_graph,

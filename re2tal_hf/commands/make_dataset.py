@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from ..data.annotations import read_label_names
-from ..data.hub_dataset import HubDataset, read_dataset, upload_dataset, write_dataset
-from ..publishing.upload import check_repo_id
+from ..publishing.dataset import HubDataset, read_dataset, upload_dataset, write_dataset
+from ..publishing.upload import Target
 from ._command import add_max_lost, run_command
 
 
@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", help="text file with the names of the classes in order, one a line")
     add_max_lost(parser)
     parser.add_argument("--repo", help="user/name on the Hub to upload to")
+    parser.add_argument("--tag", help="name of the version on the Hub, such as v1; default none")
     parser.add_argument("--public", action="store_true", help="make a new dataset on the Hub public, not private")
     parser.add_argument("--dry-run", action="store_true", help="check all and report, write and upload nothing")
     parser.add_argument("--license", help="licence of videos and annotations, as the Hub spells it, such as cc-by-4.0")
@@ -64,19 +65,20 @@ def make(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.annotations and (not arguments.repo or arguments.dry_run):
         raise ValueError("give --annotations to make a dataset, or --repo to upload one made before")
+    target = None
     if arguments.repo:
-        check_repo_id(arguments.repo)
+        target = Target(arguments.repo, "dataset", private=not arguments.public, tag=arguments.tag)
     if arguments.annotations:
         make(arguments)
-    if arguments.repo and not arguments.dry_run:
-        print(upload_dataset(arguments.output, arguments.repo, private=not arguments.public))
+    if target and not arguments.dry_run:
+        print(upload_dataset(arguments.output, target))
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; see [`run_command`]."""
     # The report counts what the readers would warn of, with measured durations.
-    logging.getLogger("re2tal_hf.public").setLevel(logging.WARNING)
+    logging.getLogger("re2tal_hf.publishing").setLevel(logging.WARNING)
     return run_command(__doc__, add_options, run, arguments, log_level=logging.ERROR)
 
 

@@ -11,11 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..data.detection_files import write_detections
 from ..data.video_files import names_of_results
-from ..detection_files import write_detections
 from ..pipeline_re2tal import load_pipeline
-from ..timeline import draw_timeline
 from ..training.run_folder import complete_folder
+from ..training.timeline import draw_timeline
 from ..video_reader import VideoReader, VideoReadError
 from ._command import add_inference_options, run_command
 

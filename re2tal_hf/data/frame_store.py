@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers.image_utils import SizeDict
 
-from ..file_names import safe_name
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import Resize, VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo
+from .file_names import safe_name
 
 Backend = Literal["auto", "torchcodec", "pyav"]
 

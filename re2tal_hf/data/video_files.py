@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..file_names import distinct_names
+from .file_names import distinct_names
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Publishing on the Hub: a run or a Space, staged in a folder, then uploaded as one commit."""
+"""What goes to the Hub: models, data sets, Spaces, graphs, their cards; staged in a folder, sent as one commit."""

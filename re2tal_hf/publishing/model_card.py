@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..head import HEADS
 from ..licensing.origins import Origin, find_origin, question, recorded_origin
-from ..public.markdown import Markdown, code, escape, plain, render
-from ..public.places import file_name, parent_name, without_places
+from .markdown import Markdown, code, escape, plain, render
+from .places import file_name, parent_name, without_places
 from .run_folder import TrainingRun
 from .upload import check_names
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.annotations import hub_dataset
-from ..public.files import is_regular
-from ..public.places import file_name, without_places
 from ..training.recipe_yaml import read_yaml
 from ..training.run_folder import complete_folder
+from .listed_files import is_regular
+from .places import file_name, without_places
 
 MODEL_FOLDERS = ("best", "last")
 # Fields of a recipe that name places, also by relative paths; a backbone's may be a Hub id, which has one slash.

@@ -14,12 +14,12 @@ from PIL import Image
 from ..finite import check_predictions
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
-from ..public.files import copy_listed, is_regular
-from ..public.places import without_places
 from ..training.recipe_yaml import write_yaml
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .license_file import license_text
+from .listed_files import copy_listed, is_regular
 from .model_card import CardOptions, make_card, origin_of
+from .places import without_places
 from .run_folder import TrainingRun
 
 # Enough to pass every layer; a whole window can take minutes on a CPU.
@@ -49,7 +49,7 @@ APP_FILES = (
 )
 PACKAGE_FILES = (
     "*.py",
-    *(f"{folder}/*.py" for folder in ("data", "licensing", "public", "publishing", "training")),
+    *(f"{folder}/*.py" for folder in ("commands", "data", "licensing", "publishing", "training")),
     "publishing/model_card_template.md",
     *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),
     *(f"recipes/{name}.yaml" for name in ("quickstart", "thumos14_slowfast_101", "thumos14_swin_tiny", "ut_clips")),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -31,9 +32,9 @@ class Target:
 
     Args:
         repo_id (`str`): `user/name`.
-        repo_type (`str`): `"model"` or `"space"` (of Gradio).
+        repo_type (`str`): `"model"`, `"dataset"` or `"space"` (of Gradio).
         private (`bool`): Whether a new repository is private; one that exists stays as it is.
-        tag (`str`): Name of the version.
+        tag (`str`, *optional*): Name of the version; without it the commit gets none.
 
     Raises:
         ValueError: if the repository's id or the tag is not well-formed.
@@ -42,16 +43,16 @@ class Target:
     repo_id: str
     repo_type: str
     private: bool
-    tag: str
+    tag: str | None
 
     def __post_init__(self) -> None:
         check_names(self.repo_id, self.tag)
 
 
-def check_names(repo_id: str, tag: str) -> None:
+def check_names(repo_id: str, tag: str | None) -> None:
     """Raises a `ValueError` if a repository's id or a tag is not well-formed."""
     check_repo_id(repo_id)
-    if not re.fullmatch(r"\w[\w.+-]*", tag, re.ASCII):
+    if tag is not None and not re.fullmatch(r"\w[\w.+-]*", tag, re.ASCII):
         raise ValueError(f"--tag {tag!r} is no name for a tag; use letters, digits, '.', '-' and '_'.")
 
 
@@ -71,20 +72,30 @@ def staged_files(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def publish(folder: Path, target: Target, message: str, api: HfApi | None = None) -> str:
-    """Uploads a folder; it is then all that the repository holds.
+def publish(
+    folder: Path,
+    target: Target,
+    message: str,
+    api: HfApi | None = None,
+    *,
+    files: Sequence[str] | None = None,
+    replaced: tuple[str, ...] = ("",),
+) -> str:
+    """Uploads a folder; by default it is then all that the repository holds.
 
     Large files go first. An interrupted upload leaves the repository as it was, and one that is run again does not
     send those that arrived. The commit is one, so that a half-written state is never seen.
 
     Args:
-        folder (`Path`): What to upload.
-        target (`Target`): Where to.
-        message (`str`): Of the commit.
-        api (`HfApi`, *optional*): The Hub and the account; those of the environment by default.
+        folder: What to upload.
+        target: Where to.
+        message: Of the commit.
+        api: The Hub and the account; those of the environment by default.
+        files: Paths in the folder of what is sent; all of it by default.
+        replaced: What paths in the repository begin with to be removed unless they are sent.
 
     Returns:
-        `str`: Address of the repository.
+        Address of the repository.
 
     Raises:
         UploadError: if nobody is logged in, the Hub cannot be reached or refuses, or the tag exists already.
@@ -92,14 +103,20 @@ def publish(folder: Path, target: Target, message: str, api: HfApi | None = None
     api = api or HfApi()
     repo_id, repo_type = target.repo_id, target.repo_type
     space_sdk = "gradio" if repo_type == "space" else None
+    sent = list(staged_files(folder)) if files is None else list(files)
     try:
         api.whoami()
         _check_existing(api, target)
         url = api.create_repo(repo_id, repo_type=repo_type, private=target.private, space_sdk=space_sdk, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message=message, delete_patterns="*"
-        )
-        api.create_tag(repo_id, repo_type=repo_type, tag=target.tag, revision=commit.oid)
+        there = {name for name in api.list_repo_files(repo_id, repo_type=repo_type) if name.startswith(replaced)}
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(name, folder / name) for name in sent),
+            # The Hub's own file of what it keeps apart as large stays.
+            *(CommitOperationDelete(name) for name in sorted(there - {*sent, ".gitattributes"})),
+        ]
+        commit = api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message)
+        if target.tag is not None:
+            api.create_tag(repo_id, repo_type=repo_type, tag=target.tag, revision=commit.oid)
     # The library wraps what happens to a large file into a RuntimeError.
     except (LocalTokenNotFoundError, OfflineModeIsEnabled, HTTPError, RuntimeError) as error:
         raise UploadError(_explain(error, api, target)) from error
@@ -111,7 +128,7 @@ def _check_existing(api: HfApi, target: Target) -> None:
         found = api.repo_info(target.repo_id, repo_type=target.repo_type)
     except RepositoryNotFoundError:
         return
-    if api.revision_exists(target.repo_id, target.tag, repo_type=target.repo_type):
+    if target.tag is not None and api.revision_exists(target.repo_id, target.tag, repo_type=target.repo_type):
         raise UploadError(
             f"{target.repo_id} already has the tag {target.tag}: choose another with --tag; nothing was uploaded."
         )

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from ..data.annotations import AnnotatedVideo, AnnotationSet
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
-from ..timeline import draw_timeline
 from ..version import __version__
 from ..video_reader import VideoReader
+from .timeline import draw_timeline
 
 TIMELINE_THRESHOLD = 0.3
 

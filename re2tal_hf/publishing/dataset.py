@@ -7,24 +7,25 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow.parquet
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import HfApi
 
-from ..file_names import distinct_names, safe_name
-from ..public.files import listed_files
-from ..public.places import without_places
+from ..data.annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_video
+from ..data.annotations import read_annotations
+from ..data.durations import known_durations, with_duration
+from ..data.file_names import distinct_names, safe_name
+from ..data.hub_annotations import METADATA_FILES
+from ..data.time_units import MAX_LOST, check_times
 from ..video_reader import VideoReadError
-from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_video
-from .annotations import read_annotations
-from .durations import known_durations, with_duration
-from .hub_annotations import METADATA_FILES
-from .hub_dataset_card import dataset_card, dataset_features
-from .time_units import MAX_LOST, check_times
+from .dataset_card import HubDataset, dataset_card, dataset_features
+from .listed_files import listed_files
+from .places import without_places
+from .upload import Target, publish
 
 # By subset name in lower case; any other subset keeps its name.
 SPLITS = {
@@ -39,34 +40,6 @@ SUFFIXES = {suffix: suffix for suffix in (".mp4", ".mkv", ".avi", ".mov", ".mpeg
 SUFFIXES |= {".m4v": ".mp4", ".webm": ".mkv", ".mpg": ".mpeg"}
 # The Hub refuses a folder with more entries than ten thousand.
 FILES_PER_FOLDER = 5000
-
-
-@dataclass
-class HubDataset:
-    """What a dataset will hold.
-
-    Attributes:
-        splits: Videos with measured durations, by split. Segments are those of the annotation file, also where
-            they break one of `RULES`: a benchmark's ground truth stays as it is, and training repairs what it reads.
-        label_names: Name of class 0, 1, ...
-        problems: A line for each rule that was met and for the videos that are left out.
-        unreadable: Why, for each video that cannot be read.
-    """
-
-    splits: dict[str, list[AnnotatedVideo]]
-    label_names: list[str]
-    problems: list[str]
-    unreadable: list[str]
-
-    @property
-    def metadata_file(self) -> str:
-        """Name of the metadata of each split.
-
-        A JSON file without any action does not say what its lists hold. The library then refuses to put the splits
-        together, and it takes one kind of file for all of them.
-        """
-        has_actions = [any(video.labels for video in videos) for videos in self.splits.values()]
-        return "metadata.jsonl" if all(has_actions) else "metadata.parquet"
 
 
 def read_dataset(
@@ -163,7 +136,7 @@ def write_dataset(
     return folder
 
 
-def upload_dataset(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
+def upload_dataset(folder: str | Path, target: Target, api: HfApi | None = None) -> str:
     """Uploads a folder that `write_dataset` made; contents that the Hub has already are not sent again.
 
     Sent are the card, the metadata and the videos that these name; anything else in the folder stays here.
@@ -171,14 +144,15 @@ def upload_dataset(folder: str | Path, repo_id: str, *, private: bool = True) ->
 
     Args:
         folder: The dataset.
-        repo_id: "user/name"; made where it does not exist.
-        private: For a new dataset; an existing one stays as visible as it is.
+        target: Where to.
+        api: The Hub and the account; those of the environment by default.
 
     Returns:
-        Address of the commit.
+        Address of the dataset.
 
     Raises:
         FileNotFoundError: There is no such dataset folder, or a video that its metadata names is missing or a link.
+        UploadError: As `publish` does.
     """
     folder = Path(folder)
     tables = [table for kind in METADATA_FILES for table in sorted(folder.glob(f"*/{kind}"))]
@@ -190,19 +164,7 @@ def upload_dataset(folder: str | Path, repo_id: str, *, private: bool = True) ->
     if missing := sorted(set(files) - set(listed_files(folder, files))):
         raise FileNotFoundError(f"{folder / missing[0]} is missing, or is a link: put the file itself in its place")
     splits = tuple(f"{table.parent.name}/" for table in tables)
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    old = {name for name in api.list_repo_files(repo_id, repo_type="dataset") if name.startswith(splits)} - set(files)
-    commit = api.create_commit(
-        repo_id,
-        repo_type="dataset",
-        operations=[
-            *(CommitOperationAdd(name, folder / name) for name in files),
-            *(CommitOperationDelete(name) for name in sorted(old)),
-        ],
-        commit_message="Upload videos and annotations",
-    )
-    return str(commit.commit_url)
+    return publish(folder, target, "Upload videos and annotations", api, files=files, replaced=splits)
 
 
 def _named_files(table: Path) -> list[str]:

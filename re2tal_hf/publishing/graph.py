@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .modeling_re2tal import Re2TALForTemporalActionLocalization
-from .video_processing_re2tal import Re2TALVideoProcessor
+from ..modeling_re2tal import Re2TALForTemporalActionLocalization
+from ..video_processing_re2tal import Re2TALVideoProcessor
 
 INPUT_NAMES = ("pixel_values_videos", "frame_mask")
 OUTPUT_NAMES = ("logits", "pred_segments", "point_mask")

@@ -6,7 +6,7 @@ from tolerances import assert_close, depth_of, rounding
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.commands.export import main
-from re2tal_hf.export import (
+from re2tal_hf.publishing.graph import (
     check_format,
     export_graph,
     largest_differences,

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import datasets
 import yaml
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from ..public.markdown import escape, plain
-from .annotations import AnnotatedVideo
-
-if TYPE_CHECKING:
-    from .hub_dataset import HubDataset
+from ..data.annotations import AnnotatedVideo
+from .markdown import escape, plain
 
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
@@ -64,6 +61,34 @@ One row per video, in `<split>/{metadata}`:
 
 {limits}
 """
+
+
+@dataclass
+class HubDataset:
+    """What a dataset will hold.
+
+    Attributes:
+        splits: Videos with measured durations, by split. Segments are those of the annotation file, also where
+            they break one of `RULES`: a benchmark's ground truth stays as it is, and training repairs what it reads.
+        label_names: Name of class 0, 1, ...
+        problems: A line for each rule that was met and for the videos that are left out.
+        unreadable: Why, for each video that cannot be read.
+    """
+
+    splits: dict[str, list[AnnotatedVideo]]
+    label_names: list[str]
+    problems: list[str]
+    unreadable: list[str]
+
+    @property
+    def metadata_file(self) -> str:
+        """Name of the metadata of each split.
+
+        A JSON file without any action does not say what its lists hold. The library then refuses to put the splits
+        together, and it takes one kind of file for all of them.
+        """
+        has_actions = [any(video.labels for video in videos) for videos in self.splits.values()]
+        return "metadata.jsonl" if all(has_actions) else "metadata.parquet"
 
 
 def dataset_features(label_names: Sequence[str] | None) -> datasets.Features:

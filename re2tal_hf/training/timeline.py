@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from .detection_files import one_line
+from ..data.detection_files import one_line
 
 Segment = Mapping[str, Any]
 

@@ -1,7 +1,7 @@
 """Re2TAL: temporal action localization trained end to end through reversible video backbones."""
 
 from . import auto_classes  # noqa: F401 - importing it registers the models with transformers
-from .configuration_re2tal import Re2TALConfig
+from .configuration_re2tal import Re2TALConfig, Re2TALVideoClassificationConfig
 from .head import register_head
 from .modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification, Re2TALModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline
@@ -16,6 +16,7 @@ __all__ = [
     "Re2TALForTemporalActionLocalization",
     "Re2TALForVideoClassification",
     "Re2TALModel",
+    "Re2TALVideoClassificationConfig",
     "Re2TALVideoProcessor",
     "Stage",
     "TemporalActionLocalizationPipeline",

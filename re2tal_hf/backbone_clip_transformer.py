@@ -46,6 +46,7 @@ class ClipTransformer(Architecture):
     input_name = "pixel_values"
     max_clip_values: ClassVar[int] = 2**28
     classifier_names = ("classifier", "fc_norm", "pooler", "predictor")
+    chooses_attention = True
 
     def build(self, *, variant: str | None = None, **settings: Any) -> PreTrainedModel:
         """Builds a model without classifier.

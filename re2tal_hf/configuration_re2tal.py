@@ -1,4 +1,4 @@
-"""What a model is: backbone, rewiring, head and loss."""
+"""What a model is: backbone and rewiring, and head and loss of a localizer or what a classifier has."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_limits import check_labels, check_settings
-from .rewiring import DUAL_RESIDUAL, check_rewiring, default_backprop
-from .value_checks import BELOW_ONE, NOT_NEGATIVE, check_values, fields_of
+from .rewiring import check_rewiring, default_backprop
+from .value_checks import BELOW_ONE, COUNT, check_values, fields_of
 
 # What transformers' `pipeline()` looks for in a saved configuration.
 PIPELINES = {
@@ -22,8 +22,46 @@ PIPELINES = {
 }
 
 
-class Re2TALConfig(PreTrainedConfig):
-    r"""Configuration of the Re2TAL models.
+class RewiredConfig(PreTrainedConfig):
+    """What the models of every task have: a backbone, its rewiring, and where its weights come from."""
+
+    backbone_config: dict[str, Any] = field(default_factory=lambda: {"model_type": "video_swin", "variant": "tiny"})
+    rewiring: str = "re2tal"
+    coupling: list[float] | list[list[float]] | None = None
+    backprop: str | None = None
+    origin: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fills in defaults and checks the values."""
+        if kwargs.pop("model_type", self.model_type) != self.model_type:
+            # The saved configuration of another task's model, whose backbone is to be used.
+            for name in (
+                "auto_map",
+                "custom_pipelines",
+                *(name for kind in CONFIGS.values() for name in settings_of(kind)),
+            ):
+                kwargs.pop(name, None)
+        check_labels(kwargs.get("num_labels"), self.id2label, self.label2id)
+        hints = settings_of(type(self))
+        for name in hints:
+            value = getattr(self, name)
+            if name.endswith("_config") and not isinstance(value, Mapping):
+                raise TypeError(f"{name} is a {type(value).__name__}; it must map settings to values.")
+            if name != "origin":
+                check_settings(name, value)
+        check_values("", {name: getattr(self, name) for name in hints}, hints)
+        if self.backprop is None:
+            self.backprop = default_backprop(self.rewiring)
+        check_rewiring(self.rewiring, self.backprop, self.coupling)
+        # Where this package is installed its own pipeline is registered, and transformers would ask for
+        # trust in the saved one.
+        if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+
+class Re2TALConfig(RewiredConfig):
+    r"""Configuration of the backbone and of the localizer.
 
     Args:
         backbone_config (`dict`, *optional*): `model_type` of a registered architecture and its settings, by the
@@ -32,18 +70,11 @@ class Re2TALConfig(PreTrainedConfig):
             its settings, for example `{"model_type": "actionformer", "hidden_size": 256}`.
         loss_config (`dict`, *optional*): Arguments of the loss that is registered with the head.
         rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, `"none"` for the network as it is, or
-            `"dr2net"` for what lies between, by `coupling`.
-        coupling (`list[float]` or one for each stage, *optional*): The two coefficients of Dr2Net, by default
-            `[1.0, 0.0]`, the network as it is; training moves them.
+            `"dr2net"` for what lies between, by two coefficients that training moves and the weights hold.
+        coupling (`list[float]` or one for each stage, *optional*): The coefficients `(alpha, beta)` that a new Dr2Net
+            begins with, by default `[1.0, 0.0]`, the network as it is.
         backprop (`str`, *optional*): `"reversible"` (the default of a rewired network), `"checkpoint"` (of one
             that is not) or `"plain"`. Same outputs and gradients, other memory.
-        freeze_backbone (`bool`, *optional*, defaults to `False`): No backbone parameter is trained.
-        frozen_stages (`int`, *optional*, defaults to 0): So many leading stages, the stem included, are not trained.
-        freeze_norms (`bool`, *optional*, defaults to `False`): The backbone's norms keep their parameters, and
-            batch norms their running statistics.
-        classifier_norm (`bool`, *optional*, defaults to `False`), classifier_dropout (`float`, *optional*, defaults
-            to 0.0): Of [`Re2TALForVideoClassification`]: whether the pooled features are standardised over the batch,
-            as a backbone from scratch needs, whose features differ little between clips; and the dropout after that.
         origin (`dict`, *optional*): The pretrained weights that training began with and their license, as training
             records them.
         num_labels (`int`, *optional*): Number of action classes; 1 for a class-agnostic model.
@@ -63,45 +94,16 @@ class Re2TALConfig(PreTrainedConfig):
     """
 
     model_type = "re2tal"
+    keys_to_ignore_at_inference = ["loss_dict"]
 
-    backbone_config: dict[str, Any] = field(default_factory=lambda: {"model_type": "video_swin", "variant": "tiny"})
     head_config: dict[str, Any] = field(default_factory=lambda: {"model_type": "actionformer"})
     loss_config: dict[str, Any] = field(default_factory=dict)
-    rewiring: str = "re2tal"
-    coupling: list[float] | list[list[float]] | None = None
-    backprop: str | None = None
-    freeze_backbone: bool = False
-    frozen_stages: Annotated[int, NOT_NEGATIVE] = 0
-    freeze_norms: bool = False
-    classifier_norm: bool = False
-    classifier_dropout: Annotated[float, BELOW_ONE] = 0.0
-    origin: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
-        self._check_bounds(kwargs.get("num_labels"))
-        hints = fields_of(Re2TALConfig)
-        check_values("", {name: getattr(self, name) for name in hints}, hints)
-        self.head_config = {"model_type": "actionformer", **self.head_config}
-        if self.backprop is None:
-            self.backprop = default_backprop(self.rewiring)
-        if self.rewiring == DUAL_RESIDUAL and self.coupling is None:
-            self.coupling = [1.0, 0.0]
-        check_rewiring(self.rewiring, self.backprop, self.coupling)
-        # Where this package is installed its own pipeline is registered, and transformers would ask for
-        # trust in the saved one.
-        if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
-            kwargs.pop("custom_pipelines", None)
+        if isinstance(self.head_config, Mapping):
+            self.head_config = {"model_type": "actionformer", **self.head_config}
         super().__post_init__(**kwargs)
-
-    def _check_bounds(self, num_labels: Any) -> None:
-        check_labels(num_labels, self.id2label, self.label2id)
-        for name in ("backbone_config", "head_config", "loss_config"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}; it must map settings to values.")
-            check_settings(name, getattr(self, name))
-        for name in ("coupling", "frozen_stages", "classifier_dropout"):
-            check_settings(name, getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; that of a localization model names the pipeline, whose code is saved with the model."""
@@ -109,3 +111,46 @@ class Re2TALConfig(PreTrainedConfig):
         if "Re2TALForTemporalActionLocalization" in (values.get("architectures") or ()):
             values["custom_pipelines"] = PIPELINES
         return values
+
+
+class Re2TALVideoClassificationConfig(RewiredConfig):
+    r"""Configuration of the classifier of clips.
+
+    Args:
+        backbone_config, rewiring, coupling, backprop, origin: As in [`Re2TALConfig`].
+        classifier_norm (`bool`, *optional*, defaults to `False`): Whether the pooled features are standardised over
+            the batch, as a backbone from scratch needs, whose features differ little between clips.
+        classifier_dropout (`float`, *optional*, defaults to 0.0): Dropout of the pooled features.
+        num_frames (`int`, *optional*): Frames that `pipeline("video-classification")` takes of a video; by default as
+            many as the video processor says.
+        num_labels (`int`, *optional*): Number of classes.
+
+    Raises:
+        ValueError: as in [`Re2TALConfig`].
+    """
+
+    model_type = "re2tal_video_classification"
+    keys_to_ignore_at_inference = ["last_hidden_state", "feature_mask"]
+
+    classifier_norm: bool = False
+    classifier_dropout: Annotated[float, BELOW_ONE] = 0.0
+    num_frames: Annotated[int | None, COUNT] = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; of a model whose code is saved with it `AutoModel` is told, too."""
+        values = super().to_dict()
+        if (own_class := (values.get("auto_map") or {}).get("AutoModelForVideoClassification")) is not None:
+            values["auto_map"] = {**values["auto_map"], "AutoModel": own_class}
+        return values
+
+
+CONFIGS: dict[str, type[RewiredConfig]] = {
+    kind.model_type: kind for kind in (Re2TALConfig, Re2TALVideoClassificationConfig)
+}
+"""The configurations of saved models of ours, by their `model_type`."""
+
+
+def settings_of(config_class: type[RewiredConfig]) -> dict[str, Any]:
+    """Returns the types of a configuration's own settings, ranges included, without those of transformers."""
+    kinds = [kind for kind in reversed(config_class.__mro__) if issubclass(kind, RewiredConfig)]
+    return {name: hint for kind in kinds for name, hint in fields_of(kind).items()}

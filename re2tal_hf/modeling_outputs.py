@@ -16,10 +16,34 @@ class Re2TALModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): One feature for every
             `model.feature_stride` frames; feature `t` starts at frame `t * feature_stride`.
         feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, when asked for): The output of every stage of the
+            backbone, in its own layout; of one that takes clips, of every clip.
     """
 
     last_hidden_state: Tensor | None = None
     feature_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class VideoClassificationOutput(ModelOutput):
+    """Class scores of clips, and the features that they were computed from.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Cross entropy.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Class scores before the softmax.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): The features, before they are pooled.
+        feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real; the
+            others are not pooled.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, when asked for): The output of every stage of the
+            backbone, in its own layout; of one that takes clips, of every clip.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    feature_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -35,6 +59,8 @@ class TemporalActionLocalizationOutput(ModelOutput):
             not clipped to it.
         point_mask (`torch.BoolTensor` of shape `(batch, P)`): False for points that lie on padding; their
             scores mean nothing.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, when asked for): The output of every stage of the
+            backbone, in its own layout; of one that takes clips, of every clip.
     """
 
     loss: Tensor | None = None
@@ -42,3 +68,4 @@ class TemporalActionLocalizationOutput(ModelOutput):
     logits: Tensor | None = None
     pred_segments: Tensor | None = None
     point_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
-from .configuration_re2tal import Re2TALConfig
+from .configuration_re2tal import Re2TALConfig, RewiredConfig
 from .loaded_weights import WeightFit, is_computed, some, without_loading_report
-from .rewiring import RewiredModel
+from .reversible import Backprop, Stage
+from .rewiring import COUPLING, RewiredModel
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +25,28 @@ WRAPPERS = {r"^(module\.|_orig_mod\.)+": ""}
 class Re2TALPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation, the same for all Re2TAL models."""
 
-    config_class = Re2TALConfig
+    config_class: ClassVar[type[RewiredConfig]] = Re2TALConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict: Collection[str] = (COUPLING,)
 
     # The parts beside the backbone.
     head_parts: ClassVar[tuple[str, ...]] = ()
     # Tensors of a head that the source of the weights did not have.
     untrained_head: tuple[str, ...] = ()
 
+    def __init__(self, config: RewiredConfig):
+        if self.head_parts and config.model_type != self.config_class.model_type:
+            raise ValueError(
+                f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}."
+            )
+        super().__init__(config)
+
     @classmethod
     def from_pretrained(cls, *args: Any, partial: bool | None = None, **kwargs: Any) -> Any:
-        """As in transformers, but weights that do not fit are refused; what the configuration freezes is frozen.
+        """As in transformers, but weights that do not fit are refused.
 
         Args:
             args, kwargs: As in transformers. With `ignore_mismatched_sizes=True` tensors of the head that have another
@@ -60,9 +69,86 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             model._weight_conversions = []  # saving would put the wrappers back
         model._check_loaded(info, partial, ignored)
         model.base_model.compute_buffers(info["missing_keys"])
-        # Loading replaces the parameters, and with them their requires_grad.
-        model.base_model.freeze()
         return (model, info) if with_info else model
+
+    @property
+    def _base(self) -> Any:
+        """The `Re2TALModel`: this one or the one inside."""
+        return self.base_model
+
+    @property
+    def backprop(self) -> Backprop:
+        """How activations are had in the backward pass; may be set at any time."""
+        return self._base.backbone.backprop
+
+    @backprop.setter
+    def backprop(self, value: Backprop) -> None:
+        self._base.backbone.backprop = value
+
+    def set_coupling(self, coupling: Sequence[float]) -> None:
+        """Sets the coefficients `(alpha, beta)` of Dr2Net, in all stages."""
+        self._base.backbone.set_coupling(coupling)
+
+    def reconstruction_error(self) -> float:
+        """Returns the largest relative error of the inversions in the latest backward pass."""
+        return self._base.backbone.reconstruction_errors.largest()
+
+    def freeze(self, backbone: bool = False, stages: int = 0, norms: bool = False) -> None:
+        """Takes parts of the backbone out of the training; what was frozen before stays so.
+
+        Nothing of it is saved: whoever loads a model trains the whole of it, unless he freezes parts again.
+
+        Args:
+            backbone: Freeze all of its parameters.
+            stages: Freeze so many leading stages, the stem included.
+            norms: Freeze the parameters of its norms and the running statistics of its batch norms; these stay in
+                evaluation mode when the model is put into training mode.
+
+        Raises:
+            ValueError: if the backbone has not so many stages.
+        """
+        network = self._base.backbone
+        found: list[Stage] = network.architecture.stages(network)
+        if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= len(found):
+            raise ValueError(f"stages is {stages!r}, but the backbone has {len(found)} stages; give 0 to {len(found)}.")
+        frozen: list[nn.Module] = [module for stage in found[:stages] for module in stage.modules]
+        if backbone:
+            frozen.append(network)
+        if norms:
+            self._base.norms_frozen = True
+            frozen += self._base.norms()
+            self._base.train(self._base.training)
+        for module in frozen:
+            module.requires_grad_(False)
+
+    def unfreeze(self) -> None:
+        """Trains the whole backbone again."""
+        self._base.norms_frozen = False
+        self._base.backbone.requires_grad_(True)
+        self._base.train(self._base.training)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **settings: Any) -> None:
+        """What `gradient_checkpointing_enable()` and `gradient_checkpointing_disable()` of transformers call."""
+        if enable and self.backprop != "checkpoint":
+            self._base.backprop_before = self.backprop
+            self.backprop = "checkpoint"
+        elif not enable and self.backprop == "checkpoint":
+            self.backprop = self._base.backprop_before
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether every branch is recomputed from its stored input."""
+        return self.backprop == "checkpoint"
+
+    is_gradient_checkpointing = is_activation_checkpointing  # its name until transformers 6
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: Any, is_init_check: bool = False, **settings: Any
+    ) -> Any:
+        """Leaves it to the backbone's library, which is asked when the backbone is built or set."""
+        if not is_init_check and attn_implementation is not None:
+            self._base.backbone.architecture.check_attention(attn_implementation)
+        return attn_implementation
 
     def train(self, mode: bool = True) -> Re2TALPreTrainedModel:
         """As in PyTorch; a head that was begun anew counts as trained from now on."""
@@ -81,12 +167,18 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         head = {name for name in needed if name.split(".")[0] in self.head_parts}
         heads = {part for kind in Re2TALPreTrainedModel.__subclasses__() for part in kind.head_parts}
         not_ours = heads.difference(self.head_parts) | {"n_averaged"}
-        missing = {name for name in info["missing_keys"] if name in head or not is_computed(needed[name])}
+        # The source may have another rewiring.
+        own = {name for name in info["missing_keys"] if name.rpartition(".")[2] != COUPLING}
+        missing = {name for name in own if name in head or not is_computed(needed[name])}
         fit = WeightFit(
             self.name_or_path,
             total=len(needed.keys() - info["missing_keys"] | missing),
             missing=sorted(missing),
-            unused=[name for name in info["unexpected_keys"] if name.split(".")[0] not in not_ours],
+            unused=[
+                name
+                for name in info["unexpected_keys"]
+                if name.split(".")[0] not in not_ours and name.rpartition(".")[2] != COUPLING
+            ],
             reshaped={name: (tuple(there), tuple(here)) for name, there, here in info["mismatched_keys"]},
         )
         allowed = head & fit.reshaped.keys() if ignored else set()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import can_return_tuple
 
-from .configuration_re2tal import Re2TALConfig
+from .configuration_re2tal import Re2TALConfig, Re2TALVideoClassificationConfig, RewiredConfig
 from .families import FAMILIES  # noqa: F401 - importing them registers them
 from .head import HEADS
-from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput
+from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput, VideoClassificationOutput
 from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
-from .reversible import Backprop, Stage
-from .rewiring import BACKBONE_SETTINGS, build_backbone
+from .reversible import Backprop
+from .rewiring import BACKBONE_SETTINGS, COUPLING, build_backbone
 from .value_checks import arguments_of, check_values
 
 
@@ -24,28 +24,22 @@ class Re2TALModel(Re2TALPreTrainedModel):
     """A rewired video backbone: video in, temporal features out.
 
     Args:
-        config ([`Re2TALConfig`]): What the model is.
+        config ([`Re2TALConfig`] or that of another model of ours): What the model is.
     """
 
-    def __init__(self, config: Re2TALConfig):
+    def __init__(self, config: RewiredConfig):
         super().__init__(config)
-        self.backbone = build_backbone(
-            config.backbone_config, config.rewiring, cast(Backprop, config.backprop), config.coupling
-        )
+        settings = dict(config.backbone_config)
+        if config._attn_implementation is not None:
+            settings["attn_implementation"] = config._attn_implementation
+        self.backbone = build_backbone(settings, config.rewiring, cast(Backprop, config.backprop), config.coupling)
         architecture = self.backbone.architecture
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
+        # Of `freeze` and of `gradient_checkpointing_enable`.
+        self.norms_frozen = False
+        self.backprop_before: Backprop = "plain"
         self.post_init()
-        self.freeze()
-
-    @property
-    def backprop(self) -> Backprop:
-        """How activations are had in the backward pass; may be set at any time."""
-        return self.backbone.backprop
-
-    @backprop.setter
-    def backprop(self, value: Backprop) -> None:
-        self.backbone.backprop = value
 
     @torch.no_grad()
     def compute_buffers(self, missing: Collection[str]) -> None:
@@ -61,27 +55,26 @@ class Re2TALModel(Re2TALPreTrainedModel):
         wanted = [n for n, b in buffers.items() if (n in missing or n not in saved) and not b.is_meta]
         if wanted:
             with torch.random.fork_rng(devices=[]):
-                computed = dict(build_backbone(self.config.backbone_config).named_buffers())
+                settings = (self.config.rewiring, self.config.backprop, self.config.coupling)
+                computed = dict(build_backbone(self.config.backbone_config, *settings).named_buffers())
             for name in wanted:
                 buffers[name].copy_(computed[name])
+        self.backbone.couplings()
 
-    def set_coupling(self, coupling: Sequence[float]) -> None:
-        """Sets the coefficients `(alpha, beta)` of Dr2Net, in all stages; the configuration keeps them."""
-        self.backbone.set_coupling(coupling)
-        self.config.coupling = list(coupling)
-
-    def reconstruction_error(self) -> float:
-        """Returns the largest relative error of the inversions in the latest backward pass."""
-        return self.backbone.reconstruction_errors.largest()
-
+    @can_return_tuple
     def forward(
-        self, pixel_values_videos: Tensor, frame_mask: Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values_videos: Tensor,
+        frame_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> Re2TALModelOutput:
         """Computes temporal features.
 
         Args:
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`): Normalised frames.
             frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real.
+            output_hidden_states (`bool`, *optional*): Whether to return the output of every stage, too.
+            return_dict (`bool`, *optional*): With `False` a tuple is returned.
 
         Returns:
             [`Re2TALModelOutput`]
@@ -92,41 +85,28 @@ class Re2TALModel(Re2TALPreTrainedModel):
         _check_videos(pixel_values_videos, frame_mask)
         if frame_mask is None:
             frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
+        asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        stage_outputs: list[Tensor] | None = [] if asked else None
         # Frames of a file and of an array differ in strides, and with them kernels in rounding.
-        features = self.backbone.video_features(pixel_values_videos.contiguous())
+        features = self.backbone.video_features(pixel_values_videos.contiguous(), stage_outputs)
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),
+            hidden_states=None if stage_outputs is None else tuple(stage_outputs),
         )
 
     def train(self, mode: bool = True) -> Re2TALModel:
         """As in PyTorch; frozen norms stay in evaluation mode."""
         super().train(mode)
-        if self.config.freeze_norms:
-            for norm in self._norms():
+        if self.norms_frozen:
+            for norm in self.norms():
                 norm.eval()
         return self
 
-    def _norms(self) -> list[nn.Module]:
+    def norms(self) -> list[nn.Module]:
+        """Returns the norms of the backbone."""
         kinds = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
         return [module for module in self.backbone.modules() if isinstance(module, kinds)]
-
-    def freeze(self) -> None:
-        """Takes the gradient from the parameters that the configuration freezes."""
-        frozen: list[nn.Module] = []
-        if self.config.freeze_backbone:
-            frozen.append(self.backbone)
-        if self.config.frozen_stages:
-            stages: list[Stage] = self.backbone.architecture.stages(self.backbone)
-            if self.config.frozen_stages > len(stages):
-                raise ValueError(
-                    f"frozen_stages is {self.config.frozen_stages}, but the backbone has {len(stages)} stages."
-                )
-            frozen += [m for stage in stages[: self.config.frozen_stages] for m in stage.modules]
-        if self.config.freeze_norms:
-            frozen += self._norms()
-        for module in frozen:
-            module.requires_grad_(False)
 
 
 class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
@@ -149,13 +129,14 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             self.criterion = registered.loss_class(**config.loss_config)
         except TypeError as error:
             raise ValueError(f"head_config or loss_config: {error}") from error
-        self._keep_in_fp32_modules_strict = set(getattr(registered.loss_class, "fp32_buffers", ()))
+        self._keep_in_fp32_modules_strict = {COUPLING, *getattr(registered.loss_class, "fp32_buffers", ())}
         self.post_init()
 
     def initialize_parts(self) -> None:  # noqa: D102
         for part in (self.head, self.criterion):
             cast(Any, part).initialize_weights()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: Tensor | None = None,
@@ -163,7 +144,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         labels: list[dict[str, Tensor]] | None = None,
         temporal_features: Tensor | None = None,
         feature_mask: Tensor | None = None,
-        **kwargs: Any,
+        output_hidden_states: bool | None = None,
     ) -> TemporalActionLocalizationOutput:
         """Localizes actions in windows of video.
 
@@ -176,6 +157,8 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             temporal_features (`torch.FloatTensor` of shape `(batch, T', D)`, *optional*): Features computed before
                 (`Re2TALModelOutput.last_hidden_state`), in place of the video.
             feature_mask (`torch.BoolTensor` of shape `(batch, T')`, *optional*): With `temporal_features`.
+            output_hidden_states (`bool`, *optional*): Whether to return the output of every stage, too.
+            return_dict (`bool`, *optional*): With `False` a tuple is returned.
 
         Returns:
             [`TemporalActionLocalizationOutput`]
@@ -183,9 +166,11 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         Raises:
             ValueError: if neither or both of video and features are given, or the shapes do not fit.
         """
+        hidden_states = None
         if pixel_values_videos is not None and temporal_features is None:
-            output = self.model(pixel_values_videos, frame_mask)
+            output = self.model(pixel_values_videos, frame_mask, output_hidden_states, return_dict=True)
             temporal_features, feature_mask = output.last_hidden_state, output.feature_mask
+            hidden_states = output.hidden_states
         elif pixel_values_videos is not None or temporal_features is None:
             raise ValueError("Give either pixel_values_videos or temporal_features.")
         if feature_mask is None:
@@ -205,6 +190,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             logits=logits,
             pred_segments=segments * stride,
             point_mask=point_mask,
+            hidden_states=hidden_states,
         )
 
 
@@ -212,12 +198,13 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
     """A rewired video backbone with a linear classifier, to fine-tune the backbone on clips after the rewiring.
 
     Args:
-        config ([`Re2TALConfig`]): What the model is; `classifier_norm` and `classifier_dropout` are of this model only.
+        config ([`Re2TALVideoClassificationConfig`]): What the model is.
     """
 
+    config_class = Re2TALVideoClassificationConfig
     head_parts = ("classifier", "norm")
 
-    def __init__(self, config: Re2TALConfig):
+    def __init__(self, config: Re2TALVideoClassificationConfig):
         super().__init__(config)
         self.model = Re2TALModel(config)
         size = self.model.feature_size
@@ -234,13 +221,14 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
             nn.init.zeros_(cast(Tensor, self.norm.num_batches_tracked))
             nn.init.ones_(cast(Tensor, self.norm.running_var))
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: Tensor,
         frame_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **kwargs: Any,
-    ) -> ImageClassifierOutput:
+        output_hidden_states: bool | None = None,
+    ) -> VideoClassificationOutput:
         """Classifies clips.
 
         Args:
@@ -248,20 +236,27 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
             frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real; the
                 others do not count.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Classes, for the cross entropy.
+            output_hidden_states (`bool`, *optional*): Whether to return the output of every stage, too.
+            return_dict (`bool`, *optional*): With `False` a tuple is returned.
 
         Returns:
-            `ImageClassifierOutput`: `logits` of shape `(batch, num_labels)`, `loss` where labels are given, and as
-            `hidden_states` one tensor, the features that are pooled, of shape `(batch, T', D)`.
+            [`VideoClassificationOutput`]
 
         Raises:
             ValueError: if the shapes do not fit.
         """
-        output = self.model(pixel_values_videos, frame_mask)
+        output = self.model(pixel_values_videos, frame_mask, output_hidden_states, return_dict=True)
         weights = output.feature_mask.unsqueeze(-1).to(output.last_hidden_state)
         pooled = (output.last_hidden_state * weights).sum(1) / weights.sum(1).clamp_min(1.0)
         logits = self.classifier(self.dropout(self.norm(pooled)))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
-        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=(output.last_hidden_state,))
+        return VideoClassificationOutput(
+            loss=loss,
+            logits=logits,
+            last_hidden_state=output.last_hidden_state,
+            feature_mask=output.feature_mask,
+            hidden_states=output.hidden_states,
+        )
 
 
 def check_part_settings(where: str, config: Mapping[str, Any]) -> None:

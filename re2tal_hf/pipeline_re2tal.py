@@ -52,6 +52,12 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        kind = type(self.model).__name__
+        if kind in ("Re2TALModel", "Re2TALForVideoClassification"):
+            raise ValueError(
+                f"{self.model.name_or_path or 'The model'} is a {kind}, which localizes nothing: load a "
+                "Re2TALForTemporalActionLocalization that was trained, or train one from this backbone."
+            )
         if anew := getattr(self.model, "untrained_head", ()):
             raise ValueError(
                 f"{self.model.name_or_path} has no trained head: {len(anew)} tensors of it, such as {anew[0]}, were "

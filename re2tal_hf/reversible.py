@@ -142,6 +142,7 @@ def run_stages(
     backprop: Backprop | Sequence[Backprop],
     errors: ReconstructionErrors | None = None,
     probes: Collection[int] = (),
+    stage_outputs: list[Tensor] | None = None,
 ) -> list[Tensor]:
     """Runs stages, in order, and returns the merged outputs of those that are no other's source.
 
@@ -155,6 +156,7 @@ def run_stages(
         errors (`ReconstructionErrors`, *optional*): Receives the errors of the inversions.
         probes (`Collection[int]`): Positions of stages that are inverted once after their forward pass, for
             nothing but the error that this would have.
+        stage_outputs (`list[Tensor]`, *optional*): Receives the merged outputs of all stages.
 
     Raises:
         ValueError: if `backprop` is unknown, or `"reversible"` with a coupling that has no inverse (`beta = 0`).
@@ -172,6 +174,8 @@ def run_stages(
         merges = [None if position == INPUT else couplings[position] for position in positions]
         stage_pass = _StagePass(stage, own, merges, index, errors)
         states.append(stage_pass.run(sources, mode, probed=index in probes))
+    if stage_outputs is not None:
+        stage_outputs += map(_merged, states, couplings)
     return [_merged(states[index], couplings[index]) for index in sorted(ends)]
 
 

@@ -26,6 +26,9 @@ DUAL_RESIDUAL = "dr2net"
 
 REWIRINGS = (*COUPLINGS, DUAL_RESIDUAL)
 
+COUPLING = "coupling"
+"""Name of the buffer of Dr2Net's coefficients, in the backbone."""
+
 AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 """Two coefficients `(alpha, beta)`, or such a pair for each stage."""
 
@@ -55,6 +58,7 @@ class Architecture(ABC):
             subclass of each; `rewire` makes the model's modules of the one class instances of the other.
         classifier_names (`tuple[str, ...]`): The library's attributes that its features do not need; their weights may
             be left out of pretrained ones.
+        chooses_attention (`bool`): Whether `build` takes transformers' `attn_implementation`.
     """
 
     model_type: ClassVar[str]
@@ -62,6 +66,7 @@ class Architecture(ABC):
     input_name: ClassVar[str] = "x"
     recast_modules: ClassVar[Mapping[type[nn.Module], type[nn.Module]]] = {}
     classifier_names: ClassVar[tuple[str, ...]] = ("head", "fc", "classifier", "cls_head")
+    chooses_attention: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -94,6 +99,14 @@ class Architecture(ABC):
     @abstractmethod
     def feature_stride(self, model: Any) -> int:
         """Returns the number of input frames for each temporal feature."""
+
+    def check_attention(self, attn_implementation: Any) -> None:
+        """Raises a `ValueError` if there is one implementation of the attention only."""
+        if not self.chooses_attention:
+            raise ValueError(
+                f"attn_implementation is {attn_implementation!r}, but a backbone of type {self.model_type!r} has none "
+                "to choose; leave it out."
+            )
 
     def clip_length(self, model: Any) -> int | None:
         """Returns the number of frames that the model takes, None if it takes any; longer videos are cut into clips."""
@@ -148,6 +161,8 @@ def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
     settings = dict(backbone_config)
     architecture = BACKBONES.find(model_type := settings.pop("model_type", None))
     check_values("backbone_config.", settings, BACKBONE_SETTINGS)
+    if "attn_implementation" in settings:
+        architecture.check_attention(settings["attn_implementation"])
     try:
         return architecture.build(**settings)
     except TypeError as error:
@@ -164,7 +179,8 @@ def rewire(
 
     Modules, parameters and `state_dict` keys stay as they are; what changes is the order in which the
     residual branches are added up (Re2TAL, arXiv 2211.14053, fig. 3). A rewired network does not compute what
-    the original did: it starts from its weights and is fine-tuned.
+    the original did: it starts from its weights and is fine-tuned. Dr2Net's coefficients are a buffer, `coupling`
+    `[stages, 2]`; weights without it leave it as it is.
 
     Args:
         model (`nn.Module`): An instance of a registered architecture, such as torchvision's `swin3d_t()`.
@@ -209,7 +225,11 @@ def _rewired(
     model.backprop = backprop
     model.reconstruction_errors = ReconstructionErrors()
     model.backprop_switch = BackpropSwitch()
-    model.coupling = COUPLINGS.get(rewiring, COUPLINGS["none"]) if coupling is None else _as_coupling(coupling)
+    stages = architecture.stages(model)
+    model._couplings = _as_couplings(coupling or COUPLINGS.get(rewiring, COUPLINGS["none"]), len(stages))
+    model._buffers.pop(COUPLING, None)
+    if rewiring == DUAL_RESIDUAL:
+        model.register_buffer(COUPLING, torch.tensor(model._couplings))
     return model
 
 
@@ -227,18 +247,22 @@ def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = 
     if coupling is not None:
         if rewiring != DUAL_RESIDUAL:
             raise ValueError(f"The coefficients of rewiring={rewiring!r} are fixed; give none, or use 'dr2net'.")
-        _as_coupling(coupling)
+        _as_couplings(coupling)
     elif rewiring != DUAL_RESIDUAL and backprop == "reversible" and COUPLINGS[rewiring].beta == 0:
         raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
 
 
-def _as_coupling(values: AnyCoupling) -> Coupling | list[Coupling]:
+def _as_couplings(values: AnyCoupling, num_stages: int | None = None) -> list[Coupling]:
+    """The coefficients of every stage, checked; without their number, as many pairs as there are."""
     pairs = [values] if isinstance(values[0], (int, float)) else list(values)
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(0 <= value <= 1 for value in pair):
             raise ValueError(f"The coupling {pair!r} must be two coefficients, alpha and beta, each between 0 and 1.")
-    couplings = [Coupling(float(alpha), float(beta)) for alpha, beta in cast(list[Sequence[float]], pairs)]
-    return couplings[0] if pairs[0] is values else couplings
+    if pairs[0] is values:
+        pairs *= num_stages or 1
+    if num_stages is not None and len(pairs) != num_stages:
+        raise ValueError(f"There are {len(pairs)} couplings for {num_stages} stages; give one for each.")
+    return [Coupling(float(alpha), float(beta)) for alpha, beta in cast(list[Sequence[float]], pairs)]
 
 
 def architecture_of(model_class: type[nn.Module]) -> Architecture:
@@ -280,22 +304,46 @@ class RewiredModel(nn.Module):
     architecture: Architecture
     rewiring: str
     backprop: Backprop
-    coupling: Coupling | list[Coupling]
+    coupling: Tensor
+    _couplings: list[Coupling]
     reconstruction_errors: ReconstructionErrors
     backprop_switch: BackpropSwitch
 
     def set_coupling(self, coupling: AnyCoupling) -> None:
         """Sets the coefficients of Dr2Net, `(alpha, beta)` or a pair for each stage."""
         check_rewiring(self.rewiring, self.backprop, coupling)
-        self.coupling = _as_coupling(coupling)
+        with torch.no_grad():
+            self.coupling.copy_(torch.tensor(_as_couplings(coupling, len(self._couplings))))
+        self.couplings()
 
-    def forward_features(self, inputs: Tensor) -> Tensor:
-        """From the library's own input form to normalised features `[B, T', ..., D]`."""
+    def couplings(self) -> list[Coupling]:
+        """Returns the coefficients `(alpha, beta)` of every stage; of Dr2Net those in its buffer."""
+        # A graph that is compiled or exported takes them as they were.
+        if self.rewiring == DUAL_RESIDUAL and not (torch.compiler.is_compiling() or self.coupling.is_meta):
+            self._couplings = [Coupling(alpha, beta) for alpha, beta in self.coupling.tolist()]
+        return self._couplings
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """As in PyTorch; weights may be of a network with another rewiring."""
+        name = prefix + COUPLING
+        state = dict(state_dict)
+        if self.rewiring == DUAL_RESIDUAL:
+            state.setdefault(name, self.coupling)
+        elif not hasattr(self, COUPLING):
+            state.pop(name, None)
+        super()._load_from_state_dict(state, prefix, *args)
+        self.couplings()
+
+    def forward_features(self, inputs: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
+        """From the library's own input form to normalised features `[B, T', ..., D]`.
+
+        Args:
+            inputs: Of the library's own form.
+            stage_outputs: Receives the merged outputs of all stages.
+        """
         stages = self.architecture.stages(self, inputs.shape)
         self._set_modes_of_wrappers(stages)
-        couplings = [self.coupling] * len(stages) if isinstance(self.coupling, Coupling) else self.coupling
-        if len(couplings) != len(stages):
-            raise ValueError(f"There are {len(couplings)} couplings for {len(stages)} stages; give one for each.")
+        couplings = self.couplings()
         modes: Backprop | list[Backprop] = self.backprop
         probes: list[int] = []
         if self.rewiring == DUAL_RESIDUAL and self.backprop == "reversible":
@@ -305,20 +353,20 @@ class RewiredModel(nn.Module):
                 modes, probes = self.backprop_switch.choose(stages, couplings, errors)
         elif torch.is_grad_enabled():  # a compiled inference graph could not read the errors
             self._warn_of_errors()
-        outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes)
+        outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes, stage_outputs)
         return self.architecture.norm(self, *outputs)
 
-    def temporal_features(self, inputs: Tensor) -> Tensor:
+    def temporal_features(self, inputs: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
         """From the library's own input form to features `[B, T', D]`."""
-        return self.architecture.temporal_features(self, self.forward_features(inputs))
+        return self.architecture.temporal_features(self, self.forward_features(inputs, stage_outputs))
 
-    def video_features(self, videos: Tensor) -> Tensor:
+    def video_features(self, videos: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
         """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames."""
         length = self.architecture.clip_length(self)
         if length is None:
-            return self.temporal_features(self.architecture.to_library_input(videos))
+            return self.temporal_features(self.architecture.to_library_input(videos), stage_outputs)
         clips = cut_into_clips(videos, length)
-        features = self.temporal_features(self.architecture.to_library_input(clips))
+        features = self.temporal_features(self.architecture.to_library_input(clips), stage_outputs)
         num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))
         return join_clips(features, len(videos), num_features)
 

@@ -94,7 +94,7 @@ def backbone(config: dict[str, Any], rewiring: str, shape: tuple[int, ...]) -> C
         if config is SWIN:
             outputs = [model.forward_features(inputs)]
         else:
-            outputs = list(run_stages(model.architecture.stages(model), inputs, model.coupling, mode))
+            outputs = list(run_stages(model.architecture.stages(model), inputs, model.couplings()[0], mode))
         weighted = [(one * draw(f"loss.{i}", *one.shape).to(dtype)).sum() for i, one in enumerate(outputs)]
         sum(weighted, torch.zeros(())).backward()
         found = {f"output.{i}": one for i, one in enumerate(outputs)} | gradients(model, inputs)

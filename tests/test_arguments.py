@@ -26,7 +26,7 @@ def test_every_recipe_builds(name):
     of_clips = "classifier_dropout" in recipe.model
     model_class = Re2TALForVideoClassification if of_clips else Re2TALForTemporalActionLocalization
     with torch.device("meta"):
-        model = model_class(Re2TALConfig(**recipe.model, num_labels=3))
+        model = model_class(model_class.config_class(**recipe.model, num_labels=3))
     processor = Re2TALVideoProcessor(**recipe.processor)
     Augmentation(**recipe.augmentation)
     features = processor.num_frames // model.model.feature_stride
@@ -98,7 +98,9 @@ def test_a_file_of_ones_own(tmp_path):
         ("processor.do_pad=off", "processor.do_pad is 'off'.*write true or false"),
         ("augmentation.hue=0.9", "augmentation.hue is 0.9; it must be at least 0 and at most 0.5"),
         ("augmentation.crop_scale=[0.5]", "augmentation.crop_scale is .0.5.; it must be tuple"),
-        ("model.freeze_norms=no", "model.freeze_norms is 'no'; it must be bool"),
+        ("freeze.norms=no", "freeze.norms is 'no'; it must be bool"),
+        ("model.freeze_backbone=true", "no field 'model.freeze_backbone'; did you mean 'freeze.backbone'"),
+        ("model.rewirring=none", "no field 'model.rewirring'; did you mean 'model.rewiring'"),
         ("model.classifier_dropout=1", "model.classifier_dropout is 1; it must be at least 0 and below 1"),
         ("model.coupling=[.nan,1]", r"model.coupling\[0\] is nan"),
         ("model.loss_config.loss_weight=-1", "model.loss_config.loss_weight is -1; it must be at least 0"),

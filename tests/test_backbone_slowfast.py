@@ -41,7 +41,7 @@ def reference_weights(model_goldens, reference: str) -> dict:
 
 
 def pathways(model, inputs):
-    return run_stages(model.architecture.stages(model), inputs, model.coupling, model.backprop)
+    return run_stages(model.architecture.stages(model), inputs, model.couplings()[0], model.backprop)
 
 
 @pytest.mark.parametrize("case", ["case0", "case1"])
@@ -83,9 +83,9 @@ def test_reference_stages(model_goldens, reference, rewiring):
     model.load_state_dict(reference_weights(model_goldens, reference))
     stages = model.architecture.stages(model)
     with torch.no_grad():
-        found = {"fast_path.maxpool": run_stages(stages[:1], golden["input"], model.coupling, "plain")[0]}
+        found = {"fast_path.maxpool": run_stages(stages[:1], golden["input"], model.couplings()[0], "plain")[0]}
         for level in range(1, 5):
-            ends = run_stages(stages[: 2 * level + 1], golden["input"], model.coupling, "plain")
+            ends = run_stages(stages[: 2 * level + 1], golden["input"], model.couplings()[0], "plain")
             found |= {f"slow_path.layer{level}": ends[0], f"fast_path.layer{level}": ends[1]}
     for name, output in found.items():
         assert_close(output, golden[f"f64.stage.{name}.stored_as_f32"], depth=depth_of(model), what=name)

@@ -114,11 +114,12 @@ def test_dr2net_moves_to_the_rewired_network(clips, plain, tmp_path, monkeypatch
     _, log = train(
         clips, tmp_path / "run", f"training.pretrained_backbone={plain}", "model.rewiring=dr2net", "training.epochs=4"
     )
-    assert [(line["coupling_a"], line["coupling_b"]) for line in log[2:]] == [(0.0, 1.0)] * 2
-    assert 0 < log[0]["coupling_b"] < 1
+    assert [(line["alpha"], line["beta"]) for line in log[2:]] == [(0.0, 1.0)] * 2
+    assert 0 < log[0]["beta"] < 1
     assert log[-1]["inverted_stages"] == 2
     model = Re2TALForVideoClassification.from_pretrained(tmp_path / "run/last")
-    assert model.config.coupling == [0.0, 1.0]
+    assert model.model.backbone.couplings() == [(0.0, 1.0)] * 2
+    assert model.config.coupling is None
 
 
 def test_the_result_is_the_backbone_of_a_localizer(plain):

@@ -7,11 +7,13 @@ import pytest
 import torch
 from architecture_cases import CASES
 from tolerances import assert_close, assert_gradients_close, depth_of
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
 from re2tal_hf.dual_residual import PROBE_INTERVAL, BackpropSwitch
 from re2tal_hf.reversible import Coupling, Stage
 from re2tal_hf.rewiring import build_backbone
+from re2tal_hf.training.pretrained import load_backbone_weights
 
 SWIN = next(case for case in CASES if case.name == "video_swin").config
 
@@ -95,9 +97,51 @@ def test_a_saved_model_keeps_its_coefficients(video, tmp_path):
     model.set_coupling((0.25, 0.75))
     model.save_pretrained(tmp_path)
     loaded = Re2TALModel.from_pretrained(tmp_path).eval()
-    assert loaded.config.coupling == [0.25, 0.75]
+    assert loaded.backbone.couplings() == [(0.25, 0.75)] * 2
+    assert loaded.config.coupling is None
     videos = video.transpose(1, 2)
-    assert_close(loaded(videos).last_hidden_state, model(videos).last_hidden_state, depth=depth_of(model))
+    expected = model(videos).last_hidden_state
+    assert_close(loaded(videos).last_hidden_state, expected, depth=depth_of(model))
+    half = Re2TALModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.backbone.coupling.dtype == torch.float32
+    # Exported before it ran once.
+    exported = torch.export.export(Re2TALModel.from_pretrained(tmp_path).eval(), (videos,)).module()
+    assert_close(exported(videos).last_hidden_state, expected, depth=depth_of(model))
+
+
+def test_the_coefficients_are_a_buffer(video):
+    model = backbone()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert state.keys() - backbone("none").state_dict().keys() == {"coupling"}
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    model.set_coupling([(0.5, 0.25), (0.0, 1.0)])
+    average.update_parameters(model)
+    copied = copy.deepcopy(model)
+    loaded = backbone()
+    loaded.load_state_dict(model.state_dict())
+    for other in (average.module, copied, loaded):
+        assert other.couplings() == [(0.5, 0.25), (0.0, 1.0)]
+        assert torch.equal(other.eval()(video), model.eval()(video))
+    model.load_state_dict(state)
+    assert model.couplings() == [(1.0, 0.0)] * 2
+
+
+def test_weights_of_another_rewiring(tmp_path):
+    pretrained, moving = backbone("none"), backbone(coupling=(0.5, 0.5))
+    moving.load_state_dict(pretrained.state_dict())
+    assert moving.couplings() == [(0.5, 0.5)] * 2
+    pretrained.load_state_dict(moving.state_dict())
+    rewire(moving, "re2tal")
+    assert moving.state_dict().keys() == pretrained.state_dict().keys()
+    model = Re2TALModel(Re2TALConfig(backbone_config=SWIN, rewiring="dr2net", coupling=[0.5, 0.5]))
+    model.save_pretrained(tmp_path / "dr2net")
+    rewired = Re2TALModel.from_pretrained(tmp_path / "dr2net", rewiring="re2tal", coupling=None)
+    rewired.save_pretrained(tmp_path / "re2tal")
+    again = Re2TALModel.from_pretrained(tmp_path / "re2tal", rewiring="dr2net", coupling=[0.25, 0.75])
+    assert again.backbone.couplings() == [(0.25, 0.75)] * 2
+    load_backbone_weights(rewired.backbone, str(tmp_path / "dr2net"))
+    load_backbone_weights(again.backbone, str(tmp_path / "dr2net"))
+    assert again.backbone.couplings() == [(0.25, 0.75)] * 2
 
 
 @pytest.mark.parametrize(
@@ -114,7 +158,8 @@ def test_bad_coefficients_are_refused(rewiring, coupling, message):
         rewire(build_backbone(SWIN), rewiring, "checkpoint", coupling)
 
 
-def test_a_coupling_for_each_stage(video):
-    model = backbone(coupling=[(0.5, 0.5)])
-    with pytest.raises(ValueError, match="2 stages"):
-        model(video)
+def test_a_coupling_for_each_stage():
+    with pytest.raises(ValueError, match="1 couplings for 2 stages"):
+        backbone(coupling=[(0.5, 0.5)])
+    with pytest.raises(ValueError, match="3 couplings for 2 stages"):
+        backbone().set_coupling([(0.5, 0.5)] * 3)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from re2tal_hf import (
     Re2TALForTemporalActionLocalization,
     Re2TALForVideoClassification,
     Re2TALModel,
+    Re2TALVideoClassificationConfig,
     Re2TALVideoProcessor,
 )
 from re2tal_hf.pipeline_re2tal import load_pipeline
@@ -147,7 +149,9 @@ def test_another_number_of_classes_by_transformers_own_door(head, tmp_path, capl
 
 
 def test_from_one_task_to_another(tmp_path, caplog):
-    classifier = Re2TALForVideoClassification(Re2TALConfig(backbone_config=CASES[0].config, classifier_norm=True))
+    classifier = Re2TALForVideoClassification(
+        Re2TALVideoClassificationConfig(backbone_config=CASES[0].config, classifier_norm=True)
+    )
     classifier.save_pretrained(tmp_path / "classifier")
     detector = localizer()
     detector.save_pretrained(tmp_path / "detector")
@@ -164,21 +168,27 @@ def test_from_one_task_to_another(tmp_path, caplog):
 
 
 def test_a_pipeline_has_no_use_for_a_head_that_was_not_trained(tmp_path):
-    Re2TALForVideoClassification(Re2TALConfig(backbone_config=CASES[0].config)).save_pretrained(tmp_path)
+    Re2TALForVideoClassification(Re2TALVideoClassificationConfig(backbone_config=CASES[0].config)).save_pretrained(
+        tmp_path
+    )
     processor = Re2TALVideoProcessor(size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path)
+    for load in (load_pipeline, partial(pipeline, TASK)):
+        with pytest.raises(ValueError, match="is a Re2TALForVideoClassification, which localizes nothing"):
+            load(model=str(tmp_path))
+    localizer_class = Re2TALForTemporalActionLocalization
     with pytest.raises(ValueError, match=r"no trained head: 230 tensors .*criterion.normalizer"):
-        pipeline(TASK, model=str(tmp_path))
-    with pytest.raises(ValueError, match="no trained head"):
-        load_pipeline(str(tmp_path))
+        pipeline(TASK, model=localizer_class.from_pretrained(tmp_path), video_processor=processor)
     with pytest.raises(ValueError, match=r"used 65 of .*lacks .*criterion.normalizer"):
-        AutoModel.from_pretrained(tmp_path, partial=False)
-    model = AutoModel.from_pretrained(tmp_path)
+        localizer_class.from_pretrained(tmp_path, partial=False)
+    model = localizer_class.from_pretrained(tmp_path)
     pipeline(TASK, model=model.train(), video_processor=processor)
-    model = AutoModel.from_pretrained(tmp_path)
+    model = localizer_class.from_pretrained(tmp_path)
     model.load_state_dict(model.state_dict())
     pipeline(TASK, model=model, video_processor=processor)
-    pipeline(TASK, model=AutoModel.from_pretrained(tmp_path, partial=True), video_processor=processor)
+    pipeline(TASK, model=localizer_class.from_pretrained(tmp_path, partial=True), video_processor=processor)
+    with pytest.raises(ValueError, match="is a Re2TALModel, which localizes nothing"):
+        pipeline(TASK, model=model.model, video_processor=processor)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
@@ -296,6 +306,7 @@ def test_without_this_package(tmp_path):
     code = r"""
 import re
 import sys
+from functools import partial
 from transformers import AutoModel, pipeline
 outcomes = []
 for folder in ("model", "renamed"):

@@ -51,7 +51,7 @@ def test_front_matter_names_library_task_license_and_results(finished):
     card = make_card(read_run(finished), OPTIONS)
     data = ModelCard(str(card)).data
     assert (data.library_name, data.license) == ("transformers", "apache-2.0")
-    assert data.pipeline_tag == "video-classification"
+    assert data.pipeline_tag is None
     assert "temporal-action-localization" in data.tags
     assert "reversible" in data.tags
     assert (data.model_name, data.base_model, data.datasets) == ("kicks-small", None, None)
@@ -97,7 +97,8 @@ def test_the_code_of_the_card_is_five_lines_with_the_repository_filled_in(finish
 
 def test_what_is_not_so_is_not_said(run_folder):
     (run_folder / "last" / "timeline.png").unlink()
-    change_json(run_folder / "last" / "config.json", freeze_backbone=True)
+    path = run_folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("backbone: false", "backbone: true"))
     amount = {"videos": 7, "segments": 41, "seconds": 0}
     change_json(run_folder / "run.json", device="NVIDIA H100", num_processes=2, training=amount)
     card = make_card(read_run(run_folder, "last"), OPTIONS)

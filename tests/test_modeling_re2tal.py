@@ -5,10 +5,17 @@ import json
 
 import pytest
 import torch
+from architecture_cases import CASES
 from golden_weights import SWIN, head_name, read_golden, swin_name
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
+from re2tal_hf import (
+    Re2TALConfig,
+    Re2TALForTemporalActionLocalization,
+    Re2TALForVideoClassification,
+    Re2TALModel,
+    Re2TALVideoClassificationConfig,
+)
 from re2tal_hf.temporal_segments import suppress
 
 BACKBONE = {
@@ -94,27 +101,132 @@ def test_modes_agree_through_the_whole_model(backprop):
     assert_gradients_close(gradients[backprop], gradients["plain"])
 
 
-def test_freezing(tmp_path):
-    config = small_config(frozen_stages=1, freeze_norms=True)
-    model = Re2TALForTemporalActionLocalization(config)
+def trainable(model) -> set[str]:
+    return {name for name, parameter in model.base_model.backbone.named_parameters() if parameter.requires_grad}
 
-    def trainable(m):
-        return {n for n, p in m.model.backbone.named_parameters() if p.requires_grad}
 
+def test_freezing():
+    model = Re2TALForTemporalActionLocalization(small_config())
+    everything = trainable(model)
+    model.train().freeze(stages=1, norms=True)
     names = trainable(model)
     assert names
     assert not any(n.startswith(("patch_embed", "features.0")) or "norm" in n for n in names)
     assert any(n.startswith("features.2") for n in names)
-    model.train()
-    assert not model.model.backbone.norm.training
-    model.save_pretrained(tmp_path)
-    assert trainable(Re2TALForTemporalActionLocalization.from_pretrained(tmp_path)) == names
-    frozen = Re2TALForTemporalActionLocalization(small_config(freeze_backbone=True))
-    assert not trainable(frozen)
+    for _ in range(2):
+        assert not model.model.backbone.norm.training and model.model.backbone.training
+        model.eval().train()
+    model.freeze(backbone=True)
+    assert not trainable(model)
     videos, frame_mask, labels = batch()
-    frozen(videos, frame_mask, labels).loss.backward()
-    with pytest.raises(ValueError, match="has 2 stages"):
-        Re2TALForTemporalActionLocalization(small_config(frozen_stages=3))
+    model(videos, frame_mask, labels).loss.backward()
+    assert all(p.grad is None for p in model.model.parameters())
+    model.unfreeze()
+    assert trainable(model) == everything and model.model.backbone.norm.training
+    for stages in (3, -1, 1.5, True):
+        with pytest.raises(ValueError, match="has 2 stages"):
+            model.freeze(stages=stages)
+
+
+@pytest.mark.parametrize("backprop", ["reversible", "checkpoint", "plain"])
+def test_frozen_norms_keep_their_statistics_in_training(backprop):
+    config = next(case.config for case in CASES if case.config["model_type"] == "video_resnet")
+    model = Re2TALModel(Re2TALConfig(backbone_config=config, backprop=backprop))
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    videos = torch.randn(2, 8, 3, 32, 32)
+    model.freeze(norms=True)
+    for frozen in (True, False):
+        model.train()
+        assert any(parameter.requires_grad for parameter in model.parameters())
+        model(videos).last_hidden_state.square().mean().backward()
+        moved = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
+        assert bool(moved) != frozen
+        model.unfreeze()
+
+
+def test_what_was_frozen_in_training_is_not_frozen_where_the_model_is_loaded(tmp_path):
+    model = Re2TALForTemporalActionLocalization(small_config())
+    model.freeze(backbone=True, norms=True)
+    model.save_pretrained(tmp_path)
+    loaded = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path).train()
+    assert trainable(loaded) == {name for name, _ in loaded.model.backbone.named_parameters()}
+    assert loaded.model.backbone.norm.training
+    assert "freez" not in (tmp_path / "config.json").read_text()
+
+
+def test_hidden_states_and_tuples_only_when_asked_for():
+    videos, frame_mask, labels = batch()
+    localizer = Re2TALForTemporalActionLocalization(small_config()).eval()
+    classifier = Re2TALForVideoClassification(
+        Re2TALVideoClassificationConfig(backbone_config=BACKBONE, num_labels=3)
+    ).eval()
+    for model, targets in ((localizer, labels), (classifier, torch.tensor([0, 2])), (localizer.model, None)):
+        given = {} if targets is None else {"labels": targets}
+        plain = model(videos, frame_mask, **given)
+        assert plain.hidden_states is None
+        asked = model(videos, frame_mask, **given, output_hidden_states=True)
+        assert [state.shape[1:] for state in asked.hidden_states] == [(9, 4, 5, 8), (9, 2, 3, 16)]
+        found = model(videos, frame_mask, **given, return_dict=False)
+        assert isinstance(found, tuple) and len(found) == len(plain)
+        assert torch.equal(found[0], plain[0])
+        model.config.output_hidden_states, model.config.return_dict = True, False
+        found = model(videos, frame_mask, **given)
+        assert isinstance(found, tuple) and len(found[-1]) == 2
+        model.config.output_hidden_states, model.config.return_dict = False, True
+        with pytest.raises(TypeError, match="lables"):
+            model(videos, lables=targets)
+
+
+@pytest.mark.parametrize("backprop", ["reversible", "checkpoint", "plain"])
+def test_hidden_states_have_gradients(backprop):
+    model = Re2TALModel(small_config(backprop="plain")).double()
+    reference = copy.deepcopy(model)
+    model.backprop = backprop
+    videos = batch()[0].double()
+    for one in (model, reference):
+        output = one(videos, output_hidden_states=True)
+        (output.last_hidden_state.mean() + sum(state.square().mean() for state in output.hidden_states)).backward()
+    gradients = ({n: p.grad for n, p in one.named_parameters()} for one in (model, reference))
+    assert_gradients_close(*gradients)
+
+
+@pytest.mark.parametrize(("rewiring", "backprop"), [("re2tal", "reversible"), ("re2tal", "plain"), ("none", "plain")])
+def test_gradient_checkpointing_is_a_mode_of_the_backward_pass(rewiring, backprop):
+    model = Re2TALForTemporalActionLocalization(small_config(rewiring=rewiring, backprop=backprop))
+    model.gradient_checkpointing_disable()
+    assert model.backprop == backprop and not model.is_gradient_checkpointing
+    for _ in range(2):
+        model.gradient_checkpointing_enable()
+        assert model.backprop == model.model.backbone.backprop == "checkpoint" and model.is_gradient_checkpointing
+    model.model.gradient_checkpointing_disable()
+    assert model.backprop == backprop and not model.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("name", ["videomae", "vivit", "timesformer", "vjepa2"])
+def test_attention_is_chosen_where_the_library_has_a_choice(name, tmp_path):
+    backbone = next(case.config for case in CASES if case.config["model_type"] == name)
+    config = small_config(backbone_config=backbone)
+    model = Re2TALForTemporalActionLocalization(config)
+    usual = model.model.backbone.config._attn_implementation
+    model.save_pretrained(tmp_path)
+    eager = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, attn_implementation="eager")
+    assert eager.model.backbone.config._attn_implementation == "eager"
+    assert Re2TALModel(small_config(backbone_config=backbone)).backbone.config._attn_implementation == usual
+    if usual != "eager":
+        eager.set_attn_implementation("sdpa")
+        assert eager.model.backbone.config._attn_implementation == "sdpa"
+    for impossible in ("magic", *(["sdpa"] if usual == "eager" else [])):
+        with pytest.raises(ValueError, match="magic|scaled_dot_product"):
+            Re2TALForTemporalActionLocalization.from_pretrained(tmp_path, attn_implementation=impossible)
+
+
+def test_attention_is_not_chosen_where_there_is_one(tmp_path):
+    model = Re2TALModel(small_config())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'video_swin' has none to choose"):
+        Re2TALModel.from_pretrained(tmp_path, attn_implementation="sdpa")
+    with pytest.raises(ValueError, match="'video_swin' has none to choose"):
+        model.set_attn_implementation("sdpa")
 
 
 def test_save_and_load(tmp_path):
@@ -196,7 +308,6 @@ def test_initialisation_is_reproducible_and_sane():
         ({"rewiring": "magic"}, "rewiring"),
         ({"backprop": "magic"}, "backprop"),
         ({"rewiring": "none", "backprop": "reversible"}, "cannot be inverted"),
-        ({"frozen_stages": -1}, "frozen_stages"),
         ({"head_config": {"model_type": "magic"}}, "head_config"),
         ({"head_config": {"hiden_size": 3}}, "hiden_size"),
         ({"loss_config": {"magic": 3}}, "magic"),
@@ -242,9 +353,9 @@ class WholeDetector:
                     "max_length": 16,
                 },
                 num_labels=5,
-                freeze_norms=True,
             )
         )
+        model.freeze(norms=True)
         own = model.state_dict()
         state = {}
         for key, value in self.checkpoint[weights].items():

@@ -12,7 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALForVideoClassification, Re2TALModel
+from re2tal_hf import (
+    Re2TALConfig,
+    Re2TALForTemporalActionLocalization,
+    Re2TALForVideoClassification,
+    Re2TALModel,
+    Re2TALVideoClassificationConfig,
+)
 from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training import pretrained
 from re2tal_hf.training.pretrained import load_backbone_weights, load_classifier_weights
@@ -128,7 +134,7 @@ def test_what_training_programs_wrap_weights_in_is_taken_away(case, tmp_path):
 
 
 def test_torchs_own_average_is_unwrapped(tmp_path):
-    model = Re2TALForVideoClassification(Re2TALConfig(backbone_config=SWIN))
+    model = Re2TALForVideoClassification(Re2TALVideoClassificationConfig(backbone_config=SWIN))
     torch.save(AveragedModel(model).state_dict(), tmp_path / "weights.pth")
     loaded = backbone()
     load_backbone_weights(loaded, str(tmp_path / "weights.pth"))
@@ -229,7 +235,9 @@ def test_a_transformer_that_computes_something_else(name, field, value, tmp_path
     ],
 )
 def test_a_model_of_ours_that_computes_something_else(name, there, here, message, tmp_path):
-    source = Re2TALForVideoClassification(Re2TALConfig(backbone_config={**CONFIGS[name], **there}, num_labels=2))
+    source = Re2TALForVideoClassification(
+        Re2TALVideoClassificationConfig(backbone_config={**CONFIGS[name], **there}, num_labels=2)
+    )
     source.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_backbone_weights(backbone({**CONFIGS[name], **here}), str(tmp_path))

@@ -317,7 +317,7 @@ def test_the_card_of_a_hostile_run_says_what_every_card_says(staged):
     sections = ["Use", "Data", "Results", "Training", "Limits", "License", "Citation"]
     assert headings[0].startswith("# hostile: temporal action localization on ")
     assert headings[1:] == [f"## {name}" for name in sections]
-    assert (card.data.license, card.data.pipeline_tag) == ("mit", "video-classification")
+    assert (card.data.license, card.data.pipeline_tag) == ("mit", None)
     assert {result.dataset_split for result in card.data.eval_results} == {"val # x"}
     rows = [line for line in card.text.splitlines() if line.startswith("| ") and line.endswith("| 0.500 |")]
     assert len(rows) == len(HOSTILE)

@@ -132,7 +132,7 @@ def test_a_finished_run_is_left_as_it_is(checkpoint, recipe, whole, tmp_path, ca
         ("training.learning_rate=0.5", "training.learning_rate is 0.5 here and 0.001 there"),
         ("data.training_subset=testing", "data.training_subset is 'testing' here and 'training' there"),
         ("model.backbone_config.depths=[1,2]", r"model.backbone_config.depths is \[1, 2\] here and \[1, 1\] there"),
-        ("model.freeze_norms=true", "model.freeze_norms is True here and not given there"),
+        ("freeze.norms=true", "freeze.norms is True here and False there"),
         ("training.epochs=2", "training.epochs is 2 here and 3 there"),
     ],
 )

@@ -135,14 +135,14 @@ def test_a_variant_of_training(places, tmp_path):
     changes = [
         "data.class_agnostic=true", "training.gradient_accumulation=2", "training.mixed_precision=bf16",
         "training.ema_decay=null", "training.epochs=1", "model.rewiring=none", "training.trackers=[]",
-        "model.freeze_norms=true", "augmentation.crop_scale=[0.6,1.0]", "augmentation.brightness=0.3",
+        "freeze.norms=true", "augmentation.crop_scale=[0.6,1.0]", "augmentation.brightness=0.3",
     ]  # fmt: skip
     metrics = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a").run()
     assert set(metrics["per_class"]) == {"action"}
 
 
 def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
-    changes = ["model.freeze_backbone=true", "training.epochs=1", "processor.sampling=resized"]
+    changes = ["freeze.backbone=true", "training.epochs=1", "processor.sampling=resized"]
     trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, *changes]), tmp_path / "a")
     before = {n: p.clone() for n, p in trainer.plain_model.named_parameters()}
     trainer.run()
@@ -309,7 +309,8 @@ def test_parameter_groups_and_schedule():
     recipe = load_recipe("quickstart", TINY)
     from re2tal_hf import Re2TALConfig
 
-    model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, num_labels=3, frozen_stages=1))
+    model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, num_labels=3))
+    model.freeze(stages=1)
     arguments = OptimizationArguments(
         learning_rate=1e-3, backbone_learning_rate=1e-5, weight_decay=0.1, epochs=10, warmup_epochs=2
     )

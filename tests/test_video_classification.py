@@ -6,7 +6,7 @@ from architecture_cases import CASES
 from tolerances import assert_close, depth_of
 from video_factory import write_video
 
-from re2tal_hf import Re2TALConfig, Re2TALForVideoClassification, Re2TALVideoProcessor
+from re2tal_hf import Re2TALForVideoClassification, Re2TALVideoClassificationConfig, Re2TALVideoProcessor
 from re2tal_hf.data.annotations import AnnotationError
 from re2tal_hf.data.labelled_clips import ClipWindows, read_clips, views
 from re2tal_hf.data.windows import collate
@@ -69,7 +69,9 @@ def test_views_are_spread_over_the_clip(folder, processor):
 @pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])
 def test_the_model_learns_and_loads(rewiring, tmp_path):
     torch.manual_seed(0)
-    config = Re2TALConfig(backbone_config=SWIN, rewiring=rewiring, num_labels=2, classifier_norm=True)
+    config = Re2TALVideoClassificationConfig(
+        backbone_config=SWIN, rewiring=rewiring, num_labels=2, classifier_norm=True
+    )
     model = Re2TALForVideoClassification(config)
     videos, labels = torch.randn(4, 8, 3, 32, 32), torch.tensor([0, 1, 0, 1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -89,7 +91,7 @@ def test_the_model_learns_and_loads(rewiring, tmp_path):
 
 def test_padding_does_not_count():
     torch.manual_seed(0)
-    model = Re2TALForVideoClassification(Re2TALConfig(backbone_config=SWIN, num_labels=2)).eval()
+    model = Re2TALForVideoClassification(Re2TALVideoClassificationConfig(backbone_config=SWIN, num_labels=2)).eval()
     features = model(torch.randn(1, 8, 3, 32, 32), frame_mask=torch.arange(8)[None] < 4)
-    expected = model.classifier(features.hidden_states[0][:, :2].mean(1))
+    expected = model.classifier(features.last_hidden_state[:, :2].mean(1))
     assert_close(features.logits, expected)

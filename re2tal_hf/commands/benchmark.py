@@ -123,7 +123,7 @@ def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | 
     return Step(model, videos, arguments.precision)
 
 
-def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict) -> Step:
+def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict, frozen: bool = False) -> Step:
     torch.manual_seed(0)
     config = Re2TALConfig(**{**recipe.model, **change}, num_labels=6)
     size, frames = recipe.processor["size"], recipe.processor["num_frames"]
@@ -134,6 +134,7 @@ def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict) -> 
         "class_labels": torch.tensor([0], device=arguments.device),
     }
     model = Re2TALForTemporalActionLocalization(config)
+    model.freeze(**{**vars(recipe.freeze), "backbone": frozen})
     return Step(model, videos, arguments.precision, [label] * shape[0])
 
 
@@ -217,9 +218,9 @@ def run(arguments: argparse.Namespace) -> int:
     builds: dict[str, dict[str, tuple]] = {}
     if arguments.recipe:
         recipe = load_recipe(arguments.recipe)
-        changes = {**MODES, "rewired, frozen backbone": {"freeze_backbone": True}}
         builds[f"recipe {arguments.recipe}"] = {
-            name: (recipe_step, (arguments, recipe, change)) for name, change in changes.items()
+            **{name: (recipe_step, (arguments, recipe, change)) for name, change in MODES.items()},
+            "rewired, frozen backbone": (recipe_step, (arguments, recipe, {}, True)),
         }
     else:
         backbones = FAMILIES if arguments.families else SWINS

@@ -17,8 +17,7 @@ from .places import file_name, parent_name, without_places
 from .run_folder import TrainingRun
 from .upload import check_names
 
-# The Hub knows no tag of our task; this is the nearest of those it lists.
-PIPELINE_TAG = "video-classification"
+# The Hub lists no pipeline of this task: what would be the nearest, "video-classification", runs other models.
 TASK = "temporal-action-localization"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
@@ -168,7 +167,6 @@ def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin, data_n
         license=origin.license,
         license_name="terms-of-the-pretrained-weights" if is_other else None,
         license_link=(origin.terms or "LICENSE") if is_other else None,
-        pipeline_tag=PIPELINE_TAG,
         base_model=origin.source if origin.kind == "hub" else None,
         datasets=[hub_dataset] if hub_dataset else None,
         tags=[TASK, "re2tal", "video", plain(run.config["backbone_config"]["model_type"]), *_reversible_tag(run)],
@@ -187,7 +185,7 @@ def _data_name(run: TrainingRun) -> str:
 
 
 def _is_reversible(run: TrainingRun) -> bool:
-    return run.config["backprop"] == "reversible" and not run.config["freeze_backbone"]
+    return run.config["backprop"] == "reversible" and not run.recipe["freeze"]["backbone"]
 
 
 def _reversible_tag(run: TrainingRun) -> list[str]:
@@ -197,7 +195,7 @@ def _reversible_tag(run: TrainingRun) -> list[str]:
 def _how_trained(run: TrainingRun, origin: Origin) -> str:
     source = origin.source
     start = f"starting from {code(source)}" if source else "from scratch"
-    if run.config["freeze_backbone"]:
+    if run.recipe["freeze"]["backbone"]:
         weights = f"from {code(source)}" if source else "at its initial, random weights"
         return f"The backbone is frozen ({weights}); only the head was trained, with `re2tal_hf`."
     text = f"Trained end to end, from pixels, {start}, with `re2tal_hf`."
@@ -250,11 +248,11 @@ def _settings(run: TrainingRun) -> dict[str, str]:
 
 
 def _frozen(run: TrainingRun) -> str:
-    if run.config["freeze_backbone"]:
+    frozen = run.recipe["freeze"]
+    if frozen["backbone"]:
         return "the backbone"
-    stages = run.config.get("frozen_stages", 0)
-    parts = [f"{stages} leading stages"] if stages else []
-    return ", ".join([*parts, *(["norms of the backbone"] if run.config.get("freeze_norms") else [])])
+    parts = [f"{frozen['stages']} leading stages"] if frozen["stages"] else []
+    return ", ".join([*parts, *(["norms of the backbone"] if frozen["norms"] else [])])
 
 
 def _costs(run: TrainingRun) -> dict[str, str]:

@@ -10,7 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, cast, get_origin
 
-from ..configuration_re2tal import Re2TALConfig
+from transformers import PreTrainedConfig
+
+from ..configuration_re2tal import CONFIGS, settings_of
 from ..data.augmentation import Augmentation
 from ..data.time_units import MAX_LOST
 from ..modeling_re2tal import check_part_settings
@@ -153,15 +155,31 @@ class DistillationArguments:
 
 
 @dataclass
+class FreezeArguments:
+    """What of the backbone is not trained; of the run only, a model that was saved trains whole again.
+
+    Args:
+        backbone (`bool`): None of its parameters.
+        stages (`int`): So many leading stages, the stem included, are not trained.
+        norms (`bool`): Norms keep their parameters, and batch norms their running statistics.
+    """
+
+    backbone: bool = False
+    stages: Annotated[int, NOT_NEGATIVE] = 0
+    norms: bool = False
+
+
+@dataclass
 class Recipe:
     """One training run.
 
     Args:
-        model (`dict`): Arguments of [`Re2TALConfig`], without the labels, which come from the annotations.
+        model (`dict`): Arguments of [`Re2TALConfig`] or, to classify clips, of [`Re2TALVideoClassificationConfig`],
+            without the labels, which come from the annotations. Those that only the other task has are left out.
         processor (`dict`): Arguments of [`Re2TALVideoProcessor`].
         augmentation (`dict`): Arguments of [`Augmentation`].
         data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`]),
-            coupling ([`CouplingArguments`]), distillation ([`DistillationArguments`])
+            freeze ([`FreezeArguments`]), coupling ([`CouplingArguments`]), distillation ([`DistillationArguments`])
         seed (`int`): Of weights, windows, augmentation and stochastic layers.
         licence (`str`): `"commercial"` refuses pretrained weights that are for non-commercial use only, also behind
             runs between; `"any"` takes them and says so.
@@ -174,6 +192,7 @@ class Recipe:
     data: DataArguments = field(default_factory=DataArguments)
     training: OptimizationArguments = field(default_factory=OptimizationArguments)
     evaluation: EvaluationArguments = field(default_factory=EvaluationArguments)
+    freeze: FreezeArguments = field(default_factory=FreezeArguments)
     coupling: CouplingArguments = field(default_factory=CouplingArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
@@ -254,10 +273,23 @@ def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
     return cls(**arguments)
 
 
+def _check_model(settings: dict[str, Any], where: str) -> None:
+    """Checks names, types and ranges of the model's settings, whichever task they are of."""
+    hints = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items()}
+    known = {*hints, *(field.name for field in dataclasses.fields(PreTrainedConfig))}
+    if unknown := [name for name in settings if name not in known]:
+        sections = {name: kind for name, kind in fields_of(Recipe).items() if dataclasses.is_dataclass(kind)}
+        places = [f"{section}.{name}" for section, kind in sections.items() for name in fields_of(cast(type, kind))]
+        near = difflib.get_close_matches(f"model.{unknown[0]}", [*places, *(f"model.{name}" for name in known)], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(hints)}."
+        raise ValueError(f"{where}there is no field 'model.{unknown[0]}'{hint}")
+    check_values(f"{where}model.", settings, hints)
+
+
 def _check_parts(recipe: Recipe, where: str) -> None:
     """Checks what sections hand on to the model, the video processor and the augmentation, and what goes together."""
     check_part_settings(f"{where}model.", recipe.model)
-    check_values(f"{where}model.", recipe.model, fields_of(Re2TALConfig))
+    _check_model(recipe.model, where)
     check_values(f"{where}processor.", recipe.processor, fields_of(Re2TALVideoProcessor))
     check_values(f"{where}augmentation.", recipe.augmentation, fields_of(Augmentation))
     if recipe.model.get("rewiring") == DUAL_RESIDUAL:

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..configuration_re2tal import Re2TALVideoClassificationConfig
 from ..data.annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from ..data.augmentation import Augmentation
 from ..data.labelled_clips import ClipWindows, read_clips, views
@@ -37,6 +38,7 @@ class ClassificationTrainer(Trainer):
     """
 
     criterion = "top1"
+    config_class = Re2TALVideoClassificationConfig
 
     def read_data(self) -> None:  # noqa: D102
         data, distillation = self.recipe.data, self.recipe.distillation
@@ -60,7 +62,7 @@ class ClassificationTrainer(Trainer):
 
     def build_model(self) -> Re2TALForVideoClassification:  # noqa: D102
         names = self.training_set.label_names
-        config = self.model_config(names)
+        config = self.model_config(names, num_frames=self.processor.num_frames)
         model = Re2TALForVideoClassification(config)
         self.teacher = None
         if source := self.recipe.training.pretrained_backbone:
@@ -91,7 +93,7 @@ class ClassificationTrainer(Trainer):
         output = self.model(**batch)
         if self.teacher is None:
             return {"loss": output.loss}
-        distance = self._distance(output.hidden_states[0], batch)
+        distance = self._distance(output.last_hidden_state, batch)
         return {
             "loss": weights.label_weight * output.loss + weights.weight * distance,
             "classification": output.loss,

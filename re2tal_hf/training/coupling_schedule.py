@@ -13,7 +13,7 @@ SHAPES = ("linear", "cosine", "step")
 
 @dataclass
 class CouplingArguments:
-    """Path of the coefficients `(a, b)`; of no effect unless `model.rewiring` is `"dr2net"`.
+    """Path of the coefficients `(alpha, beta)`; of no effect unless `model.rewiring` is `"dr2net"`.
 
     Args:
         shape (`str`): `"linear"`, `"cosine"`, or `"step"` for a jump half way.
@@ -31,7 +31,7 @@ class CouplingArguments:
 
 
 def coupling_at(arguments: CouplingArguments, epoch: float, epochs: int) -> tuple[float, float]:
-    """Returns the coefficients at a point of the training.
+    """Returns the coefficients `(alpha, beta)` at a point of the training.
 
     Args:
         arguments ([`CouplingArguments`]): The path.
@@ -53,5 +53,5 @@ def coupling_at(arguments: CouplingArguments, epoch: float, epochs: int) -> tupl
         share = (1 - math.cos(math.pi * share)) / 2
     elif arguments.shape == "step":
         share = float(share >= 0.5)
-    (start_a, start_b), (end_a, end_b) = arguments.start, arguments.end
-    return start_a + share * (end_a - start_a), start_b + share * (end_b - start_b)
+    alpha, beta = (a + share * (b - a) for a, b in zip(arguments.start, arguments.end, strict=True))
+    return alpha, beta

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..configuration_re2tal import Re2TALConfig
 from ..data.annotation_set import AnnotationError, AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
@@ -26,6 +27,7 @@ class LocalizationTrainer(Trainer):
     """Trains end to end from video files; `best/` and `last/` also hold `detections.json` and `timeline.png`."""
 
     criterion = "map"
+    config_class = Re2TALConfig
 
     def read_data(self) -> None:  # noqa: D102
         data = self.recipe.data

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..backbone_clip_transformer import ClipTransformer
-from ..configuration_re2tal import Re2TALConfig
+from ..configuration_re2tal import CONFIGS, Re2TALVideoClassificationConfig
 from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
-from ..rewiring import RewiredModel, build_backbone, rewire
+from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
 from .same_function import differences
 from .weight_files import FILE_NAMES, FILE_SUFFIXES, read_weight_file, read_weight_folder, unwrap
 
@@ -55,6 +55,9 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
     if isinstance(backbone, PreTrainedModel):
         state = _with_todays_names(backbone, state)
     own, left_out = backbone.state_dict(), backbone.architecture.classifier_names
+    # Which coefficients a Dr2Net has is the recipe's to say.
+    for tensors in (own, state):
+        tensors.pop(COUPLING, None)
     reshaped = {n: t for n, t in own.items() if n in state and state[n].shape != t.shape}
     missing = {name for name, tensor in own.items() if name not in state and not is_computed(tensor)}
     fit = WeightFit(
@@ -91,9 +94,9 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
 def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source: str) -> bool:
     """Loads classifier and norm of a model of ours where it tells the same classes apart; returns whether it does."""
     folder = Path(source)
-    if _model_type(folder) != Re2TALConfig.model_type:
+    if _model_type(folder) != Re2TALVideoClassificationConfig.model_type:
         return False
-    config, state = Re2TALConfig.from_pretrained(folder), read_weight_folder(folder)
+    config, state = Re2TALVideoClassificationConfig.from_pretrained(folder), read_weight_folder(folder)
     names = [config.id2label.get(index) for index in range(len(label_names))]
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(PREFIXES)}
     fits = all(name in state and state[name].shape == tensor.shape for name, tensor in own.items())
@@ -107,7 +110,7 @@ def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Mo
     """Returns the weights, and the network that they belong to, on the meta device, where its settings are known."""
     path = Path(source)
     if path.is_file():
-        of_family = _model_type(path.parent) in (Re2TALConfig.model_type, backbone.architecture.model_type)
+        of_family = _model_type(path.parent) in (*CONFIGS, backbone.architecture.model_type)
         return read_weight_file(path), _described(backbone, path.parent) if of_family else None
     if path.is_dir():
         original = _described(backbone, path) if _model_type(path) else None
@@ -157,8 +160,8 @@ def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
     """Builds the network that the `config.json` of a folder describes, on the meta device."""
     architecture, model_type = backbone.architecture, _model_type(folder)
     with torch.device("meta"):
-        if model_type == Re2TALConfig.model_type:
-            settings = Re2TALConfig.from_pretrained(folder).backbone_config
+        if model_type in CONFIGS:
+            settings = CONFIGS[model_type].from_pretrained(folder).backbone_config
             model_type = settings.get("model_type")
             if model_type == architecture.model_type:
                 return build_backbone(settings, "none", "plain")

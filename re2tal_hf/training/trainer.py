@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..configuration_re2tal import Re2TALConfig
+from ..configuration_re2tal import CONFIGS, RewiredConfig, settings_of
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.windows import TrainingWindows, collate
@@ -81,6 +81,7 @@ class Trainer(ABC):
 
     Attributes:
         criterion (`str`): Name of the metric by which the best model is chosen.
+        config_class (`type`): The configuration of the task's model.
         training_set, validation_set ([`AnnotationSet`]): What is trained on, and what the model is measured by.
 
     Raises:
@@ -89,6 +90,7 @@ class Trainer(ABC):
     """
 
     criterion: ClassVar[str]
+    config_class: ClassVar[type[RewiredConfig]]
     training_set: AnnotationSet
     validation_set: AnnotationSet
 
@@ -124,6 +126,7 @@ class Trainer(ABC):
         self._check_processes()
         self.checkpoint = self._on_main(self._read_checkpoint)
         self.plain_model = self._on_all(self.build_model)
+        self.plain_model.freeze(**vars(recipe.freeze))
         self.loader: Any = self._build_loader()
         self._prepare()
         self._on_main(self.run_folder.claim)
@@ -143,10 +146,13 @@ class Trainer(ABC):
     def build_model(self) -> Re2TALPreTrainedModel:
         """Returns the model with its initial weights."""
 
-    def model_config(self, label_names: Sequence[str]) -> Re2TALConfig:
-        """Returns the configuration of the recipe's model with these classes."""
-        return Re2TALConfig(
-            **self.recipe.model,
+    def model_config(self, label_names: Sequence[str], **settings: Any) -> Any:
+        """Returns the configuration of the recipe's model with these classes; `settings` unless the recipe has them."""
+        of_any = {name for kind in CONFIGS.values() for name in settings_of(kind)}
+        of_others = of_any - settings_of(self.config_class).keys()
+        settings |= {name: value for name, value in self.recipe.model.items() if name not in of_others}
+        return self.config_class(
+            **settings,
             id2label=dict(enumerate(label_names)),
             label2id={name: index for index, name in enumerate(label_names)},
             origin=self.origin.record(),
@@ -290,6 +296,7 @@ class Trainer(ABC):
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
+        self._follow_progress()
         # Accelerate hands the epoch to the sampler, and not in all cases to the data set.
         self.loader.set_epoch(epoch)
         self.windows.set_epoch(epoch)
@@ -307,7 +314,6 @@ class Trainer(ABC):
             bar.set_postfix(loss=f"{losses['loss']:.3f}", memory=f"{peak_memory():.0f} MiB")
         steps = len(self.loader)
         seconds = time.perf_counter() - start
-        self._follow_progress()
         everywhere = gather_object([sums])
         means = {name: sum(found[name] for found in everywhere) / len(everywhere) / steps for name in sums}
         return means | {
@@ -319,7 +325,6 @@ class Trainer(ABC):
 
     def _step(self, batch: dict[str, Any]) -> dict[str, float]:
         arguments = self.recipe.training
-        self._follow_progress()
         # Frames come as uint8: a quarter of what floats would take between the processes and on the way to the GPU.
         batch |= self.processor.prepare(batch.pop("frames"))
         with self.accelerator.accumulate(self.model):
@@ -335,6 +340,7 @@ class Trainer(ABC):
             self.optimizer.zero_grad()
         if self.accelerator.sync_gradients:
             self.progress.updates += 1
+            self._follow_progress()
             if self.average is not None and not self.accelerator.optimizer_step_was_skipped:
                 self.average.update_parameters(self.plain_model)
         return {name: value.item() for name, value in losses.items()}
@@ -362,9 +368,9 @@ class Trainer(ABC):
     def _describe_rewiring(self) -> dict[str, float]:
         described = {"reconstruction_error": self.backbone_model.reconstruction_error()}
         if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
-            a, b = self.backbone_model.config.coupling
+            [alpha, beta], *_ = self.backbone_model.backbone.couplings()
             inverted = self.backbone_model.backbone.backprop_switch.inverted
-            described |= {"coupling_a": a, "coupling_b": b, "inverted_stages": float(sum(inverted.values()))}
+            described |= {"alpha": alpha, "beta": beta, "inverted_stages": float(sum(inverted.values()))}
         return described
 
     @property
@@ -373,8 +379,6 @@ class Trainer(ABC):
         model: Any = self.plain_model
         if self.average is not None:
             model = self.average.module
-            if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
-                model.model.set_coupling(self.backbone_model.config.coupling)
         return model.eval()
 
     def _evaluate_and_save(self) -> dict[str, Any]:
@@ -456,7 +460,7 @@ class Trainer(ABC):
         self.progress.log.append(record)
         self._write_log()
         self._write_run_record()
-        shown = ("epoch", "loss", self.criterion, "coupling_b", "seconds_per_step", "peak_memory_mib")
+        shown = ("epoch", "loss", self.criterion, "beta", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
         self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from app_factory import APP, EXAMPLES, served_page
+from app_factory import APP, EXAMPLES, HOME, served_page
 from architecture_cases import CASES
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -30,17 +30,15 @@ from run_factory import LABELS, small_pipeline
 from video_factory import frame_numbers, numbered_frames, write_video
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf.commands import demo
+from re2tal_hf.demo import localization
+from re2tal_hf.demo.annotated_video import draw_captions, write_annotated_video
+from re2tal_hf.demo.localization import Localizer, Stopped
+from re2tal_hf.demo.model_limits import ModelError, _cost_of_window, check_cost
+from re2tal_hf.demo.models import ModelShelf
+from re2tal_hf.demo.settings import Settings, read_settings
+from re2tal_hf.demo.videos import VideoError, VideoLimits, is_playable, write_copy
 from re2tal_hf.video_reader import VideoReader, VideoReadError
-
-sys.path.insert(0, str(APP))
-
-import localization
-from annotated_video import draw_captions, write_annotated_video
-from localization import Localizer, Stopped
-from model_limits import ModelError, _cost_of_window, check_cost
-from models import ModelShelf
-from settings import Settings, read_settings
-from videos import VideoError, VideoLimits, is_playable, write_copy
 
 BOUNCE = {"label": "Bounce", "score": 0.75, "start": 1.5, "end": 3.25}
 SWAY = {"label": "Sway <b>&\n-->", "score": 0.5, "start": 0.25, "end": 3661.0}
@@ -72,15 +70,20 @@ def localize(client: Client, path: Any, **arguments: Any) -> list[dict[str, Any]
 
 def test_command_line_goes_before_the_environment() -> None:
     environment = {"RE2TAL_MAX_SECONDS": "90", "RE2TAL_TRUST_REMOTE_CODE": "1", "GRADIO_SERVER_NAME": "0.0.0.0"}
-    assert read_settings([], {}) == Settings()
-    assert read_settings([], environment) == Settings(max_seconds=90.0, trust_remote_code=True, host="0.0.0.0")
-    assert read_settings(["--max-seconds", "5", "--port", "80"], environment).max_seconds == 5.0
+    assert read_settings([], {}, APP) == Settings(**HOME)
+    changed = Settings(**HOME, max_seconds=90.0, trust_remote_code=True, host="0.0.0.0")
+    assert read_settings([], environment, APP) == changed
+    assert read_settings(["--max-seconds", "5", "--port", "80"], environment, APP).max_seconds == 5.0
+    assert read_settings(["--model", "mine"], {}) == Settings("mine")
+    assert read_settings([], {"RE2TAL_MODEL": "mine"}) == Settings("mine")
+    with pytest.raises(SystemExit):
+        read_settings([], {})
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "ten"])
 def test_limits_are_positive_numbers(value: str) -> None:
     with pytest.raises(SystemExit):
-        read_settings([], {"RE2TAL_MAX_SECONDS": value})
+        read_settings([], {"RE2TAL_MAX_SECONDS": value}, APP)
 
 
 def test_the_space_is_deployable_as_it_is() -> None:
@@ -185,7 +188,7 @@ def large_frames(count: int, side: int) -> np.ndarray:
 def test_what_costs_much_to_decode_is_refused_before_it_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("videos.VideoReader", lambda path: pytest.fail("it was opened to be decoded"))
+    monkeypatch.setattr("re2tal_hf.demo.videos.VideoReader", lambda path: pytest.fail("it was opened to be decoded"))
     many = write_video(tmp_path / "many.mkv", large_frames(1200, 16), 1000)
     pause = write_video(tmp_path / "pause.mkv", numbered_frames(2), timestamps=[0, 90_000])
     slow = write_video(tmp_path / "slow.mp4", numbered_frames(2), timestamps=[0, 61])
@@ -278,30 +281,29 @@ HUB_CHECKS = """
 import json, os, sys, tempfile
 from functools import partial
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import models
+from re2tal_hf.demo import models
 from huggingface_hub import HfApi
 api = HfApi()
 def publish(name, folder):
     api.create_repo(name, exist_ok=True)
     api.upload_folder(repo_id=name, folder_path=folder)
-publish("user/ours", sys.argv[2])
+publish("user/ours", sys.argv[1])
 api.create_tag("user/ours", tag="v1")
-for name, change in json.loads(sys.argv[3]).items():
+for name, change in json.loads(sys.argv[2]).items():
     with tempfile.TemporaryDirectory() as folder:
-        for file in Path(sys.argv[2]).iterdir():
+        for file in Path(sys.argv[1]).iterdir():
             Path(folder, file.name).write_bytes(file.read_bytes())
         for file, text in change.items():
             Path(folder, file).unlink() if text is None else Path(folder, file).write_text(text)
         publish(name, folder)
 os.makedirs("user/local"); Path("user/local/config.json").write_text('{"model_type": "re2tal"}')
-shelf = models.ModelShelf(sys.argv[2])
+shelf = models.ModelShelf(sys.argv[1])
 def outcome(name):
     try:
         return sorted(shelf.pipeline(name).model.config.id2label.values())
     except models.ModelError as error:
         return str(error)
-names = ["user/ours", "user/ours@v1", "user/ours@v9", "user/none", "user/local", *json.loads(sys.argv[3])]
+names = ["user/ours", "user/ours@v1", "user/ours@v9", "user/none", "user/local", *json.loads(sys.argv[2])]
 result = {name: outcome(name) for name in names}
 own = models.ModelShelf("user/ours@v1")
 result["own"] = sorted(own.pipeline().model.config.id2label.values())
@@ -335,7 +337,7 @@ def test_models_of_the_hub(local_hub: Any, tmp_path: Path) -> None:
         "user/coded": {"modeling_re2tal.py": "open('ran', 'w')", "pipeline_re2tal.py": "open('ran', 'w')"},
     }
     (tmp_path / "checks.py").write_text(HUB_CHECKS)
-    arguments = (tmp_path / "checks.py", APP, tmp_path / "model", json.dumps(changes))
+    arguments = (tmp_path / "checks.py", tmp_path / "model", json.dumps(changes))
     done = local_hub.run(*arguments, home=tmp_path / "home", cwd=tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["own"] == result["user/ours"] == result["user/ours@v1"] == result["user/coded"] == sorted(LABELS)
@@ -627,4 +629,6 @@ def test_page_says_why_it_does_not_start(
     monkeypatch.setattr(sys, "argv", ["app.py", "--model", str(tmp_path)])
     # By its path: the metric's page is an app.py too.
     assert runpy.run_path(str(APP / "app.py"))["main"]() == 2
+    assert "no config.json in it" in capsys.readouterr().err
+    assert demo.main(["--model", str(tmp_path)]) == 1
     assert "no config.json in it" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from ..publishing.license_file import code_license
 from ..publishing.model_card import CardOptions
 from ..publishing.run_folder import MODEL_FOLDERS, read_run
 from ..publishing.staging import stage_app, stage_metric, stage_model
@@ -54,7 +55,7 @@ def stage(arguments: argparse.Namespace, folder: Path) -> None:
         notes=arguments.notes.read_text() if arguments.notes else "",
     )
     run = read_run(arguments.run, arguments.which)
-    return stage_model(run, options, REPOSITORY / "LICENSE", folder, arguments.max_shard_size)
+    return stage_model(run, options, code_license(REPOSITORY), folder, arguments.max_shard_size)
 
 
 def print_plan(target: Target, folder: Path) -> None:

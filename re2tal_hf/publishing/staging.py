@@ -16,7 +16,7 @@ from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..training.recipe_yaml import write_yaml
 from ..video_processing_re2tal import Re2TALVideoProcessor
-from .license_file import license_text
+from .license_file import code_license, license_text
 from .listed_files import copy_listed, is_regular
 from .model_card import CardOptions, make_card, origin_of
 from .places import without_places
@@ -35,11 +35,7 @@ METRIC_FILES = (
 APP_FILES = (
     "README.md",
     "requirements.txt",
-    *(f"{name}.py" for name in ("annotated_video", "app", "localization", "model_limits", "models", "page")),
-    *(f"{name}.py" for name in ("settings", "timeline", "videos")),
-    "page.css",
-    "timeline.css",
-    "timeline.js",
+    "app.py",
     "screenshot.png",
     "examples/*.mp4",
     "model/config.json",
@@ -49,7 +45,8 @@ APP_FILES = (
 )
 PACKAGE_FILES = (
     "*.py",
-    *(f"{folder}/*.py" for folder in ("commands", "data", "licensing", "publishing", "training")),
+    *(f"{folder}/*.py" for folder in ("commands", "data", "demo", "licensing", "publishing", "training")),
+    *(f"demo/{name}" for name in ("page.css", "timeline.css", "timeline.js")),
     "publishing/model_card_template.md",
     *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),
     *(f"recipes/{name}.yaml" for name in ("quickstart", "thumos14_slowfast_101", "thumos14_swin_tiny", "ut_clips")),
@@ -128,7 +125,7 @@ def stage_metric(repository: Path, folder: Path) -> None:
     source = repository / "re2tal_hf" / "metrics" / "tal_map"
     _check_space(repository, "re2tal_hf/metrics/tal_map")
     copy_listed(source, folder, METRIC_FILES)
-    shutil.copyfile(repository / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(code_license(repository), folder / "LICENSE")
 
 
 def stage_app(repository: Path, folder: Path) -> None:
@@ -146,14 +143,15 @@ def stage_app(repository: Path, folder: Path) -> None:
     for path in (folder / "model").glob("*.json"):
         _rewrite_json(path, path)
     copy_listed(repository / "re2tal_hf", folder / "re2tal_hf", PACKAGE_FILES)
-    shutil.copyfile(repository / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(code_license(repository), folder / "LICENSE")
 
 
 def _check_space(repository: Path, space: str) -> None:
-    for name in (f"{space}/README.md", f"{space}/app.py", f"{space}/requirements.txt", "LICENSE"):
+    for name in (f"{space}/README.md", f"{space}/app.py", f"{space}/requirements.txt"):
         if not is_regular(repository, name):
             reason = "is a link or lies behind one" if (repository / name).exists() else "is missing"
-            raise ValueError(f"{repository / name} {reason}: a Space needs the file itself.")
+            raise ValueError(f"{repository / name} {reason}: a Space is published from a checkout that holds it.")
+    code_license(repository)
     front_matter = metadata_load(repository / space / "README.md") or {}
     if front_matter.get("sdk") != "gradio":
         raise ValueError(f"{repository / space / 'README.md'}: its front matter must say 'sdk: gradio'.")

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor
 
-from re2tal_hf.configuration_limits import check_settings
+from ..configuration_limits import check_settings
 
 MAX_JSON_MEGABYTES = 16.0
 MAX_WINDOW_MEGABYTES = 2000.0

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from videos import Progress, write_copy
 
-from re2tal_hf.data.detection_files import one_line
+from ..data.detection_files import one_line
+from .videos import Progress, write_copy
 
 MAX_CAPTIONS = 3
 BACKGROUND = (0, 0, 0, 170)

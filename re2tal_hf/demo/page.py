@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder, select
-from model_limits import ModelError
-from models import ModelShelf
-from settings import FOLDER, Settings
-from timeline import FILTER, make_timeline, timeline_value
-from videos import VideoError, VideoLimits, minutes
 
-from re2tal_hf.data.detection_files import FORMATS, write_detections
-from re2tal_hf.data.file_names import safe_name
-from re2tal_hf.metrics.tal_map.uploads_only import UploadsOnly
-from re2tal_hf.publishing.markdown import escape
+from ..data.detection_files import FORMATS, write_detections
+from ..data.file_names import safe_name
+from ..metrics.tal_map.uploads_only import UploadsOnly
+from ..publishing.markdown import escape
+from .localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder, select
+from .model_limits import ModelError
+from .models import ModelShelf
+from .settings import Settings
+from .timeline import FILTER, make_timeline, timeline_value
+from .videos import VideoError, VideoLimits, minutes
 
 THRESHOLD = 0.3
 MAX_WAITING = 32
@@ -63,7 +63,7 @@ class Page:
         self._limits = VideoLimits(
             settings.max_seconds, settings.max_megabytes, settings.max_frames, settings.max_gigapixels
         )
-        self._localizer = Localizer(self._shelf, self._limits, settings.max_run_seconds)
+        self._localizer = Localizer(self._shelf, self._limits, settings.max_run_seconds, settings.examples)
         frequency, age = max(1, round(min(settings.keep_seconds, 600))), round(settings.keep_seconds)
         title = "Temporal action localization"
         with UploadsOnly(title=title, analytics_enabled=False, delete_cache=(frequency, age)) as self.blocks:
@@ -79,7 +79,7 @@ class Page:
             server_name=settings.host,
             server_port=settings.port,
             max_file_size=round(settings.max_megabytes * 2**20),
-            css_paths=FOLDER / "page.css",
+            css_paths=Path(__file__).with_name("page.css"),
             theme=_theme(),
             ssr_mode=False,
             **options,
@@ -108,17 +108,16 @@ class Page:
                 )
                 self._find = gr.Button("Find actions", variant="primary")
                 self._stop = gr.Button("Stop", variant="stop", visible=False)
-                self._examples = gr.Examples(
-                    [[str(path)] for path in sorted((FOLDER / "examples").glob("*.mp4"))],
-                    inputs=[self._video],
-                    label="Examples (generated)",
-                    **PRIVATE,
-                )
+                self._build_examples()
                 gr.Markdown(
                     f"Up to {self._limits}. Videos and results are deleted after {minutes(settings.keep_seconds)}.",
                     elem_classes="note",
                 )
         self._status = gr.HTML(elem_id="status", visible=False)
+
+    def _build_examples(self) -> None:
+        if videos := sorted(Path(self._settings.examples).glob("*.mp4")) if self._settings.examples else []:
+            gr.Examples([[str(path)] for path in videos], inputs=[self._video], label="Examples (generated)", **PRIVATE)
 
     def _build_result(self) -> None:
         self._state = gr.State(time_to_live=self._settings.keep_seconds)

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from annotated_video import write_annotated_video
 from gradio.utils import get_upload_folder
-from model_limits import ModelError
-from models import ModelShelf
-from settings import FOLDER
-from videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
 
-from re2tal_hf.data.detection_files import by_time
-from re2tal_hf.data.file_names import safe_name
-from re2tal_hf.finite import NotFiniteError
-from re2tal_hf.video_reader import VideoReadError
+from ..data.detection_files import by_time
+from ..data.file_names import safe_name
+from ..finite import NotFiniteError
+from ..video_reader import VideoReadError
+from .annotated_video import write_annotated_video
+from .model_limits import ModelError
+from .models import ModelShelf
+from .videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
 
 LOWEST_SCORE = 0.05
 MOST_ACTIONS = 200
@@ -69,12 +68,14 @@ class Localizer:
         shelf: of models.
         limits: for videos.
         max_seconds: longest time for which a video is worked on.
+        examples: folder of videos that are no visitor's; none where empty.
     """
 
-    def __init__(self, shelf: ModelShelf, limits: VideoLimits, max_seconds: float):
+    def __init__(self, shelf: ModelShelf, limits: VideoLimits, max_seconds: float, examples: str = ""):
         self._shelf = shelf
         self._limits = limits
         self._max_seconds = max_seconds
+        self._folder_of_examples = examples
         self._runs: dict[str, _Run] = {}
         # One at a time, and in one thread: each thread would keep memory of its own for what it has freed.
         self._worker = ThreadPoolExecutor(max_workers=1)
@@ -103,7 +104,7 @@ class Localizer:
         """
         if not video:
             raise VideoError("There is no video yet: drop one, pick an example or record one.")
-        check_confined(video)
+        check_confined(video, self._folder_of_examples)
         duration = self._in_worker(self._limits.check, video)
         run_id = uuid.uuid4().hex
         self._runs[run_id] = _Run(session)
@@ -132,7 +133,7 @@ class Localizer:
         Raises:
             VideoError: if the video has been deleted meanwhile, or one of its frames does not decode.
         """
-        check_confined(found.source)
+        check_confined(found.source, self._folder_of_examples)
         self._in_worker(self._limits.check, found.source)
         target = new_folder() / f"{safe_name(Path(found.source).stem)}_actions.mp4"
         show = self._in_time(_show_progress("Drawing", "frames"))
@@ -194,14 +195,19 @@ def _naming(video: str) -> Iterator[None]:
         raise ModelError("What the model puts out is not finite: its training has diverged.") from error
 
 
-def check_confined(path: str) -> None:
+def check_confined(path: str, examples: str = "") -> None:
     """Refuses files that neither came through Gradio nor are examples of the page.
+
+    Args:
+        path: of a file that a visitor names.
+        examples: folder of the examples; none where empty.
 
     Raises:
         VideoError: for any other file, whether it exists or not.
     """
     real = Path(path).resolve()
-    if not any(real.is_relative_to(Path(folder).resolve()) for folder in (get_upload_folder(), FOLDER / "examples")):
+    folders = [get_upload_folder(), *([examples] if examples else [])]
+    if not any(real.is_relative_to(Path(folder).resolve()) for folder in folders):
         raise VideoError("This file was not sent to the page.")
 
 

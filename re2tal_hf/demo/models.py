@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from model_limits import MAX_JSON_MEGABYTES, ModelError, check_cost
 
-from re2tal_hf import Re2TALConfig
-from re2tal_hf.pipeline_re2tal import load_pipeline
-from re2tal_hf.training.run_folder import complete_folder
+from .. import Re2TALConfig
+from ..pipeline_re2tal import load_pipeline
+from ..training.run_folder import complete_folder
+from .model_limits import MAX_JSON_MEGABYTES, ModelError, check_cost
 
 logger = logging.getLogger(__name__)
 

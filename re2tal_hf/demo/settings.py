@@ -3,11 +3,9 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
-
-FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -16,6 +14,7 @@ class Settings:
 
     Attributes:
         model: folder of a model or of a training run, or a Hub id: the model of the page.
+        examples: folder of videos (.mp4) that are offered as examples; none where empty.
         max_seconds: longest video, in seconds.
         max_megabytes: largest video file.
         max_frames: most frames of a video.
@@ -28,7 +27,8 @@ class Settings:
         port: port to listen on; None for the first free one from 7860.
     """
 
-    model: str = str(FOLDER / "model")
+    model: str
+    examples: str = ""
     max_seconds: float = 600.0
     max_megabytes: float = 200.0
     max_frames: int = 40_000
@@ -41,24 +41,38 @@ class Settings:
     port: int | None = None
 
 
-def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+def read_settings(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None, home: Path | None = None
+) -> Settings:
     """Reads the command line; what it leaves out comes from the environment, then from the defaults.
 
     Args:
         arguments: in place of those of the process.
         environment: in place of that of the process. `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` hold too.
+        home: folder whose `model/` and `examples/` are the defaults.
 
     Raises:
         SystemExit: with a message, if a value is not of its kind.
     """
-    environment = os.environ if environment is None else environment
     parser = argparse.ArgumentParser(description="Which actions happen in a video, and from when to when: a web page.")
+    add_settings(parser, os.environ if environment is None else environment, home)
+    return settings_of(parser.parse_args(arguments))
+
+
+def add_settings(parser: argparse.ArgumentParser, environment: Mapping[str, str], home: Path | None = None) -> None:
+    """Adds an option for each of the settings; see `read_settings`."""
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Settings)} | (
+        {name: str(home / name) for name in ("model", "examples")} if home else {}
+    )
 
     def add(name: str, kind: Callable[[str], Any], text: str, fallback: str | None = None) -> None:
-        preset = environment.get(f"RE2TAL_{name.upper()}", environment.get(fallback or "", getattr(Settings, name)))
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=preset, help=f"{text} (now: {preset})")
+        preset = environment.get(f"RE2TAL_{name.upper()}", environment.get(fallback or "", defaults[name]))
+        shown = text if preset is MISSING else f"{text} (now: {preset})"
+        option = parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=preset is MISSING, help=shown)
+        option.default = None if preset is MISSING else preset
 
     add("model", str, "folder of a model or of a training run, or a Hub id")
+    add("examples", str, "folder of videos (.mp4) that are offered as examples")
     add("max_seconds", _positive, "longest video, in seconds")
     add("max_megabytes", _positive, "largest video file")
     add("max_frames", _positive_whole, "most frames of a video")
@@ -74,7 +88,11 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
         default=environment.get("RE2TAL_TRUST_REMOTE_CODE", "").lower() in ("1", "true", "yes"),
         help="run the code in the models that visitors name: it can do anything that this process can",
     )
-    return Settings(**vars(parser.parse_args(arguments)))
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Returns the settings among the options of a command line."""
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
 
 
 def _positive(text: str) -> float:

@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from re2tal_hf.video_container import open_stream
-from re2tal_hf.video_reader import VideoReader, VideoReadError
+from ..video_container import open_stream
+from ..video_reader import VideoReader, VideoReadError
 
 MAX_SIDE = 4096
 MAX_STREAMS = 32

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from localization import Localization
-from settings import FOLDER
+
+from .localization import Localization
 
 # The controls that Gradio draws take the place of @children. Labels never go through a template: timeline.js writes
 # them as text.
@@ -27,8 +27,8 @@ def make_timeline() -> gr.HTML:
     """A block whose children stand between the lanes and the table; its value comes from `timeline_value`."""
     return gr.HTML(
         html_template=TEMPLATE,
-        css_template=(FOLDER / "timeline.css").read_text(encoding="utf-8"),
-        js_on_load=(FOLDER / "timeline.js").read_text(encoding="utf-8"),
+        css_template=Path(__file__).with_name("timeline.css").read_text(encoding="utf-8"),
+        js_on_load=Path(__file__).with_name("timeline.js").read_text(encoding="utf-8"),
         elem_id="timeline",
         apply_default_css=False,
     )

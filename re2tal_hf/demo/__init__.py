@@ -1,0 +1,1 @@
+"""The demo page: which actions happen in a video, and from when to when. Needs the extra `[app]`."""

@@ -15,7 +15,7 @@ from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
 
-FAMILIES = (
+FAMILIES = [
     MultiscaleViT,
     VideoResNetArchitecture,
     FastOnlyArchitecture,
@@ -29,4 +29,4 @@ FAMILIES = (
     ActionFormerHead,
     TriDetHead,
     VSGNHead,
-)
+]

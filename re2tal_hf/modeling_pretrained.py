@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from .configuration_re2tal import Re2TALConfig, RewiredConfig
 from .loaded_weights import WeightFit, is_computed, some, without_loading_report
 from .reversible import Backprop, Stage
 from .rewiring import COUPLING, RewiredModel
+from .saved_code import code_of, save_code
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,28 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         model._check_loaded(info, partial, ignored)
         model.base_model.compute_buffers(info["missing_keys"])
         return (model, info) if with_info else model
+
+    def save_pretrained(
+        self, save_directory: str | Path, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """As in transformers; of our code only what the model uses is saved with it, and a file of the user's own.
+
+        Raises:
+            ValueError: if such a file cannot be saved with a model, before anything is written.
+        """
+        code = code_of(type(self), self.registered_parts())
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            save_code(Path(save_directory), code)
+
+    def _upload_modified_files(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
+        # With `push_to_hub=True` transformers uploads before `save_pretrained` returns.
+        save_code(Path(working_dir), code_of(type(self), self.registered_parts()))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def registered_parts(self) -> list[type]:
+        """Returns the classes of what the configuration chose by name."""
+        return [type(self._base.backbone.architecture)]
 
     @property
     def _base(self) -> Any:

@@ -132,6 +132,9 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         self._keep_in_fp32_modules_strict = {COUPLING, *getattr(registered.loss_class, "fp32_buffers", ())}
         self.post_init()
 
+    def registered_parts(self) -> list[type]:  # noqa: D102
+        return [*super().registered_parts(), type(self.head), type(self.criterion)]
+
     def initialize_parts(self) -> None:  # noqa: D102
         for part in (self.head, self.criterion):
             cast(Any, part).initialize_weights()

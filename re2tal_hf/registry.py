@@ -35,11 +35,16 @@ class Registry(dict[str, Entry], Generic[Entry]):
         self._classes[name] = cls
         self[name] = entry
 
+    def remove(self, name: str) -> None:
+        """Takes an entry away; its name is free again."""
+        del self[name], self._classes[name]
+
     def find(self, name: Any) -> Entry:
         """Returns the entry of a name; `ValueError` if there is none."""
         if name not in self:
             raise ValueError(
-                f"{self.setting} is {name!r}; choose one of {sorted(self)}, or import the file that registers it."
+                f"{self.setting} is {name!r}; choose one of {sorted(self)}, or import the file of your own that "
+                "registers it (--import)."
             )
         return self[name]
 

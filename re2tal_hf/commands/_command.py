@@ -18,6 +18,7 @@ from ..data.time_units import MAX_LOST
 from ..data.windows import UnreadableVideosError
 from ..publishing.upload import UploadError
 from ..training.arguments import recipe_names
+from ..training.own_files import import_files
 
 Options = argparse.Namespace
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HTTPError, UploadError, UnreadableVideosError)
@@ -53,6 +54,14 @@ def run_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser)
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="FILE",
+        help="your own Python file, which registers an architecture or a head; may be given several times",
+    )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came up")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=log_level, format="%(levelname)s: %(message)s")
@@ -63,6 +72,7 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        import_files(options.imports)
         return run(options)
     except USER_ERRORS as error:
         if options.traceback:

@@ -24,6 +24,7 @@ from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from ..rewiring import architecture_of, build_library_model, cut_into_clips
 from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
+from ..training.own_files import import_files
 from ..training.recipe_yaml import read_yaml
 from ._command import run_command
 
@@ -140,6 +141,7 @@ def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict, fro
 
 def _peak(build: Callable[..., Step], parameters: tuple, threads: int, queue) -> None:
     torch.set_num_threads(threads)
+    import_files(parameters[0].imports)
     step = build(*parameters)
     before = 0.0 if step.videos.device.type == "cuda" else reset_peak_memory()
     step.run()
@@ -217,7 +219,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     builds: dict[str, dict[str, tuple]] = {}
     if arguments.recipe:
-        recipe = load_recipe(arguments.recipe)
+        recipe = load_recipe(arguments.recipe, imports=arguments.imports)
+        arguments.imports = recipe.imports
         builds[f"recipe {arguments.recipe}"] = {
             **{name: (recipe_step, (arguments, recipe, change)) for name, change in MODES.items()},
             "rewired, frozen backbone": (recipe_step, (arguments, recipe, {}, True)),

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     for seed in arguments.seeds:
         common = [*arguments.overrides, f"seed={seed}", "evaluation.epochs=0"]
         source = arguments.output / f"plain-{seed}"
-        recipe = load_recipe(arguments.recipe, [*common, *PLAIN])
+        recipe = load_recipe(arguments.recipe, [*common, *PLAIN], arguments.imports)
         metrics = train(recipe, source)
         rows.setdefault("plain", []).append(measure(source, source, recipe, metrics))
         for name, way in WAYS.items():
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "training.warmup_epochs=1",
                 *way,
             ]
-            recipe = load_recipe(arguments.recipe, [*common, *settings])
+            recipe = load_recipe(arguments.recipe, [*common, *settings], arguments.imports)
             folder = arguments.output / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
             metrics = train(recipe, folder, only_measure=name.endswith("no training"))
             rows.setdefault(name, []).append(measure(folder, source, recipe, metrics))

@@ -17,7 +17,7 @@ from ._command import add_training_options, run_command
 
 
 def run(options: argparse.Namespace) -> int:
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_recipe(options.recipe, options.overrides, options.imports)
     trainer = ClassificationTrainer(recipe, options.output, resume=options.resume)
     metrics = trainer.run()
     trainer.accelerator.print(f"top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f} of {metrics['clips']} clips")

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         overrides += [f"data.annotations={json.dumps(options.dataset)}", "data.videos=null"]
     if options.streaming:
         overrides.append("data.streaming=true")
-    recipe = load_recipe(options.recipe, overrides)
+    recipe = load_recipe(options.recipe, overrides, options.imports)
     LocalizationTrainer(recipe, options.output, resume=options.resume).run()
     return 0
 

@@ -72,6 +72,7 @@ class TrainingRun:
             kept = (self.hub_dataset,) if name == "annotations" else ()
             if isinstance(value, str) and value not in kept and not (name == HUB_MODEL and value.count("/") == 1):
                 recipe[section][name] = file_name(value)
+        recipe["imports"] = [file_name(path) for path in recipe.get("imports", [])]
         parts = ("record", "log", "config", "processor", "metrics")
         return replace(self, recipe=recipe, **{part: without_places(getattr(self, part)) for part in parts})
 

@@ -44,6 +44,7 @@ APP_FILES = (
     "model/model.safetensors.index.json",
 )
 PACKAGE_FILES = (
+    "README.md",
     "*.py",
     *(f"{folder}/*.py" for folder in ("commands", "data", "demo", "licensing", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "timeline.css", "timeline.js")),

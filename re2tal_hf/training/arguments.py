@@ -32,6 +32,7 @@ from ..value_checks import (
 )
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .coupling_schedule import CouplingArguments, coupling_at
+from .own_files import import_files
 from .recipe_yaml import read_yaml
 
 
@@ -180,6 +181,7 @@ class Recipe:
         augmentation (`dict`): Arguments of [`Augmentation`].
         data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`]),
             freeze ([`FreezeArguments`]), coupling ([`CouplingArguments`]), distillation ([`DistillationArguments`])
+        imports (`list[str]`): Your own Python files, which register an architecture or a head.
         seed (`int`): Of weights, windows, augmentation and stochastic layers.
         licence (`str`): `"commercial"` refuses pretrained weights that are for non-commercial use only, also behind
             runs between; `"any"` takes them and says so.
@@ -195,6 +197,7 @@ class Recipe:
     freeze: FreezeArguments = field(default_factory=FreezeArguments)
     coupling: CouplingArguments = field(default_factory=CouplingArguments)
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
+    imports: list[str] = field(default_factory=list)
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     licence: str = "any"
     name: str = ""
@@ -210,17 +213,18 @@ def recipe_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and applies overrides.
+def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, applies overrides and imports the user's own files.
 
     Args:
         name (`str`): Name of a recipe in the package, or path of a YAML file.
         overrides (`Sequence[str]`): `section.field=value`, values in YAML, for example
             `training.epochs=5` or `model.backbone_config.depths=[2,2,2,2]`.
+        imports (`Sequence[str]`): Files beside those in the recipe's `imports`; see [`import_files`].
 
     Raises:
-        ValueError: if the recipe or a field does not exist, a key is there twice, or a value is of the wrong type or
-            out of its range.
+        ValueError: if the recipe or a field does not exist, a key is there twice, a value is of the wrong type or
+            out of its range, or a file cannot be imported.
     """
     if name in recipe_names():
         text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -235,6 +239,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             raise ValueError(f"The override {override!r} is not of the form section.field=value.")
         _set(values, path.split("."), read_yaml(value, f"The override {override!r}"))
     recipe: Recipe = _build(Recipe, values, f"Recipe {name}", "")
+    recipe.imports = list(dict.fromkeys([*recipe.imports, *imports]))
+    import_files(recipe.imports)
     _check_parts(recipe, f"Recipe {name}: ")
     return recipe
 

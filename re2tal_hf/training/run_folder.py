@@ -38,7 +38,7 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 # What may differ from machine to machine: the data behind the places is compared itself.
-PLACES = frozenset({"name", "data.annotations", "data.videos", "data.cache", "data.num_workers"})
+PLACES = frozenset({"name", "imports", "data.annotations", "data.videos", "data.cache", "data.num_workers"})
 # What may change while a run goes on: it decides neither the weights nor which of them are the best.
 FREE_FIELDS = PLACES | {
     "licence",
@@ -207,7 +207,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return comparable(load_recipe(str(path)))
+            # The files that it imports may lie elsewhere now; those of the new recipe are imported.
+            return comparable(load_recipe(str(path), ["imports=[]"]))
         except ValueError as error:
             raise RunFolderError(f"{path} cannot be read ({error}): restore it, or choose another folder.") from error
 

@@ -84,13 +84,10 @@ class Re2TALConfig(RewiredConfig):
             not go together.
 
     Example:
-
-    ```python
-    >>> from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
-
-    >>> config = Re2TALConfig(backbone_config={"model_type": "video_swin", "variant": "tiny"}, num_labels=20)
-    >>> model = Re2TALForTemporalActionLocalization(config)
-    ```
+        >>> from re2tal_hf import Re2TALConfig
+        >>> config = Re2TALConfig(backbone_config={"model_type": "video_swin", "variant": "tiny"}, num_labels=20)
+        >>> config.rewiring, config.num_labels
+        ('re2tal', 20)
     """
 
     model_type = "re2tal"

@@ -197,6 +197,12 @@ def rewire(
 
     Raises:
         ValueError: if the model's class, the rewiring or the backprop mode is unknown, or the two do not go together.
+
+    Example:
+        >>> from torchvision.models.video import swin3d_t
+        >>> model = rewire(swin3d_t())
+        >>> model.backprop
+        'reversible'
     """
     if isinstance(model, RewiredModel):
         original: type[nn.Module] = type(model).original_class

@@ -30,6 +30,10 @@ def segment_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Returns:
         `[N, M]` in [0, 1]; 0 where both segments have no length.
+
+    Example:
+        >>> segment_iou(torch.tensor([[0.0, 8.0]]), torch.tensor([[0.0, 10.0], [8.0, 9.0]]))
+        tensor([[0.8000, 0.0000]])
     """
     intersection, union = _overlap(a[:, None], b[None, :])
     return torch.where(union > 0, intersection / union, 0)

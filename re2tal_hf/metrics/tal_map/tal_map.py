@@ -54,7 +54,8 @@ Returns:
     `precision_recall` `precision_recall`: threshold name -> class id -> `recall`, `precision` (a
     point per true positive, best first; precision interpolated) and `ap`, the area under them.
 
-Examples:
+Example:
+    >>> import evaluate
     >>> tal_map = evaluate.load("re2tal_hf/metrics/tal_map")
     >>> segments = [[0, 8], [20, 30]]
     >>> predictions = [
@@ -66,6 +67,7 @@ Examples:
     ... )
     {'map': 0.5, 'map@0.5': 1.0, 'map@0.9': 0.0, 'per_class': {3: 0.5}}
 """
+__test__ = {"example": _INPUTS}  # for doctest, which reads no other strings
 
 _FEATURES = datasets.Features(
     {

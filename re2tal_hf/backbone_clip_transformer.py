@@ -87,14 +87,14 @@ class ClipTransformer(Architecture):
         """From the features to class scores, by the class token unless overridden."""
         return model.classifier(features[:, 0])
 
-    def initialize(self, model: Any) -> None:  # noqa: D102
+    def initialize(self, model: Any) -> None:
         # Children first: some modules draw again what their children have drawn.
         model.apply(model._init_weights)
 
-    def feature_size(self, model: Any) -> int:  # noqa: D102
+    def feature_size(self, model: Any) -> int:
         return model.config.hidden_size
 
-    def to_library_input(self, videos: Tensor) -> Tensor:  # noqa: D102
+    def to_library_input(self, videos: Tensor) -> Tensor:
         return videos
 
 

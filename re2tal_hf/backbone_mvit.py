@@ -151,7 +151,7 @@ class MultiscaleViT(Architecture):
         model.head = nn.Identity()
         return model
 
-    def stages(self, model: MViT, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: MViT, size: Sequence[int] | None = None) -> list[Stage]:
         encoding = model.pos_encoding
         if size is None:
             grid = (encoding.temporal_size, *encoding.spatial_size)
@@ -173,17 +173,17 @@ class MultiscaleViT(Architecture):
                 grid = convolved(grid, block.attn.pool_q.pool)
         return [*stages, Stage(entry, branches)]
 
-    def norm(self, model: MViT, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: MViT, *outputs: Tensor) -> Tensor:
         return model.norm(*outputs)
 
-    def classify(self, model: MViT, features: Tensor) -> Tensor:  # noqa: D102
+    def classify(self, model: MViT, features: Tensor) -> Tensor:
         return model.head(features[:, 0])
 
-    def temporal_features(self, model: MViT, features: Tensor) -> Tensor:  # noqa: D102
+    def temporal_features(self, model: MViT, features: Tensor) -> Tensor:
         num_features = self.clip_length(model) // self.feature_stride(model)
         return features[:, 1:].unflatten(1, (num_features, -1)).mean(2)
 
-    def initialize(self, model: MViT) -> None:  # noqa: D102
+    def initialize(self, model: MViT) -> None:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -195,15 +195,15 @@ class MultiscaleViT(Architecture):
                 for parameter in module.parameters(recurse=False):
                     nn.init.trunc_normal_(parameter, std=0.02)
 
-    def feature_size(self, model: MViT) -> int:  # noqa: D102
+    def feature_size(self, model: MViT) -> int:
         return model.norm.normalized_shape[0]
 
-    def feature_stride(self, model: MViT) -> int:  # noqa: D102
+    def feature_stride(self, model: MViT) -> int:
         stride = convolution(model.conv_proj).stride[0]
         for block in model.blocks:
             if block.attn.pool_q is not None:
                 stride *= convolution(block.attn.pool_q).stride[0]
         return stride
 
-    def clip_length(self, model: MViT) -> int:  # noqa: D102
+    def clip_length(self, model: MViT) -> int:
         return model.pos_encoding.temporal_size * convolution(model.conv_proj).stride[0]

@@ -93,19 +93,19 @@ class VideoResNetArchitecture(Architecture):
         stages.append(Stage(nn.Sequential(*entry), branches, activation=torch.relu))
         return stages
 
-    def norm(self, model: VideoResNet, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: VideoResNet, *outputs: Tensor) -> Tensor:
         return outputs[0].permute(0, 2, 3, 4, 1)
 
-    def classify(self, model: VideoResNet, features: Tensor) -> Tensor:  # noqa: D102
+    def classify(self, model: VideoResNet, features: Tensor) -> Tensor:
         return model.fc(model.avgpool(features.permute(0, 4, 1, 2, 3)).flatten(1))
 
-    def initialize(self, model: VideoResNet) -> None:  # noqa: D102
+    def initialize(self, model: VideoResNet) -> None:
         initialize_layers(model)
 
-    def feature_size(self, model: VideoResNet) -> int:  # noqa: D102
+    def feature_size(self, model: VideoResNet) -> int:
         return model.inplanes
 
-    def feature_stride(self, model: VideoResNet) -> int:  # noqa: D102
+    def feature_stride(self, model: VideoResNet) -> int:
         shortcuts = [block.downsample for block in _blocks(model) if block.downsample is not None]
         convolutions = [m for part in (model.stem, *shortcuts) for m in part.modules() if isinstance(m, nn.Conv3d)]
         return math.prod(convolution.stride[0] for convolution in convolutions)

@@ -167,28 +167,28 @@ class SlowFastArchitecture(Architecture):
         slow_channels = model.slow_path.out_channels
         return features[:, :: model.speed_ratio, :slow_channels], features[..., slow_channels:]
 
-    def initialize(self, model: SlowFast) -> None:  # noqa: D102
+    def initialize(self, model: SlowFast) -> None:
         initialize_weights(model)
 
-    def feature_size(self, model: SlowFast) -> int:  # noqa: D102
+    def feature_size(self, model: SlowFast) -> int:
         return model.feature_size
 
-    def feature_stride(self, model: SlowFast) -> int:  # noqa: D102
+    def feature_stride(self, model: SlowFast) -> int:
         return model.feature_stride
 
 
 class SinglePathwayArchitecture(Architecture):
     """What slow-only and fast-only networks have in common."""
 
-    def stages(self, model: SinglePathway, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: SinglePathway, size: Sequence[int] | None = None) -> list[Stage]:
         first, *others = model.layers
         stem = model.stem(model.resample_rate)
         return [residual_stage(first, stem=stem), *(residual_stage(layer) for layer in others)]
 
-    def norm(self, model: SinglePathway, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: SinglePathway, *outputs: Tensor) -> Tensor:
         return outputs[0].permute(0, 2, 3, 4, 1)
 
-    def classify(self, model: SinglePathway, features: Tensor) -> Tensor:  # noqa: D102
+    def classify(self, model: SinglePathway, features: Tensor) -> Tensor:
         return model.cls_head(features.mean((1, 2, 3)))
 
     def temporal_features(self, model: SinglePathway, features: Tensor) -> Tensor:
@@ -197,13 +197,13 @@ class SinglePathwayArchitecture(Architecture):
         length = -(-pooled.shape[1] * model.resample_rate // model.feature_stride)
         return at_feature_rate(pooled, model.resample_rate, model.feature_stride, length)
 
-    def initialize(self, model: SinglePathway) -> None:  # noqa: D102
+    def initialize(self, model: SinglePathway) -> None:
         initialize_weights(model)
 
-    def feature_size(self, model: SinglePathway) -> int:  # noqa: D102
+    def feature_size(self, model: SinglePathway) -> int:
         return model.out_channels
 
-    def feature_stride(self, model: SinglePathway) -> int:  # noqa: D102
+    def feature_stride(self, model: SinglePathway) -> int:
         return model.feature_stride
 
 

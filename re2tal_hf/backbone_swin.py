@@ -206,7 +206,7 @@ class VideoSwin(Architecture):
         model.head = nn.Identity()
         return model
 
-    def stages(self, model: SwinTransformer3d, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: SwinTransformer3d, size: Sequence[int] | None = None) -> list[Stage]:
         stages = []
         entry: nn.Module = nn.Sequential(model.patch_embed, model.pos_drop)
         for layer in model.features:
@@ -220,13 +220,13 @@ class VideoSwin(Architecture):
             stages.append(Stage(entry, branches))
         return stages
 
-    def norm(self, model: SwinTransformer3d, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: SwinTransformer3d, *outputs: Tensor) -> Tensor:
         return model.norm(*outputs)
 
-    def classify(self, model: SwinTransformer3d, features: Tensor) -> Tensor:  # noqa: D102
+    def classify(self, model: SwinTransformer3d, features: Tensor) -> Tensor:
         return model.head(torch.flatten(model.avgpool(features.permute(0, 4, 1, 2, 3)), 1))
 
-    def initialize(self, model: SwinTransformer3d) -> None:  # noqa: D102
+    def initialize(self, model: SwinTransformer3d) -> None:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -237,8 +237,8 @@ class VideoSwin(Architecture):
             elif isinstance(module, (nn.Conv3d, nn.LayerNorm)):
                 module.reset_parameters()
 
-    def feature_size(self, model: SwinTransformer3d) -> int:  # noqa: D102
+    def feature_size(self, model: SwinTransformer3d) -> int:
         return model.num_features
 
-    def feature_stride(self, model: SwinTransformer3d) -> int:  # noqa: D102
+    def feature_stride(self, model: SwinTransformer3d) -> int:
         return model.patch_embed.tuple_patch_size[0]

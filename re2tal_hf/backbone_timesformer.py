@@ -68,10 +68,10 @@ class TimeSformer(ClipTransformer):
         "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     }
 
-    def encoder(self, config: TimesformerConfig) -> TimesformerModel:  # noqa: D102
+    def encoder(self, config: TimesformerConfig) -> TimesformerModel:
         return TimesformerModel(config)
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
         encoder, num_frames = model.base_model, model.config.num_frames
         if size is not None:
             height, width = pair(model.config.patch_size)
@@ -87,24 +87,24 @@ class TimeSformer(ClipTransformer):
             branches.append(nn.Sequential(layer.layernorm_after, layer.intermediate, layer.output, layer.drop_path))
         return [Stage(encoder.embeddings, branches)]
 
-    def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: Any, *outputs: Tensor) -> Tensor:
         return model.base_model.layernorm(*outputs)
 
-    def temporal_features(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:
         num_frames, patches = model.config.num_frames, features[:, 1:]
         if model.config.attention_type == "space_only":  # frames are items of the batch
             return patches.mean(1).unflatten(0, (-1, num_frames))
         return patches.unflatten(1, (-1, num_frames)).mean(1)
 
-    def initialize(self, model: Any) -> None:  # noqa: D102
+    def initialize(self, model: Any) -> None:
         super().initialize(model)
         # The library's constructor makes these zero, its _init_weights leaves them out.
         embeddings = model.base_model.embeddings
         if embeddings.attention_type != "space_only":
             nn.init.zeros_(embeddings.time_embeddings)
 
-    def feature_stride(self, model: Any) -> int:  # noqa: D102
+    def feature_stride(self, model: Any) -> int:
         return 1
 
-    def clip_length(self, model: Any) -> int:  # noqa: D102
+    def clip_length(self, model: Any) -> int:
         return model.config.num_frames

@@ -44,10 +44,10 @@ class VideoMAE(ClipTransformer):
         "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
     }
 
-    def encoder(self, config: VideoMAEConfig) -> VideoMAEModel:  # noqa: D102
+    def encoder(self, config: VideoMAEConfig) -> VideoMAEModel:
         return VideoMAEModel(config)
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
         encoder = model.base_model
         if size is not None:
             check_clip(size, model.config.num_frames, pair(model.config.patch_size))
@@ -58,21 +58,21 @@ class VideoMAE(ClipTransformer):
             branches.append(nn.Sequential(layer.layernorm_after, layer.intermediate, output.dense, output.dropout))
         return [Stage(encoder.embeddings, branches)]
 
-    def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: Any, *outputs: Tensor) -> Tensor:
         [tokens] = outputs
         layernorm = model.base_model.layernorm
         return tokens if layernorm is None else layernorm(tokens)
 
-    def logits(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+    def logits(self, model: Any, features: Tensor) -> Tensor:
         # The norm comes after the mean in models that were trained with it.
         pooled = features[:, 0] if model.fc_norm is None else model.fc_norm(features.mean(1))
         return model.classifier(pooled)
 
-    def temporal_features(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:
         return features.unflatten(1, (model.config.num_frames // self.feature_stride(model), -1)).mean(2)
 
-    def feature_stride(self, model: Any) -> int:  # noqa: D102
+    def feature_stride(self, model: Any) -> int:
         return model.config.tubelet_size
 
-    def clip_length(self, model: Any) -> int:  # noqa: D102
+    def clip_length(self, model: Any) -> int:
         return model.config.num_frames

@@ -46,10 +46,10 @@ class ViViT(ClipTransformer):
         "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     }
 
-    def encoder(self, config: VivitConfig) -> VivitModel:  # noqa: D102
+    def encoder(self, config: VivitConfig) -> VivitModel:
         return VivitModel(config, add_pooling_layer=False)
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
         encoder = model.base_model
         if size is not None:
             check_clip(size, model.config.num_frames, model.config.tubelet_size[1:])
@@ -59,21 +59,21 @@ class ViViT(ClipTransformer):
             branches.append(nn.Sequential(layer.layernorm_after, layer.mlp, layer.dropout))
         return [Stage(encoder.embeddings, branches)]
 
-    def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: Any, *outputs: Tensor) -> Tensor:
         return model.base_model.layernorm(*outputs)
 
-    def classify(self, model: Any, features: Tensor, labels: Tensor | None = None) -> ModelOutput:  # noqa: D102
+    def classify(self, model: Any, features: Tensor, labels: Tensor | None = None) -> ModelOutput:
         if model.base_model is not model:
             return super().classify(model, features, labels)
         pooled = None if model.pooler is None else model.pooler(features)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=pooled)
 
-    def temporal_features(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:
         num_features = model.config.num_frames // self.feature_stride(model)
         return features[:, 1:].unflatten(1, (num_features, -1)).mean(2)
 
-    def feature_stride(self, model: Any) -> int:  # noqa: D102
+    def feature_stride(self, model: Any) -> int:
         return model.config.tubelet_size[0]
 
-    def clip_length(self, model: Any) -> int:  # noqa: D102
+    def clip_length(self, model: Any) -> int:
         return model.config.num_frames

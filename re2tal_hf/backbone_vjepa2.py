@@ -75,14 +75,14 @@ class VJEPA2(ClipTransformer):
         "giant": {"hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 22, "mlp_ratio": 48 / 11},
     }
 
-    def encoder(self, config: VJEPA2Config) -> VJEPA2Model:  # noqa: D102
+    def encoder(self, config: VJEPA2Config) -> VJEPA2Model:
         # The predictor serves the pretraining only.
         config.pred_num_hidden_layers = 0
         model = VJEPA2Model(config)
         model.predictor = nn.Identity()
         return model
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:  # noqa: D102
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
         encoder = model.base_model.encoder
         grid = None if size is None else self._grid(model.config, size)
         branches: list[nn.Module] = []
@@ -102,20 +102,20 @@ class VJEPA2(ClipTransformer):
             )
         return max(frames // config.tubelet_size, 1), rows, columns
 
-    def norm(self, model: Any, *outputs: Tensor) -> Tensor:  # noqa: D102
+    def norm(self, model: Any, *outputs: Tensor) -> Tensor:
         return model.base_model.encoder.layernorm(*outputs)
 
-    def classify(self, model: Any, features: Tensor, labels: Tensor | None = None) -> ModelOutput:  # noqa: D102
+    def classify(self, model: Any, features: Tensor, labels: Tensor | None = None) -> ModelOutput:
         if model.base_model is not model:
             return super().classify(model, features, labels)
         tokens = features.flatten(1, 2)
         return VJEPA2WithMaskedInputModelOutput(last_hidden_state=tokens, masked_hidden_state=tokens)
 
-    def logits(self, model: Any, features: Tensor) -> Tensor:  # noqa: D102
+    def logits(self, model: Any, features: Tensor) -> Tensor:
         return model.classifier(model.pooler(features.flatten(1, 2)))
 
-    def feature_stride(self, model: Any) -> int:  # noqa: D102
+    def feature_stride(self, model: Any) -> int:
         return model.config.tubelet_size
 
-    def clip_length(self, model: Any) -> int:  # noqa: D102
+    def clip_length(self, model: Any) -> int:
         return model.config.frames_per_clip

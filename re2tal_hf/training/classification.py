@@ -40,7 +40,7 @@ class ClassificationTrainer(Trainer):
     criterion = "top1"
     config_class = Re2TALVideoClassificationConfig
 
-    def read_data(self) -> None:  # noqa: D102
+    def read_data(self) -> None:
         data, distillation = self.recipe.data, self.recipe.distillation
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the folder of clips.")
@@ -60,7 +60,7 @@ class ClassificationTrainer(Trainer):
         except AnnotationError as error:
             raise AnnotationError(f"data.{field}: {error}") from error
 
-    def build_model(self) -> Re2TALForVideoClassification:  # noqa: D102
+    def build_model(self) -> Re2TALForVideoClassification:
         names = self.training_set.label_names
         config = self.model_config(names, num_frames=self.processor.num_frames)
         model = Re2TALForVideoClassification(config)
@@ -76,7 +76,7 @@ class ClassificationTrainer(Trainer):
                 self.teacher.eval().requires_grad_(False).to(self.accelerator.device)
         return model
 
-    def build_windows(self, augmentation: Augmentation) -> ClipWindows:  # noqa: D102
+    def build_windows(self, augmentation: Augmentation) -> ClipWindows:
         data = self.recipe.data
         return ClipWindows(
             self.training_set.videos,
@@ -88,7 +88,7 @@ class ClassificationTrainer(Trainer):
             seed=self.recipe.seed,
         )
 
-    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:  # noqa: D102
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         weights = self.recipe.distillation
         output = self.model(**batch)
         if self.teacher is None:
@@ -116,7 +116,7 @@ class ClassificationTrainer(Trainer):
         variance = deviations / (total[1] - 1)
         return (features - expected).square().sum() * processes / total[1] / variance.clamp_min(1e-8)
 
-    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
+    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
         model = self.evaluated_model
         found = gather_object(self._rank_classes(model))
         correct = {number: rank for number, rank in found if rank is not None}

@@ -29,7 +29,7 @@ class LocalizationTrainer(Trainer):
     criterion = "map"
     config_class = Re2TALConfig
 
-    def read_data(self) -> None:  # noqa: D102
+    def read_data(self) -> None:
         data = self.recipe.data
         self.training_set = self._annotations(data.training_subset, repair=True)
         # The metric's rules keep the benchmark's ground truth as it is.
@@ -59,7 +59,7 @@ class LocalizationTrainer(Trainer):
             )
         return found.class_agnostic() if data.class_agnostic else found
 
-    def build_model(self) -> Re2TALForTemporalActionLocalization:  # noqa: D102
+    def build_model(self) -> Re2TALForTemporalActionLocalization:
         model = Re2TALForTemporalActionLocalization(self.model_config(self.training_set.label_names))
         check_windows(self.windows, model, self.recipe.data, self.accelerator)
         arguments = self.recipe.training
@@ -67,7 +67,7 @@ class LocalizationTrainer(Trainer):
             self.accelerator.print(load_backbone_weights(model.model.backbone, source, arguments.pretrained_partial))
         return model
 
-    def build_windows(self, augmentation: Augmentation) -> TrainingWindows:  # noqa: D102
+    def build_windows(self, augmentation: Augmentation) -> TrainingWindows:
         data = self.recipe.data
         windows = TrainingWindows(
             self.training_set.videos,
@@ -85,7 +85,7 @@ class LocalizationTrainer(Trainer):
         windows.lost += self.training_set.lost  # what was dropped before the durations were measured
         return windows
 
-    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:  # noqa: D102
+    def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
         pipe = TemporalActionLocalizationPipeline(
             model=self.evaluated_model, video_processor=self.processor, device=self.accelerator.device
         )

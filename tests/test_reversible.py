@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -10,16 +11,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from re2tal_hf.reversible import INPUT, Coupling, ReconstructionErrors, Stage, run_stages
+from re2tal_hf.reversible import INPUT, Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from re2tal_hf.training.memory import saved_for_backward
 
 RE2TAL = Coupling(0.0, 1.0)
 DUAL = Coupling(0.3, 0.7)
-MODES = ("reversible", "checkpoint", "plain")
+MODES: tuple[Backprop, ...] = ("reversible", "checkpoint", "plain")
+AnyNetwork: TypeAlias = "Network | TwoPathways"
 
 
 class Network(nn.Module):
     """Two stages of branches with dropout, after a stem."""
+
+    entries: Any  # torch's containers know only that they hold modules
+    branches: Any
+    backprop: Backprop | list[Backprop]
+    coupling: Coupling | list[Coupling]
 
     def __init__(self, width: int = 6, depth: int = 4, dropout: float = 0.2):
         super().__init__()
@@ -44,7 +51,9 @@ class Network(nn.Module):
         return output
 
 
-def step(network: Network, mode: str, x: Tensor, seed: int = 3, steps: int = 1):
+def step(
+    network: AnyNetwork, mode: Backprop | list[Backprop], x: Tensor, seed: int = 3, steps: int = 1
+) -> tuple[Tensor, dict[str, Tensor | None], Tensor]:
     """Loss, gradients by name, gradient of the input, and the next number of the global stream."""
     network = copy.deepcopy(network)
     network.backprop = mode
@@ -210,7 +219,7 @@ def test_gradients_by_autograd_grad_and_functional_call():
         torch.manual_seed(0)
         loss = functional_call(network, other, (x,)).square().sum()
         # The backward pass runs when the module has its own parameters again.
-        return dict(zip(other, torch.autograd.grad(loss, other.values()), strict=True))
+        return dict(zip(other, torch.autograd.grad(loss, list(other.values())), strict=True))
 
     assert_gradients_close(gradients("reversible"), gradients("plain"))
     assert all(p.grad is None for p in network.parameters())
@@ -290,6 +299,9 @@ class Fusion(nn.Module):
 class TwoPathways(nn.Module):
     """A shared stem, a narrow pathway, and a wide one that takes from it; ReLU after each sum."""
 
+    backprop: Backprop | list[Backprop]
+    coupling: Coupling | list[Coupling]
+
     def __init__(self, depth: int = 4):
         super().__init__()
         self.stem = nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.1))
@@ -357,7 +369,7 @@ def test_pathways_keep_their_streams_only():
 def test_each_stage_may_have_its_own_coupling_and_mode():
     network = TwoPathways().double()
     couplings = [RE2TAL, DUAL, RE2TAL, Coupling(1.0, 0.0), RE2TAL]
-    modes = ["reversible", "reversible", "checkpoint", "plain", "reversible"]
+    modes: list[Backprop] = ["reversible", "reversible", "checkpoint", "plain", "reversible"]
     x = torch.randn(2, 5, 3, dtype=torch.float64)
     network.coupling = couplings
     reference = step(network, "plain", x)

@@ -1,5 +1,7 @@
 """What a recomputation puts back, by modules whose output depends on more than their input."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,15 +11,17 @@ from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
-from re2tal_hf.reversible import Coupling, Stage, run_stages
+from re2tal_hf.reversible import Backprop, Coupling, Stage, run_stages
 
-MODES = ("reversible", "checkpoint")
+MODES: tuple[Backprop, ...] = ("reversible", "checkpoint")
 COUPLING = Coupling(0.0, 1.0)
 SIZE = 6
 
 
 class Counter(nn.Module):
     """Counts its calls in a buffer, in place or by a new tensor, and scales by the count."""
+
+    count: Tensor
 
     def __init__(self, in_place: bool):
         super().__init__()
@@ -34,6 +38,9 @@ class Counter(nn.Module):
 
 class OwnNorm(nn.Module):
     """A batch norm by its function, without a counter."""
+
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self):
         super().__init__()
@@ -61,6 +68,9 @@ every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys(
 
 
 class Network(nn.Module):
+    branches: Any  # torch's containers know only that they hold modules
+    backprop: Backprop
+
     def __init__(self, layer=nn.Identity, depth: int = 4):
         super().__init__()
         self.entry = nn.Sequential(nn.Conv1d(3, SIZE, 3, padding=1), layer())
@@ -83,7 +93,7 @@ def video() -> Tensor:
     return torch.randn(4, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def train(model: nn.Module, mode: str, steps: int = 2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def train(model: Network, mode: Backprop, steps: int = 2) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Gradients, summed over some steps, and buffers after them."""
     model.backprop = mode
     torch.manual_seed(2)
@@ -124,7 +134,7 @@ def test_backward_twice_gives_twice_the_gradient(layer, mode):
     model.backprop = mode
     loss = model(video()).square().sum()
     loss.backward(retain_graph=True)
-    once = {name: p.grad.clone() for name, p in model.named_parameters()}
+    once = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     loss.backward()
     assert_gradients_close({name: p.grad for name, p in model.named_parameters()}, {n: 2 * g for n, g in once.items()})
 
@@ -214,6 +224,8 @@ class Quantized(nn.Module):
 
     class Codes(nn.Parameter):
         """Integers with a scale beside them."""
+
+        scale: float
 
     def __init__(self):
         super().__init__()

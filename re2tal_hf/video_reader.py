@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from .video_container import VideoReadError, bytes_of, describe, open_stream, until_flushed
 from .video_orientation import orientation_of
-from .video_timeline import Timeline, read_timeline
+from .video_timeline import Timeline, read_timeline, tell
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ MAX_GROWN_PIXELS = 4096 * 4096
 SIGNATURES = {"mov": b"\0", "matroska": b"\x1a\x45\xdf\xa3"}
 
 Resize = Callable[[Tensor], Tensor]
+Backend = Literal["auto", "torchcodec", "pyav"]
 
 
 class VideoReader:
@@ -65,9 +66,11 @@ class VideoReader:
         size: (height, width) of the frames returned (bilinear, antialiased); None for their own.
         num_threads: threads of the decoder.
         name: what error messages call the video; by default its path, or a description of the bytes.
+        timeline: of the file, where it is known: its packets are not read then.
 
     Attributes:
         name: what error messages call the video.
+        timeline: when its frames are on screen.
         backend: the backend in use.
         duration: seconds from time 0 to the end of the last frame.
         frame_rate: mean number of frames per second.
@@ -84,10 +87,11 @@ class VideoReader:
         self,
         source: str | Path | bytes,
         *,
-        backend: Literal["auto", "torchcodec", "pyav"] = "auto",
+        backend: Backend = "auto",
         size: tuple[int, int] | None = None,
         num_threads: int = 1,
         name: str | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         if backend not in ("auto", "torchcodec", "pyav"):
             raise ValueError(f"backend is {backend!r}; choose 'auto', 'torchcodec' or 'pyav'.")
@@ -100,9 +104,10 @@ class VideoReader:
         # Decoders crash where two threads are in them; re-entrant for a `resize` that reads.
         self._lock = threading.RLock()
         self.name = describe(source) if name is None else name
-        decoder = _PyAVDecoder(source, self.name, num_threads)
+        decoder = _PyAVDecoder(source, self.name, num_threads, timeline)
         self._decoder: _PyAVDecoder | _TorchcodecDecoder = decoder
-        self._timeline = decoder.timeline
+        self.timeline = decoder.timeline
+        tell(self.name, self.timeline.remarks)
         self.backend = "pyav"
         self.duration = decoder.timeline.duration
         self.frame_rate = decoder.timeline.frame_rate
@@ -132,7 +137,7 @@ class VideoReader:
         with self._lock:
             if self._closed:
                 raise ValueError(f"{self.name}: the reader is closed; open the video again.")
-            return self._frames(self._timeline.frames_at(times), resize or self._resize_to_size)
+            return self._frames(self.timeline.frames_at(times), resize or self._resize_to_size)
 
     def _frames(self, indices: np.ndarray, resize: Resize) -> Tensor:
         wanted = np.unique(indices).tolist()
@@ -177,7 +182,7 @@ class VideoReader:
                 raise
             logger.info("read with PyAV from here on: %s", error)
         self._decoder.close()
-        self._decoder = _PyAVDecoder(self._source, self.name, self._num_threads)
+        self._decoder = _PyAVDecoder(self._source, self.name, self._num_threads, self.timeline)
         self.backend = "pyav"
         return self._decoder.read(indices)
 
@@ -195,13 +200,14 @@ class VideoReader:
 class _PyAVDecoder:
     """Decodes frames by index with PyAV; goes on from where it stands where that is nearer."""
 
-    def __init__(self, source: str | Path | bytes, name: str, num_threads: int) -> None:
+    def __init__(self, source: str | Path | bytes, name: str, num_threads: int, timeline: Timeline | None) -> None:
         self.name = name
         self._source = source
         self._num_threads = num_threads
         self._graph: Any = None
         self._graph_input: tuple[int, int, str] | None = None
-        self.timeline = self._read_timeline()
+        self._container: Any = None
+        self.timeline = self._read_timeline() if timeline is None else timeline
         self._restart()
         first = self._frame_at(0)
         self._frame_size = (first.width, first.height)
@@ -223,23 +229,24 @@ class _PyAVDecoder:
 
     def close(self) -> None:
         """Closes the file."""
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
     def _read_timeline(self) -> Timeline:
-        self._container, stream = open_stream(self._source, self.name)
-        self.container_name = self._container.format.name.split(",")[0]
+        container, stream = open_stream(self._source, self.name)
         try:
-            return read_timeline(self._source, self._container, stream, self.name)
+            return read_timeline(self._source, container, stream, self.name)
         except av.error.FFmpegError as error:
             raise VideoReadError(
                 f"{self.name}: the file is damaged ({error.strerror}); replace it or leave it out."
             ) from error
         finally:
-            self._container.close()
+            container.close()
 
     def _restart(self) -> None:
         self.close()
         self._container, self._stream = open_stream(self._source, self.name)
+        self.container_name = self._container.format.name.split(",")[0]
         self._stream.codec_context.thread_count = self._num_threads
         self._stream.codec_context.thread_type = "AUTO"
         announced = self._stream.width * self._stream.height

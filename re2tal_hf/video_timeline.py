@@ -63,7 +63,8 @@ class Timeline:
 
     Attributes:
         timestamps: int64 `[N]` in ticks, as decoded frames carry them.
-        seconds: float64 `[N]`, the start of every frame, ascending.
+        starts: int64 `[N]`, ticks from the start of the first frame to that of every frame, ascending.
+        lead: ticks from the start of the presentation to the first frame.
         duration: seconds from the start of the presentation to the end of the last frame.
         time_base: seconds of a tick.
         keyframes: int64 `[K]` timestamps of the frames at which decoding can start, ascending.
@@ -71,15 +72,23 @@ class Timeline:
         told_by: how a decoded frame is told: by its `timestamp`, which is its own; by `sequence`, its timestamp
             among those that follow the frame before, since a clock that leaps says the same twice; or by `count`,
             since timestamps are missing or do not say when frames are shown.
+        remarks: what a user of the video is to be told, such as that it may be cut off.
     """
 
     timestamps: np.ndarray
-    seconds: np.ndarray
+    starts: np.ndarray
+    lead: float
     duration: float
     time_base: Fraction
     keyframes: np.ndarray
     parts: np.ndarray
     told_by: Literal["timestamp", "sequence", "count"]
+    remarks: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def seconds(self) -> np.ndarray:
+        """float64 `[N]`, the start of every frame, ascending."""
+        return (self.starts + self.lead) * float(self.time_base)
 
     @property
     def frame_rate(self) -> float:
@@ -147,25 +156,25 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
     told_by, frames = _shown_frames(parts, stream, container_name, frame_ticks)
     if not frames:
         raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
-    _compare_with_header(source, container, stream, end, name)
-    _look_behind(source, container_name, end_of_data, name)
-    if len(parts) > 1:
-        _warn_once(
-            f"{name}: its clock leaps {len(parts) - 1} time(s), as where recordings were joined; read as one video "
-            "without gaps, from its start whenever an earlier frame is wanted (ffmpeg writes it anew without leaps)."
-        )
+    remarks = (
+        _shortfall(source, container, stream, end, name),
+        _another_file(source, container_name, end_of_data),
+        _leaps(len(parts) - 1),
+    )
     starts = np.array([frame.start for frame in frames], dtype=np.int64)
-    tick = float(stream.time_base)
     before = _ticks_before_first(container, stream, int(starts[0]))
+    end_of_last = starts[-1] + (frames[-1].duration or frame_ticks)
     keyframes = {packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None}
     return Timeline(
         timestamps=np.array([frame.timestamp for frame in frames], dtype=np.int64),
-        seconds=(starts - starts[0] + before) * tick,
-        duration=float(starts[-1] - starts[0] + before + (frames[-1].duration or frame_ticks)) * tick,
+        starts=starts - starts[0],
+        lead=before,
+        duration=float(end_of_last - starts[0] + before) * float(stream.time_base),
         time_base=stream.time_base,
         keyframes=np.array(sorted(keyframes), dtype=np.int64),
         parts=np.array([frame.part for frame in frames], dtype=np.int64),
         told_by=told_by,
+        remarks=tuple(filter(None, remarks)),
     )
 
 
@@ -300,8 +309,18 @@ def _frame_ticks(stream: Any) -> int:
     return max(1, round(1 / (rate * stream.time_base)))
 
 
-def _compare_with_header(source: str | Path | bytes, container: Any, stream: Any, end: int, name: str) -> None:
-    """Warns of a file that holds less than its header announces."""
+def _leaps(count: int) -> str | None:
+    """What is to be said of a clock that leaps."""
+    if not count:
+        return None
+    return (
+        f"its clock leaps {count} time(s), as where recordings were joined; read as one video without gaps, from its "
+        "start whenever an earlier frame is wanted (ffmpeg writes it anew without leaps)."
+    )
+
+
+def _shortfall(source: str | Path | bytes, container: Any, stream: Any, end: int, name: str) -> str | None:
+    """What is to be said of a file that holds less than its header announces."""
     container_name = container.format.name.split(",")[0]
     there = float(end * stream.time_base)
     of_any_stream = False
@@ -315,13 +334,13 @@ def _compare_with_header(source: str | Path | bytes, container: Any, stream: Any
     elif container_name in ANNOUNCING_CONTAINERS:
         announced, of_any_stream = (container.duration or 0) / av.time_base, True
     else:
-        return
+        return None
     enough = announced - max(MAX_SHORTFALL, 2 * float(_frame_ticks(stream) * stream.time_base))
     if there < enough and of_any_stream:
         there = _end_of_any(source, name)
     if there < enough:
-        said = f"holds {there:.1f} s of the {announced:.1f} s that its header announces"
-        _warn_once(f"{name}: {said}; it may be cut off.")
+        return f"holds {there:.1f} s of the {announced:.1f} s that its header announces; it may be cut off."
+    return None
 
 
 def _end_of_any(source: str | Path | bytes, name: str) -> float:
@@ -340,17 +359,19 @@ def _announced_by_asf(head: bytes) -> float:
     return duration / 1e7 - preroll / 1e3
 
 
-def _look_behind(source: str | Path | bytes, container_name: str, end_of_data: int, name: str) -> None:
-    """Warns of a second file behind the first: players, too, show the first alone."""
+def _another_file(source: str | Path | bytes, container_name: str, end_of_data: int) -> str | None:
+    """What is to be said of a second file behind the first: players, too, show the first alone."""
     beginning = BEGINNINGS.get(container_name)
     if beginning and re.search(beginning, bytes_of(source, TAIL_BYTES, end_of_data), re.DOTALL):
-        _warn_once(
-            f"{name}: another file begins behind its {end_of_data} bytes of data, and is not read; join videos with "
-            "ffmpeg (its concat demuxer), not byte by byte."
+        return (
+            f"another file begins behind its {end_of_data} bytes of data, and is not read; join videos with ffmpeg "
+            "(its concat demuxer), not byte by byte."
         )
+    return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _warn_once(message: str) -> None:
-    """Once for a file, however often it is opened for a window of it."""
-    logger.warning(message)
+def tell(name: str, remarks: tuple[str, ...]) -> None:
+    """Warns of what there is to be said of a video, once for a file, however often it is opened for a window of it."""
+    for remark in remarks:
+        logger.warning("%s: %s", name, remark)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from video_factory import numbered_frames, write_video
 from re2tal_hf.commands.__main__ import main
 from re2tal_hf.data.file_names import distinct_names, safe_name
 from re2tal_hf.data.frame_store import FrameCache
+from re2tal_hf.video_reader import VideoReader
 
 # What a file system takes may still be hostile to those who read it.
 FILES = [
@@ -106,7 +108,9 @@ def test_predict_writes_into_its_folder_and_overwrites_nothing(videos: list[Path
 def test_cache_of_frames_holds_every_video(videos: list[Path], tmp_path: Path) -> None:
     cache = FrameCache(tmp_path / "cache")
     for path in videos:
-        frames = cache.frames(path, np.array([0.0, 0.5]), lambda frames: frames, "as they are", "pyav")
+        frames = cache.frames(
+            path, np.array([0.0, 0.5]), lambda frames: frames, "as they are", partial(VideoReader, path)
+        )
         assert len(frames) == 2
     assert len(files_of(tmp_path)) == len(list((tmp_path / "cache").glob("*.npy"))) == len(videos)
 

@@ -62,7 +62,7 @@ def test_cache_entries_are_never_stale(tmp_path):
     video = make_video(tmp_path, "changing", np.full((20, 32, 48, 3), 40, np.uint8))
 
     def frames(times, preparation="none"):
-        return cache.frames(video.path, np.array(times), lambda f: f, preparation, "auto")
+        return cache.frames(video.path, np.array(times), lambda f: f, preparation, lambda: VideoReader(video.path))
 
     dark = frames([0.0, 0.5])
     assert dark.shape == (2, 3, 32, 48)
@@ -82,7 +82,7 @@ def test_cache_keeps_nothing_of_a_video_that_fails(tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
     with pytest.raises(VideoReadError):
-        cache.frames(broken, np.array([0.0]), lambda frames: frames, "none", "auto")
+        cache.frames(broken, np.array([0.0]), lambda frames: frames, "none", lambda: VideoReader(broken))
     assert list(cache.folder.iterdir()) == []
 
 

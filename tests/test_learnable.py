@@ -181,7 +181,8 @@ def test_public_data_sets_pass_in_the_published_settings(
     annotations = read_annotations(public_annotations / file, subset=subset)
     durations = {video.video_id: video.duration for video in annotations.videos}
     monkeypatch.setattr(
-        "re2tal_hf.data.windows.known_durations", lambda videos: [durations[video.video_id] for video in videos]
+        "re2tal_hf.data.readable_videos.known_durations",
+        lambda videos, timelines: [durations[video.video_id] for video in videos],
     )
     for video in annotations.videos:
         video.path = Path("not opened.mp4")

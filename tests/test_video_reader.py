@@ -252,7 +252,7 @@ def test_goes_back_to_a_keyframe_and_not_to_the_start(make, monkeypatch):
 
 def test_a_container_that_seeks_too_far(make):
     reader = VideoReader(make("h264.ts"), backend="pyav")
-    gop = int(reader._timeline.keyframes[1] - reader._timeline.keyframes[0])
+    gop = int(reader.timeline.keyframes[1] - reader.timeline.keyframes[0])
 
     class Late:
         """The container, with an index that is one keyframe off."""
@@ -273,10 +273,9 @@ def test_a_container_that_seeks_too_far(make):
 
 def test_a_frame_that_the_decoder_leaves_out(make):
     reader = VideoReader(make("h264.mp4"), backend="pyav")
-    timeline = reader._timeline
+    timeline = reader.timeline
     between = np.sort(np.append(timeline.timestamps, timeline.timestamps[20] + 1))
-    seconds = between * float(timeline.time_base)
-    reader._timeline = reader._decoder.timeline = dataclasses.replace(timeline, timestamps=between, seconds=seconds)
+    reader.timeline = reader._decoder.timeline = dataclasses.replace(timeline, timestamps=between, starts=between)
     assert frame_numbers(reader.frames_at([0.799, 0.84])) == [19, 21]
     with pytest.raises(VideoReadError, match=r"h264.mp4: the frame at 0\.800 s.*leaves it out"):
         reader.frames_at([0.801])
@@ -462,7 +461,7 @@ def test_real_files(real_videos):
     for path in paths:
         try:
             with VideoReader(path, backend="pyav") as reader:
-                count = len(reader._timeline.seconds)
+                count = len(reader.timeline.seconds)
                 times = np.linspace(0, reader.duration, min(count, 40), endpoint=False)
                 frames = reader.frames_at(times)
                 assert frames.shape == (len(times), 3, reader.height, reader.width)

@@ -24,7 +24,7 @@ WRAP = 2**33 / 90_000
 
 @pytest.fixture(autouse=True)
 def each_test_warns_anew():
-    video_timeline._warn_once.cache_clear()
+    video_timeline.tell.cache_clear()
 
 
 def recording(path: Path, first: int, count: int, start: float = 0.0, **options) -> Path:
@@ -64,7 +64,7 @@ def with_sound(path: Path, sound_start: float, picture_start: float, count: int 
 def numbers_in(path: Path, backend: str, count: int = 12) -> list[int]:
     """Numbers of all frames read in order with PyAV, after checking that other reads have the same pixels."""
     with VideoReader(path, backend="pyav") as reader:
-        times = reader._timeline.seconds + 1e-4
+        times = reader.timeline.seconds + 1e-4
         frames = reader.frames_at(times.tolist())
     with VideoReader(path, backend=backend) as reader:
         assert torch.equal(reader.frames_at(times.tolist()), frames)
@@ -102,7 +102,7 @@ def test_joined_recordings_are_one_video(tmp_path, caplog, name, starts, codec, 
         assert f"clock leaps {len(parts) - 1} time" in caplog.text
     with VideoReader(path, backend=backend) as reader:
         assert reader.duration == pytest.approx(1.2 * len(parts), abs=2e-3)
-        assert np.diff(reader._timeline.seconds) == pytest.approx(1 / RATE, abs=1e-3)
+        assert np.diff(reader.timeline.seconds) == pytest.approx(1 / RATE, abs=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -165,7 +165,7 @@ def test_several_frames_to_a_timestamp(tmp_path):
     path = with_sound(tmp_path / "sparse.mpg", 0.0, 0.0)
     assert numbers_in(path, "auto") == list(range(25))
     with VideoReader(path) as reader:
-        assert np.diff(reader._timeline.seconds) == pytest.approx(1 / RATE, abs=1e-3)
+        assert np.diff(reader.timeline.seconds) == pytest.approx(1 / RATE, abs=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -239,7 +239,7 @@ def test_odd_files(odd_videos, caplog, backend):
         if path.suffix != ".md":
             numbers_in(path, backend)
             with VideoReader(path, backend=backend) as reader:
-                joined_numbers[path.name] = (len(reader._timeline.seconds), round(reader.duration, 3))
+                joined_numbers[path.name] = (len(reader.timeline.seconds), round(reader.duration, 3))
     assert joined_numbers["h264_bframes.avi"] == (161, 16.1)
     assert joined_numbers["joined.ts"] == (322, 32.2)
     assert joined_numbers["trunc.mkv"] == (24, 2.4)

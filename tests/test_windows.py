@@ -10,7 +10,8 @@ from video_factory import numbered_frames, write_video
 
 from re2tal_hf.data.annotations import AnnotatedVideo, AnnotationError, read_annotations
 from re2tal_hf.data.augmentation import Augmentation
-from re2tal_hf.data.windows import TrainingWindows, UnreadableVideosError, collate
+from re2tal_hf.data.readable_videos import UnreadableVideosError
+from re2tal_hf.data.windows import TrainingWindows, collate
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
 from re2tal_hf.video_reader import VideoReader
 

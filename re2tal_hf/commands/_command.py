@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from huggingface_hub.errors import HTTPError
 
+from ..data.readable_videos import UnreadableVideosError
 from ..data.time_units import MAX_LOST
-from ..data.windows import UnreadableVideosError
 from ..publishing.upload import UploadError
 from ..training.arguments import recipe_names
 from ..training.own_files import import_files

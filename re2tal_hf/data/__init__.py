@@ -8,7 +8,8 @@ from .annotations import (
     read_label_names,
 )
 from .augmentation import Augmentation
-from .windows import TrainingWindows, UnreadableVideosError, collate
+from .readable_videos import UnreadableVideosError
+from .windows import TrainingWindows, collate
 
 __all__ = [
     "AnnotatedVideo",

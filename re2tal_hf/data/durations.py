@@ -5,49 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import cast
 
 from tqdm.auto import tqdm
 
-from ..video_reader import VideoReader, VideoReadError
+from ..video_reader import VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog
 from .hub_video import HubVideo
 from .time_units import MAX_LOST, check_times
+from .timeline_index import TimelineIndex
 
 # Containers and conversions round; what differs by more is another video, or not in seconds.
 _SAME_SECONDS, _SAME_SHARE = 1.0, 0.1
 
 
-def measured_duration(video: AnnotatedVideo) -> float:
-    """Seconds of the file of a video, fetched first where it is on the Hub.
-
-    Raises:
-        VideoReadError: It cannot be read.
-        ValueError: There is no file.
-    """
-    with VideoReader(video.local_path(), backend="pyav") as reader:
-        return reader.duration
-
-
-def known_durations(videos: Sequence[AnnotatedVideo], *, progress: bool = False) -> list[float | VideoReadError]:
+def known_durations(
+    videos: Sequence[AnnotatedVideo], timelines: TimelineIndex | None = None, *, progress: bool = True
+) -> list[float | VideoReadError]:
     """Seconds of every video, or why it cannot be read.
 
-    Files are opened. One that is still on the Hub is not fetched where its annotations say how long it is.
+    Files that the index does not know are read to their end. One that is still on the Hub is not fetched where its
+    annotations say how long it is.
 
     Args:
         videos: Each with a path.
-        progress: Whether to show a bar.
+        timelines: Takes what is measured, to be saved by its owner; by default the user's index, which is saved.
+        progress: Whether to show a bar, where it takes time.
     """
-
-    def known(video: AnnotatedVideo) -> float | VideoReadError:
-        if isinstance(video.path, HubVideo) and video.duration is not None:
-            return video.duration
-        try:
-            return measured_duration(video)
-        except VideoReadError as error:
-            return error
-
+    index = timelines or TimelineIndex()
+    durations = [_known_duration(video, index) for video in videos]
+    unknown = [number for number, duration in enumerate(durations) if duration is None]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(tqdm(pool.map(known, videos), "reading videos", len(videos), disable=not progress))
+        measured = pool.map(lambda number: _measured_duration(videos[number], index), unknown)
+        bar = tqdm(measured, "measuring videos", len(unknown), disable=not (progress and unknown))
+        for number, duration in zip(unknown, bar, strict=True):
+            durations[number] = duration
+    if timelines is None:
+        index.save()
+    return cast(list[float | VideoReadError], durations)
+
+
+def _known_duration(video: AnnotatedVideo, index: TimelineIndex) -> float | VideoReadError | None:
+    if isinstance(video.path, HubVideo):
+        return video.duration
+    return index.known_duration(video.local_path())
+
+
+def _measured_duration(video: AnnotatedVideo, index: TimelineIndex) -> float | VideoReadError:
+    try:
+        return index.duration(video.local_path())
+    except VideoReadError as error:
+        return error
 
 
 def with_duration(video: AnnotatedVideo, duration: float, rules: RuleLog) -> AnnotatedVideo:
@@ -58,13 +66,19 @@ def with_duration(video: AnnotatedVideo, duration: float, rules: RuleLog) -> Ann
     return replace(video, duration=duration)
 
 
-def check_measured_times(videos: Sequence[AnnotatedVideo], source: str, max_lost: float = MAX_LOST) -> None:
-    """Opens the files of videos that are to be measured by, and holds the annotations against their durations.
+def check_measured_times(
+    videos: Sequence[AnnotatedVideo],
+    source: str,
+    max_lost: float = MAX_LOST,
+    timelines: TimelineIndex | None = None,
+) -> None:
+    """Holds the annotations of videos that are to be measured by against the durations of their files.
 
     Args:
         videos: Those that have no file or an unreadable one count with the annotated duration.
         source: What messages call them.
         max_lost: Largest share of segments outside their videos, and of those that end before they start.
+        timelines: See `known_durations`.
 
     Raises:
         AnnotationError: More are (see `check_times`), or no video has a file that can be read.
@@ -74,7 +88,7 @@ def check_measured_times(videos: Sequence[AnnotatedVideo], source: str, max_lost
     found = [video for video in videos if video.path is None]
     if not here:
         raise AnnotationError(f"{source}: no video files; name their folder")
-    durations = known_durations(here)
+    durations = known_durations(here, timelines)
     if all(isinstance(duration, VideoReadError) for duration in durations):
         raise AnnotationError(f"{source}: none of the {len(here)} video files can be read; first: {durations[0]}")
     for video, duration in zip(here, durations, strict=True):

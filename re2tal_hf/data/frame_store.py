@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor
 from transformers.image_utils import SizeDict
 
 from ..video_processing_re2tal import Re2TALVideoProcessor
-from ..video_reader import Resize, VideoReader, VideoReadError
+from ..video_reader import Backend, Resize, VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo
 from .file_names import safe_name
-
-Backend = Literal["auto", "torchcodec", "pyav"]
+from .timeline_index import TimelineIndex
 
 # What decides how frames are resized, besides a random crop that follows.
 _RESIZING = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -37,6 +36,7 @@ class FrameStore:
     Args:
         processor: Says at which rate videos are sampled and how frames are resized.
         smallest_crop: Share of the frame's area that a random crop which follows keeps at least; `None` for no crop.
+        timelines: When the frames of files are on screen; by default the user's index.
         cache: Folder for decoded frames (see `FrameCache`).
         backend: Of the `VideoReader`.
     """
@@ -45,11 +45,13 @@ class FrameStore:
         self,
         processor: Re2TALVideoProcessor,
         *,
+        timelines: TimelineIndex | None = None,
         smallest_crop: float | None = None,
         cache: str | Path | None = None,
         backend: Backend = "auto",
     ) -> None:
         self.processor = processor
+        self.timelines = timelines or TimelineIndex()
         self.smallest_crop = smallest_crop
         self.cache = None if cache is None else FrameCache(cache)
         self.backend: Backend = backend
@@ -69,11 +71,12 @@ class FrameStore:
         """
         path = video.local_path()
         if self.cache is None:
-            with VideoReader(path, backend=self.backend) as reader:
+            with self.timelines.open(path, self.backend) as reader:
                 return reader.frames_at(times, resize=self._resize)
         assert video.duration is not None
         whole = self.processor.whole_video(video.video_id, video.duration)
-        cached = self.cache.frames(path, np.array(whole.times), self._resize, self._preparation, self.backend)
+        open_video = partial(self.timelines.open, path, self.backend)
+        cached = self.cache.frames(path, np.array(whole.times), self._resize, self._preparation, open_video)
         return torch.from_numpy(cached[np.rint(np.multiply(times, whole.frame_rate)).astype(int)])
 
     @property
@@ -113,7 +116,9 @@ class FrameCache:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def frames(self, path: Path, times: np.ndarray, resize: Resize, preparation: str, backend: Backend) -> np.ndarray:
+    def frames(
+        self, path: Path, times: np.ndarray, resize: Resize, preparation: str, open_video: Callable[[], VideoReader]
+    ) -> np.ndarray:
         """Frames of a video, decoded at the first call and only memory-mapped at later ones.
 
         Args:
@@ -121,7 +126,7 @@ class FrameCache:
             times: Seconds of the frames, `[N]`.
             resize: As `VideoReader.frames_at` takes it.
             preparation: Names what `resize` does; with another name frames are decoded anew.
-            backend: Of the `VideoReader`.
+            open_video: Opens the file.
 
         Returns:
             uint8 `[N, C, H, W]`, read-only.
@@ -139,7 +144,7 @@ class FrameCache:
             # Written under another name first: a run that is cut off leaves no half entry behind.
             partial = self.folder / f"{digest}.{uuid.uuid4().hex}.partial"
             try:
-                with VideoReader(path, backend=backend) as reader:
+                with open_video() as reader:
                     _write_frames(partial, reader, times, resize)
                 partial.replace(entry)
             finally:

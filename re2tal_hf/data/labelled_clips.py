@@ -14,6 +14,8 @@ from torch import Tensor
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
+from .durations import known_durations
+from .timeline_index import TimelineIndex
 from .video_files import is_video_file, same_name
 from .windows import TrainingWindows
 
@@ -23,12 +25,13 @@ logger = logging.getLogger(__name__)
 _ANY_SHARE = 1e-6
 
 
-def read_clips(source: str | Path, split: str) -> AnnotationSet:
+def read_clips(source: str | Path, split: str, timelines: TimelineIndex | None = None) -> AnnotationSet:
     """Reads a split of labelled clips.
 
     Args:
         source: A folder `<source>/<split>/<class>/<clip>`, or a video data set on the Hub with a `label`.
         split: Name of the split.
+        timelines: See `known_durations`.
 
     Returns:
         Each clip as a video with one action from its start to its end. Clips that cannot be read are left out
@@ -40,15 +43,13 @@ def read_clips(source: str | Path, split: str) -> AnnotationSet:
     if not split.strip():
         raise AnnotationError(f"{source}: the name of the split is empty; name one, such as train")
     found, names = _folder_clips(Path(source), split) if Path(source).is_dir() else _hub_clips(str(source), split)
+    files = [AnnotatedVideo(str(path), split, path, None, np.zeros((0, 2)), []) for path, _ in found]
     clips = []
-    for path, label in found:
-        try:
-            with VideoReader(path) as reader:
-                duration = reader.duration
-        except VideoReadError as error:
-            logger.warning("unreadable clip: %s", error)
+    for file, (_, label), duration in zip(files, found, known_durations(files, timelines), strict=True):
+        if isinstance(duration, VideoReadError):
+            logger.warning("unreadable clip: %s", duration)
             continue
-        clips.append(AnnotatedVideo(str(path), split, path, duration, np.array([[0.0, duration]]), [label]))
+        clips.append(replace(file, duration=duration, segments=np.array([[0.0, duration]]), labels=[label]))
     if not clips:
         raise AnnotationError(f"{source}: no readable clip in split {split!r}")
     return AnnotationSet(clips, names, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,19 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..video_processing_re2tal import Re2TALVideoProcessor, Window
-from ..video_reader import VideoReadError
-from .annotation_set import AnnotatedVideo, RuleLog, repair_video
+from ..video_reader import Backend, VideoReadError
+from .annotation_set import AnnotatedVideo
 from .augmentation import Augmentation
-from .durations import known_durations, measured_duration, with_duration
-from .frame_store import Backend, FrameStore
-from .hub_video import HubVideo
-from .time_units import MAX_LOST, check_times
-
-logger = logging.getLogger(__name__)
-
-
-class UnreadableVideosError(RuntimeError):
-    """More videos are unreadable than `max_unreadable` allows."""
+from .frame_store import FrameStore
+from .readable_videos import ReadableVideos
+from .time_units import MAX_LOST
+from .timeline_index import TimelineIndex
 
 
 class TrainingWindows(Dataset[dict[str, Any]]):
@@ -47,11 +40,12 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     epoch and the index only, not on the number of workers. `processor.prepare` makes the model's
     input of the frames of a batch.
 
-    Every file is opened once at the start, for its true duration. One that is still on the Hub is
-    fetched and opened when its first window is drawn, by the process that draws it; until then the
-    duration in its annotations counts (without one it is fetched at the start). A file that cannot
-    be opened at the start is left out; one that fails later, in any worker, is replaced by a window
-    of another video. Each is reported in one warning and counted.
+    Every file that the index of timelines does not know is read once at the start, for its true
+    duration. One that is still on the Hub is fetched and read when its first window is drawn, by the
+    process that draws it; until then the duration in its annotations counts (without one it is
+    fetched at the start). A file that cannot be opened at the start is left out; one that fails
+    later, in any worker, is replaced by a window of another video. Each is reported in one warning
+    and counted.
 
     Args:
         videos: With their `path`, as `read_annotations` gives them.
@@ -68,6 +62,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         max_unreadable: Largest share of unreadable videos with which training goes on.
         max_lost: Largest share of segments that are dropped because they lie outside their video, by its
             true duration, or end before they start; see `check_times`.
+        timelines: When the frames of files are on screen; by default the user's index.
         cache: Folder for decoded frames (see `FrameCache`), for when training waits for decoding.
         backend: Of the `VideoReader`.
 
@@ -97,6 +92,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         seed: int = 0,
         max_unreadable: float = 0.05,
         max_lost: float = MAX_LOST,
+        timelines: TimelineIndex | None = None,
         cache: str | Path | None = None,
         backend: Backend = "auto",
     ) -> None:
@@ -104,7 +100,9 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         self.augmentation = augmentation or Augmentation()
         crop_scale = self.augmentation.crop_scale
         smallest_crop = None if crop_scale is None else crop_scale[0]
-        self.frames = FrameStore(processor, smallest_crop=smallest_crop, cache=cache, backend=backend)
+        self.frames = FrameStore(
+            processor, timelines=timelines, smallest_crop=smallest_crop, cache=cache, backend=backend
+        )
         self.windows_per_video = windows_per_video
         self.seconds_per_window = seconds_per_window
         self.truncation_threshold = truncation_threshold
@@ -113,15 +111,14 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         self.seed = seed
         self.max_unreadable = max_unreadable
         self.max_lost = max_lost
-        self._check_settings(videos)
-        # Shared with the workers, so that they see the epoch and each other's unreadable videos.
+        self._check_settings()
+        # Shared with the workers, so that they see the epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._num_given = len(videos)
-        rules = RuleLog()
-        self.videos = self._open_all(videos, rules)
-        self.counts, self.lost = dict(rules.counts), rules.lost
-        self._failed = torch.zeros(len(self.videos), dtype=torch.bool).share_memory_()
-        self._check_share_of_unreadable()
+        self._readable = ReadableVideos(
+            videos, processor, self.frames.timelines, max_unreadable=max_unreadable, max_lost=max_lost
+        )
+        self.videos = self._readable.videos
+        self.counts, self.lost = dict(self._readable.rules.counts), self._readable.rules.lost
         self._video_of_window = np.repeat(
             np.arange(len(self.videos)), [self._num_windows(video) for video in self.videos]
         )
@@ -133,7 +130,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     @property
     def num_unreadable(self) -> int:
         """Videos found unreadable so far, at the start and by any worker."""
-        return self._num_given - len(self.videos) + int(self._failed.sum())
+        return self._readable.num_unreadable
 
     def __len__(self) -> int:
         return len(self._video_of_window)
@@ -144,9 +141,9 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
         while True:
             try:
-                return self._item(self._here(number), generator)
+                return self._item(self._readable.here(number), generator)
             except VideoReadError as error:
-                self._report_unreadable(number, error)
+                self._readable.report(number, error)
             number = int(torch.randint(len(self.videos), (), generator=generator))
 
     def _item(self, video: AnnotatedVideo, generator: torch.Generator) -> dict[str, Any]:
@@ -238,56 +235,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         assert video.duration is not None
         return self.windows_per_video * math.ceil(video.duration / self.seconds_per_window)
 
-    def _open_all(self, videos: Sequence[AnnotatedVideo], rules: RuleLog) -> list[AnnotatedVideo]:
-        measured = []
-        for video, duration in zip(videos, known_durations(videos), strict=True):
-            if isinstance(duration, VideoReadError):
-                logger.warning("unreadable video: %s", duration)
-                continue
-            measured.append(with_duration(video, duration, rules))
-        check_times(measured, "training videos", self.max_lost)
-        repaired = [self._repaired(video, rules) for video in measured]
-        rules.warn("training videos")
-        return repaired
-
-    def _here(self, number: int) -> AnnotatedVideo:
-        """A video on this machine, with its measured duration."""
-        video = self.videos[number]
-        if isinstance(video.path, HubVideo):
-            video = replace(video, path=video.local_path())
-            rules = RuleLog()
-            video = with_duration(video, measured_duration(video), rules)
-            video = self.videos[number] = self._repaired(video, rules)
-            rules.warn(video.video_id)
-        return video
-
-    def _repaired(self, video: AnnotatedVideo, rules: RuleLog) -> AnnotatedVideo:
-        return repair_video(video, rules, tolerance=1 / self._whole(video).frame_rate)
-
-    def _report_unreadable(self, number: int, error: VideoReadError) -> None:
-        if not self._failed[number]:
-            self._failed[number] = True
-            logger.warning("unreadable video: %s", error)
-        self._check_share_of_unreadable()
-
-    def _check_share_of_unreadable(self) -> None:
-        count, total = self.num_unreadable, self._num_given
-        if count > self.max_unreadable * total or count == total:
-            raise UnreadableVideosError(
-                f"{count} of {total} videos cannot be read, more than the share of"
-                f" {self.max_unreadable:g} that max_unreadable allows; each is named in a warning"
-                " above. Repair or remove them, or raise max_unreadable."
-            )
-
-    def _check_settings(self, videos: Sequence[AnnotatedVideo]) -> None:
-        if not videos:
-            raise ValueError("there are no videos to draw windows from")
-        without_path = [video.video_id for video in videos if video.path is None]
-        if without_path:
-            raise ValueError(
-                f"{len(without_path)} videos have no file (first: {without_path[0]!r});"
-                " give read_annotations the video_folder"
-            )
+    def _check_settings(self) -> None:
         low, high = (1, 1) if self.crop_ratio is None else self.crop_ratio
         fitting = {
             "windows_per_video": self.windows_per_video >= 1,

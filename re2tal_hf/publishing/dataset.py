@@ -77,7 +77,7 @@ def read_dataset(
             missing.add("missing_file", video.video_id)
     present = [video for video in annotated if video.path is not None]
     splits: dict[str, list[AnnotatedVideo]] = {}
-    for video, duration in zip(present, known_durations(present, progress=True), strict=True):
+    for video, duration in zip(present, known_durations(present), strict=True):
         if isinstance(duration, VideoReadError):
             unreadable.append(f"{video.video_id}: {duration}")
             continue

@@ -56,7 +56,7 @@ class ClassificationTrainer(Trainer):
 
     def _clips(self, field: str) -> AnnotationSet:
         try:
-            return read_clips(self.recipe.data.annotations, getattr(self.recipe.data, field) or "")
+            return read_clips(self.recipe.data.annotations, getattr(self.recipe.data, field) or "", self.timelines)
         except AnnotationError as error:
             raise AnnotationError(f"data.{field}: {error}") from error
 
@@ -84,6 +84,7 @@ class ClassificationTrainer(Trainer):
             augmentation=augmentation,
             windows_per_video=data.windows_per_video,
             max_unreadable=data.max_unreadable,
+            timelines=self.timelines,
             cache=data.cache,
             seed=self.recipe.seed,
         )

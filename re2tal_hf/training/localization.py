@@ -35,7 +35,6 @@ class LocalizationTrainer(Trainer):
         # The metric's rules keep the benchmark's ground truth as it is.
         self.validation_set = self._annotations(data.validation_subset, repair=False)
         check_subsets(self.training_set, self.validation_set, data, self.accelerator)
-        check_measured_times(self.validation_set.videos, "validation videos", data.max_unlearnable)
 
     def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
         data = self.recipe.data
@@ -68,7 +67,8 @@ class LocalizationTrainer(Trainer):
         return model
 
     def build_windows(self, augmentation: Augmentation) -> TrainingWindows:
-        data = self.recipe.data
+        data, measured = self.recipe.data, self.validation_set.videos
+        check_measured_times(measured, "validation videos", data.max_unlearnable, self.timelines)
         windows = TrainingWindows(
             self.training_set.videos,
             self.processor,
@@ -79,6 +79,7 @@ class LocalizationTrainer(Trainer):
             crop_ratio=(data.crop_ratio[0], data.crop_ratio[1]) if data.crop_ratio else None,
             max_unreadable=data.max_unreadable,
             max_lost=data.max_unlearnable,
+            timelines=self.timelines,
             cache=data.cache,
             seed=self.recipe.seed,
         )

@@ -24,6 +24,8 @@ from tqdm.auto import tqdm
 from ..configuration_re2tal import CONFIGS, RewiredConfig, settings_of
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
+from ..data.durations import known_durations
+from ..data.timeline_index import TimelineIndex
 from ..data.windows import TrainingWindows, collate
 from ..licensing.origins import permitted_origin, start_line
 from ..modeling_pretrained import Re2TALPreTrainedModel
@@ -82,6 +84,7 @@ class Trainer(ABC):
     Attributes:
         criterion (`str`): Name of the metric by which the best model is chosen.
         config_class (`type`): The configuration of the task's model.
+        timelines ([`TimelineIndex`]): Of the videos.
         training_set, validation_set ([`AnnotationSet`]): What is trained on, and what the model is measured by.
 
     Raises:
@@ -119,7 +122,9 @@ class Trainer(ABC):
             logger.warning(line)
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
+        self.timelines = TimelineIndex(writes=self.accelerator.is_local_main_process)
         self._on_all(self.read_data)
+        self._measure_videos()
         augmentation = Augmentation(**recipe.augmentation)
         self.windows = self._on_all(lambda: self.build_windows(augmentation.with_labels(self.training_set.label_names)))
         self.data = identify_data(self.windows, self.validation_set)
@@ -160,7 +165,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def build_windows(self, augmentation: Augmentation) -> TrainingWindows:
-        """Returns what is trained on."""
+        """Holds both subsets against the durations of their videos, and returns what is trained on."""
 
     @abstractmethod
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
@@ -174,6 +179,16 @@ class Trainer(ABC):
         """Returns the `loss` of a batch and its parts."""
         output = self.model(**batch)
         return {"loss": output.loss, **(getattr(output, "loss_dict", None) or {})}
+
+    def _measure_videos(self) -> None:
+        """Measures the videos that the index does not know, every process its share; once, since the index is kept."""
+        accelerator, videos = self.accelerator, [*self.training_set.videos, *self.validation_set.videos]
+        share = [video for video in videos if video.path is not None]
+        share = share[accelerator.process_index :: accelerator.num_processes]
+        self._on_all(lambda: known_durations(share, self.timelines, progress=accelerator.is_local_main_process))
+        for measured in gather_object([self.timelines.take_new()]):
+            self.timelines.add(measured)
+        self._on_all(self.timelines.save)
 
     def _check_processes(self) -> None:
         """Checks that all processes were told the same and see the same data, and that each gets a window."""

@@ -70,15 +70,18 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         *,
         frame_rate: float | None = None,
         progress: bool | Progress = False,
+        batch_size: int | None = None,
         **settings: Any,
     ) -> Any:
         """Localizes actions in one video or in several.
 
         Args:
             videos (`str`, `Path`, `bytes`, frames or `dict`, or several of them): A video is the path of a file, its
-                bytes, a URL (http, https, hf; downloaded to a temporary file), or frames: a list of PIL images or of
-                arrays, or an array or tensor `[T, H, W, 3]` or `[T, 3, H, W]`, uint8, RGB. Or it is a dictionary:
-                `{"frames": ..., "frame_rate": ...}`, or `{"path": ..., "bytes": ...}` as `datasets` has it.
+                bytes, an open file, a URL (http, https, hf; downloaded to a temporary file), or frames: a list of PIL
+                images or of arrays, or an array or tensor `[T, H, W, 3]` or `[T, 3, H, W]`, uint8, RGB. Or it is a
+                dictionary:
+                `{"frames": ..., "frame_rate": ...}`, or `{"path": ..., "bytes": ...}` as `datasets` has it. A
+                row of a video column of `datasets` is one in either form, decoded or not.
             frame_rate (`float`, *optional*): Frames per second of frames in memory, which need it.
             progress (`bool` or `Callable[[int, int], None]`, *optional*, defaults to `False`): `True` for a bar over
                 the windows of each video, or a function that takes the number of windows done and of all of them.
@@ -87,7 +90,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             max_segments (`int`, *optional*): Segments of a video that the suppression keeps, in place of the
                 processor's `max_detections`.
             window_overlap (`float`, *optional*): Overlap of sliding windows, a share of their length in [0, 1).
-            windows_per_step (`int`, *optional*, defaults to 1): Windows that go through the model together.
+            batch_size (`int`, *optional*): Windows of a video that go through the model together; by default what the
+                pipeline was built with, or 1.
             video_scores (`dict[str, float]`, `dict[int, float]` or `torch.Tensor`, *optional*): Scores of an external
                 video classifier, which give the segments of a class-agnostic model their classes: by label name, by
                 class id, or `[num_classes]`; for several videos a list with the scores of each. The names are the
@@ -103,6 +107,11 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             ValueError: if a setting is out of range, or frames in memory are not as they must be.
             TypeError: if a setting is unknown, or something stands for no video.
         """
+        if batch_size is None:
+            batch_size = self._batch_size or 1
+        if batch_size < 1 or batch_size != int(batch_size):
+            raise ValueError(f"batch_size is {batch_size}; it must be a whole number above 0.")
+        settings["windows_in_batch"] = int(batch_size)
         self._sanitize_parameters(**settings)
         if not (isinstance(progress, bool) or callable(progress)):
             raise TypeError(f"progress is {progress!r}; give True, False or a function of (done, all).")
@@ -123,17 +132,18 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         self, video: Any, frame_rate: float | None, progress: bool | Progress, settings: dict[str, Any]
     ) -> list[dict[str, Any]]:
         with open_video(video, frame_rate) as source, _reporting(progress, source.name) as report:
-            return super().__call__(source, progress=report, **settings)
+            # Windows are put together here; transformers would put together what a tokenizer pads.
+            return super().__call__(source, batch_size=1, progress=report, **settings)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         known = {
-            "preprocess": ("window_overlap", "windows_per_step"),
+            "preprocess": ("window_overlap", "windows_in_batch"),
             "forward": ("progress",),
             "postprocess": ("threshold", "top_k", "max_segments", "video_scores"),
         }
         if unknown := kwargs.keys() - set(itertools.chain(*known.values())):
             raise TypeError(f"Unknown arguments of the pipeline: {sorted(unknown)}.")
-        for name in ("windows_per_step", "top_k", "max_segments"):
+        for name in ("top_k", "max_segments"):
             value = kwargs.get(name)
             if value is not None and (value < 1 or value != int(value)):
                 raise ValueError(f"{name} is {value}; it must be a whole number above 0.")
@@ -145,13 +155,13 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         return chosen[0], chosen[1], chosen[2]
 
     def preprocess(
-        self, source: VideoSource, window_overlap: float | None = None, windows_per_step: int = 1
+        self, source: VideoSource, window_overlap: float | None = None, windows_in_batch: int = 1
     ) -> Iterator[dict[str, Any]]:
         """Yields batches of windows, decoding each when it is asked for."""
         processor = self.video_processor
         windows = processor.windows(source.name, source.duration, overlap=window_overlap)
-        for first in range(0, len(windows), windows_per_step):
-            chosen = windows[first : first + windows_per_step]
+        for first in range(0, len(windows), windows_in_batch):
+            chosen = windows[first : first + windows_in_batch]
             frames = [source.frames_at(window.times, resize=processor.resize_and_crop) for window in chosen]
             done = first + len(chosen)
             yield {

@@ -5,12 +5,16 @@ The only place where seconds become frames of a window and frames become seconds
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_utils import (
@@ -36,7 +40,7 @@ from .value_checks import (
     check_values,
     fields_of,
 )
-from .video_source import VideoSource
+from .video_source import VideoSource, open_video
 
 # Frames that are normalised at once.
 PREPARED_FRAMES = 64
@@ -347,9 +351,12 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     def preprocess(self, videos: VideoInput, **kwargs: Any) -> BatchFeature:
         """Prepares clips in memory; shorter ones are padded with zeros to the longest.
 
+        With `do_sample_frames=True`, as in `pipeline("video-classification")`, files are taken as well: of each the
+        window in its middle is read, and padded to its whole length.
+
         Args:
             videos: a clip or a list of clips: `[T, C, H, W]` tensors, `[T, H, W, C]` arrays or
-                lists of PIL images, with values from 0 to 255.
+                lists of PIL images, with values from 0 to 255; or files (see `open_video`).
             kwargs: settings to use in place of the processor's own, and `return_tensors`.
 
         Returns:
@@ -357,17 +364,25 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             a frame is real.
 
         Raises:
-            TypeError: if a video is a path and not a clip.
+            TypeError: if a video is a file, and frames are not to be sampled.
+            VideoReadError: if a file cannot be read.
             ValueError: if a setting is out of range, or the frames of two clips differ in size after resizing and
                 cropping.
         """
         tensor_type = kwargs.pop("return_tensors", None)
+        if kwargs.get("num_frames", self.num_frames) is None:  # as transformers' pipeline has it of the model
+            del kwargs["num_frames"]
         check_values("", kwargs, fields_of(Re2TALVideoProcessor))
+        length = 0
+        if kwargs.get("do_sample_frames", self.do_sample_frames) and (files := _files(videos)):
+            length = kwargs.get("num_frames", self.num_frames)
+            videos = [self._middle_of(file, kwargs) for file in files]
+            kwargs["do_sample_frames"] = False
         batch = super().preprocess(videos, **kwargs)
         clips = batch["pixel_values_videos"]
         if len(sizes := {tuple(clip.shape[1:]) for clip in clips}) > 1:
             raise ValueError(f"Frames of the sizes {sorted(sizes)} make no batch; resize them.")
-        padded = [_pad(clip, max(map(len, clips))) for clip in clips]
+        padded = [_pad(clip, max(length, *map(len, clips))) for clip in clips]
         batch["pixel_values_videos"] = torch.stack([clip for clip, _ in padded])
         batch["frame_mask"] = torch.stack([frame_mask for _, frame_mask in padded])
         return batch.convert_to_tensors(tensor_type)
@@ -376,8 +391,22 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         """Refuses files, which the base class would decode whole."""
         raise TypeError(
             f"{video_url_or_urls!r} is not a clip in memory. Read files with VideoReader, "
-            "windows() and read_window(), or with the pipeline."
+            "windows() and read_window(), or with the pipeline; with do_sample_frames=True the middle of each is taken."
         )
+
+    def _middle_of(self, video: Any, settings: Mapping[str, Any]) -> Tensor:
+        """The frames of the window in the middle of a file, uint8 `[T, C, H, W]`, not cropped yet."""
+        planner = copy.copy(self)
+        for name in ("sampling", "frame_rate", "num_frames"):
+            if settings.get(name) is not None:
+                setattr(planner, name, settings[name])
+        with open_video(video) as source:
+            window = planner.windows(source.name, source.duration)[0]
+            slack = source.duration - window.num_frames / window.frame_rate
+            # Large frames are resized as they come; to be resized again changes them no more.
+            resized = self.do_resize and not settings.keys() & {"do_resize", "size", "resample"}
+            resize = partial(self.resize, size=self.size, resample=self.resample) if resized else None
+            return source.frames_at(replace(window, start=max(slack / 2, 0.0)).times, resize=resize)
 
     def _candidates(
         self, logits: Tensor, segments: Tensor, point_mask: Tensor, window: Window
@@ -441,6 +470,13 @@ def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
     if missing:
         video = torch.cat([video, video.new_zeros(missing, *video.shape[1:])])
     return video, torch.arange(num_frames, device=video.device) < num_frames - missing
+
+
+def _files(videos: Any) -> list[Any]:
+    """The videos, where they are files; none where they are clips in memory."""
+    listed = list(videos) if isinstance(videos, (list, tuple)) else [videos]
+    kinds = (list, tuple, np.ndarray, Tensor, Image.Image)
+    return [] if any(isinstance(video, kinds) for video in listed) else listed
 
 
 def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
+import os
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
@@ -120,9 +123,46 @@ class FramesInMemory:
         return shape
 
 
+class FramesOfDecoder:
+    """The frames of a decoder of torchcodec by time, as a `VideoReader` gives those of a file.
+
+    Args:
+        decoder: a `torchcodec.decoders.VideoDecoder`.
+
+    Attributes:
+        name: what error messages call the video.
+        duration: seconds from the start of the first frame to the end of the last.
+    """
+
+    def __init__(self, decoder: Any):
+        self.name = str(getattr(decoder.metadata, "path", None) or "video of a decoder")
+        self._decoder = decoder
+        self._start, self._end = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
+        self.duration = self._end - self._start
+
+    def frames_at(self, times: Sequence[float], *, resize: Resize | None = None) -> Tensor:
+        """Returns the frames on screen at the given times; see `VideoReader.frames_at`."""
+        seconds = self._start + np.asarray(times, dtype=np.float64) + TIME_TOLERANCE
+        seconds = seconds.clip(self._start, np.nextafter(self._end, self._start))
+        try:
+            length = max(1, BATCH_BYTES // self._decoder.get_frames_played_at([self._start]).data.nbytes)
+            batches = [self._shown(seconds[first : first + length]) for first in range(0, len(seconds), length)]
+        except RuntimeError as error:
+            raise VideoReadError(f"{self.name}: cannot be decoded ({error}).") from error
+        return torch.cat([resize(batch) if resize else batch for batch in batches])
+
+    def close(self) -> None:
+        """Does nothing: the decoder is the caller's."""
+
+    def _shown(self, seconds: np.ndarray) -> Tensor:
+        frames = self._decoder.get_frames_played_at(seconds.tolist()).data.cpu()
+        return frames if frames.shape[1] == 3 else frames.permute(0, 3, 1, 2)
+
+
 def is_video(video: Any) -> bool:
     """Whether this is one video, by its type: not several, and nothing else."""
-    return isinstance(video, (str, Path, bytes, Mapping)) or _is_frames(video)
+    known = (str, Path, bytes, bytearray, memoryview, Mapping)
+    return isinstance(video, known) or _is_frames(video) or _is_open_file(video) or _is_decoder(video)
 
 
 @contextlib.contextmanager
@@ -130,8 +170,9 @@ def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSou
     """Opens whatever stands for a video; a file that had to be downloaded is removed at the end.
 
     Args:
-        video: path or bytes of a file, URL (http, https, hf), frames (see `FramesInMemory`), or a
-            mapping: `{"frames", "frame_rate"}`, or `{"path", "bytes"}` as `datasets` has it.
+        video: path or bytes of a file, a file that is open for reading in binary mode (read from its start), URL
+            (http, https, hf), frames (see `FramesInMemory`), a decoder of torchcodec, or a mapping:
+            `{"frames", "frame_rate"}`, `{"path", "bytes"}` as `datasets` has it, or `{"video": one of all these}`.
         frame_rate: of frames in memory, frames per second.
 
     Yields:
@@ -142,20 +183,34 @@ def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSou
         ValueError: if the frames or their rate are not as they must be, or a file is given a rate.
         TypeError: if this stands for no video.
     """
-    if isinstance(video, Mapping):
-        video, frame_rate = _from_mapping(video, frame_rate)
+    while isinstance(video, Mapping) or _is_decoder(video):
+        if isinstance(video, Mapping):
+            video, frame_rate = _from_mapping(video, frame_rate)
+        elif (encoded := _encoded(video)) is None:
+            break
+        else:
+            video = encoded
     if _is_frames(video):
         yield FramesInMemory(video, frame_rate)
         return
-    if not isinstance(video, (str, Path, bytes)):
-        raise TypeError(f"{type(video).__name__} is no video; give a path, a URL, bytes or frames.")
+    if not is_video(video):
+        raise TypeError(f"{type(video).__name__} is no video; give a path, a URL, bytes, an open file or frames.")
     if frame_rate is not None:
         raise ValueError("frame_rate belongs to frames in memory; a video file has its own.")
+    if _is_decoder(video):
+        yield FramesOfDecoder(video)
+        return
+    if isinstance(video, (bytearray, memoryview)):
+        video = bytes(video)
     with contextlib.ExitStack() as stack:
         if isinstance(video, str) and video.lower().startswith(URL_SCHEMES):
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video"
             download(video, path)
             reader = VideoReader(path, name=video)
+        elif _is_open_file(video):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video"
+            _copy(video, path)
+            reader = VideoReader(path, name=str(getattr(video, "name", "open file")))
         else:
             reader = VideoReader(video)
         yield stack.enter_context(reader)
@@ -208,8 +263,31 @@ def _undownloadable(url: str, reason: str) -> VideoReadError:
     return VideoReadError(f"{url}: cannot be downloaded ({reason.splitlines()[0]}); check the address.")
 
 
+def _copy(file: Any, path: Path) -> None:
+    """Writes all of an open file to another."""
+    if isinstance(file, io.TextIOBase):
+        raise TypeError(f"{getattr(file, 'name', file)!r} is open as text; open it in binary mode, with 'rb'.")
+    if seekable := getattr(file, "seekable", lambda: False)():
+        place = file.tell()
+        file.seek(0)
+    with path.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
+    if seekable:
+        file.seek(place)
+
+
+def _encoded(decoder: Any) -> dict[str, Any] | None:
+    """What a decoder of `datasets` was made from, where that is at hand."""
+    encoded = getattr(decoder, "_hf_encoded", None)
+    if encoded and (encoded.get("bytes") is not None or os.path.isfile(encoded.get("path") or "")):
+        return encoded
+    return None
+
+
 def _from_mapping(video: Mapping[str, Any], frame_rate: float | None) -> tuple[Any, float | None]:
     """What a mapping holds, and the frame rate of it."""
+    if video.get("video") is not None:
+        return video["video"], frame_rate
     if (frames := video.get("frames")) is not None:
         if not _is_frames(frames):
             raise TypeError(f"The 'frames' of a video are {type(frames).__name__}; give a list of them or an array.")
@@ -224,6 +302,14 @@ def _is_frames(video: Any) -> bool:
     if isinstance(video, (np.ndarray, Tensor)):
         return True
     return isinstance(video, (list, tuple)) and len(video) > 0 and _is_frame(video[0])
+
+
+def _is_open_file(video: Any) -> bool:
+    return callable(getattr(video, "read", None))
+
+
+def _is_decoder(video: Any) -> bool:
+    return hasattr(video, "get_frames_played_at")
 
 
 def _is_frame(frame: Any) -> bool:

@@ -42,7 +42,7 @@ SETTINGS = [
     "training.epochs=3",
     "training.trackers=[]",
     "evaluation.epochs=1",
-    "evaluation.windows_per_step=4",
+    "evaluation.batch_size=4",
 ]
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

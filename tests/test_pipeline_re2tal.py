@@ -131,8 +131,21 @@ def test_the_processor_is_that_saved_with_the_model(class_agnostic_pipe, video, 
 
 
 def test_batches_of_windows_give_the_same(pipe, video):
-    one, several = pipe(video), pipe(video, windows_per_step=3)
+    one, several = pipe(video), pipe(video, batch_size=3)
     assert_same_actions(several, one)
+    sizes = []
+    built = pipeline(
+        "temporal-action-localization", model=pipe.model, video_processor=pipe.video_processor, batch_size=2
+    )
+    handle = built.model.register_forward_pre_hook(
+        lambda _, args, given: sizes.append(len(given["pixel_values_videos"])), with_kwargs=True
+    )
+    assert_same_actions(built(video), one)
+    assert max(sizes) == 2
+    with Path(video).open("rb") as file:
+        assert_same_actions(built([file], batch_size=1)[0], one)
+    assert sizes[-1] == 1
+    handle.remove()
 
 
 def test_settings_of_a_call(pipe, video):
@@ -154,7 +167,7 @@ def test_settings_of_a_call(pipe, video):
         ({"threshold": 30}, ValueError, "threshold is 30"),
         ({"top_k": 0}, ValueError, "top_k is 0"),
         ({"max_segments": 1.5}, ValueError, "max_segments is 1.5"),
-        ({"windows_per_step": 0}, ValueError, "windows_per_step is 0"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0"),
         ({"progress": "bar"}, TypeError, "progress is 'bar'"),
     ],
 )
@@ -209,7 +222,7 @@ def test_urls(pipe, video):
 
 def test_progress(pipe, video, capsys):
     counts = []
-    pipe(video, progress=lambda done, windows: counts.append((done, windows)), windows_per_step=2)
+    pipe(video, progress=lambda done, windows: counts.append((done, windows)), batch_size=2)
     assert counts == [(2, 6), (4, 6), (6, 6)]
     assert capsys.readouterr().err == ""
     pipe(video, progress=True)

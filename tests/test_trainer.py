@@ -44,7 +44,7 @@ TINY = [
     "training.batch_size=2",
     "training.epochs=2",
     "evaluation.epochs=0",
-    "evaluation.windows_per_step=4",
+    "evaluation.batch_size=4",
 ]
 
 
@@ -197,7 +197,7 @@ def test_two_processes(places, tmp_path):
 def test_evaluate_and_predict(finished, data, tmp_path):
     done = run_command(
         "evaluate", "--model", finished / "last", "--annotations", data / "annotations.json",
-        "--videos", data / "videos", "--detections", tmp_path / "d.json", "--windows-per-step", 4,
+        "--videos", data / "videos", "--detections", tmp_path / "d.json", "--batch-size", 4,
     )  # fmt: skip
     expected = json.loads((finished / "last/metrics.json").read_text())["map"]
     assert done.stdout.splitlines()[-1] == f"average mAP@0.3:0.7 = {expected:.2f}"

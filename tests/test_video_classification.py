@@ -4,6 +4,7 @@ import pytest
 import torch
 from architecture_cases import CASES
 from tolerances import assert_close, depth_of
+from transformers import AutoModel, AutoModelForVideoClassification, pipeline
 from video_factory import write_video
 
 from re2tal_hf import Re2TALForVideoClassification, Re2TALVideoClassificationConfig, Re2TALVideoProcessor
@@ -64,6 +65,29 @@ def test_views_are_spread_over_the_clip(folder, processor):
     assert not torch.equal(first, last)
     short = next(clip for clip in read_clips(folder, "train").videos if clip.duration < 0.8)
     assert len(views(short, processor, 3)) == 1
+
+
+def test_the_pipeline_of_transformers_runs_it(folder, processor, tmp_path):
+    torch.manual_seed(0)
+    config = Re2TALVideoClassificationConfig(
+        backbone_config=SWIN, id2label={0: "jump", 1: "run"}, label2id={"jump": 0, "run": 1}, classifier_norm=True
+    )
+    model = Re2TALForVideoClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for auto_class in (AutoModel, AutoModelForVideoClassification):
+        loaded, report = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert type(loaded) is Re2TALForVideoClassification and not any(report.values())
+    pipe = pipeline("video-classification", model=str(tmp_path), device="cpu")
+    clips = [str(folder / "test/jump/d.mp4"), str(folder / "train/run/b.mp4"), str(folder / "train/run/c.mp4")]
+    found = pipe(clips)
+    for path, rows in zip(clips, found, strict=True):
+        [clip] = [c for s in ("train", "test") for c in read_clips(folder, s).videos if str(c.path) == path]
+        with torch.no_grad():
+            scores = model(**processor.prepare(views(clip, processor, 1))).logits.softmax(-1)[0]
+        assert {row["label"]: row["score"] for row in rows} == pytest.approx(
+            {"jump": float(scores[0]), "run": float(scores[1])}, abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])

@@ -16,7 +16,7 @@ from video_factory import frame_numbers, numbered_frames, write_video
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.temporal_segments import LENGTH_MARGIN, suppress
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor, Window
-from re2tal_hf.video_reader import VideoReader
+from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 SIZE = {"height": 24, "width": 32}
 
@@ -218,6 +218,25 @@ def test_clips_of_different_lengths():
 def test_files_are_not_decoded_whole(video):
     with pytest.raises(TypeError, match="sixty.mp4.*read_window"):
         Re2TALVideoProcessor()(str(video))
+
+
+@pytest.mark.parametrize("change", [{}, {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}])
+def test_the_middle_of_a_file_is_sampled_where_asked_for(video, change):
+    settings = {"size": {"shortest_edge": 24}, "num_frames": 10, "frame_rate": 5.0, **change}
+    processor = Re2TALVideoProcessor(**settings)
+    with VideoReader(video) as reader:
+        start = (reader.duration - 2) / 2
+        middle = Window("", start, 5.0, 10, reader.duration)
+        expected = processor.read_window(reader, middle)
+    for files in (str(video), video, [str(video)]):
+        batch = processor(files, do_sample_frames=True, num_frames=None, return_tensors="pt")
+        assert torch.equal(batch["pixel_values_videos"][0], expected["pixel_values_videos"])
+    two = processor([str(video), video.read_bytes()], do_sample_frames=True, num_frames=4, return_tensors="pt")
+    assert two["pixel_values_videos"].shape[:2] == (2, 4) and two["frame_mask"].all()
+    large = processor(str(video), do_sample_frames=True, size={"height": 30, "width": 40}, do_center_crop=False)
+    assert large["pixel_values_videos"].shape[-2:] == (30, 40)
+    with pytest.raises(VideoReadError, match="nothing.mp4"):
+        processor("nothing.mp4", do_sample_frames=True)
 
 
 # From the model's output to seconds

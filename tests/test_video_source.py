@@ -1,11 +1,14 @@
 import contextlib
+import io
 import tempfile
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -166,6 +169,85 @@ def test_mappings(video, frames):
         pass
     with pytest.raises(TypeError, match="'frames' of a video are str"), open_video({"frames": "x"}):
         pass
+
+
+class Decoder:
+    """What `torchcodec.decoders.VideoDecoder` has, of a video that starts at a time of its own."""
+
+    def __init__(self, frames: np.ndarray, rate: float, start: float = 0.5):
+        self._frames = torch.from_numpy(frames)
+        self._rate, self._start = rate, start
+        self.metadata = SimpleNamespace(begin_stream_seconds=start, end_stream_seconds=start + len(frames) / rate)
+
+    def get_frames_played_at(self, seconds: list[float]) -> SimpleNamespace:
+        if not all(self._start <= second < self.metadata.end_stream_seconds for second in seconds):
+            raise RuntimeError("a time is outside of the stream")
+        return SimpleNamespace(data=self._frames[[int((second - self._start) * self._rate) for second in seconds]])
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_decoders(frames, channels_first):
+    times = [0.0, 0.05, 0.1, len(frames) / RATE - 0.01, 100.0]
+    decoder = Decoder(frames.transpose(0, 3, 1, 2).copy() if channels_first else frames, RATE)
+    assert is_video(decoder)
+    with open_video(decoder) as source, open_video(frames, RATE) as expected:
+        assert source.duration == pytest.approx(expected.duration)
+        assert torch.equal(source.frames_at(times), expected.frames_at(times))
+        half = source.frames_at(times, resize=lambda batch: batch[..., ::2, ::2])
+        assert torch.equal(half, expected.frames_at(times)[..., ::2, ::2])
+    with pytest.raises(ValueError, match="frame_rate belongs"), open_video(decoder, RATE):
+        pass
+    decoder.metadata.end_stream_seconds = 1e3
+    with pytest.raises(VideoReadError, match="video of a decoder: cannot be decoded"), open_video(decoder) as source:
+        decoder.get_frames_played_at = lambda seconds: (_ for _ in ()).throw(RuntimeError("broken"))
+        source.frames_at(times)
+
+
+def test_open_files(video, tmp_path):
+    content = video.read_bytes()
+    in_memory = io.BytesIO(content)
+    in_memory.seek(7)
+    stream = io.BufferedReader(Unseekable(content))
+    with open_video(video) as expected, video.open("rb") as file, io.BytesIO() as written:
+        written.write(content)
+        for form in (file, in_memory, written, stream, bytearray(content), memoryview(content)):
+            assert is_video(form)
+            with open_video(form) as source:
+                assert torch.equal(source.frames_at([0.0, 1.0]), expected.frames_at([0.0, 1.0]))
+        assert in_memory.tell() == 7 and not file.closed
+    text = (tmp_path / "notes.txt").open("w+")
+    with text, pytest.raises(TypeError, match="notes.txt.*'rb'"), open_video(text):
+        pass
+    with pytest.raises(VideoReadError, match="open file"), open_video(io.BytesIO(b"nothing")):
+        pass
+
+
+class Unseekable(io.RawIOBase):
+    """A stream, such as the answer of a server."""
+
+    def __init__(self, content: bytes):
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        return self._content.readinto(buffer)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_rows_of_a_video_column(video, frames, embedded):
+    row = {"path": "elsewhere.mp4", "bytes": video.read_bytes()} if embedded else {"path": str(video), "bytes": None}
+    rows = datasets.Dataset.from_dict({"video": [row], "label": [1]}, datasets.Features(
+        {"video": datasets.Video(decode=False), "label": datasets.Value("int64")}
+    ))  # fmt: skip
+    decoded = Decoder(frames[:1], RATE)  # of datasets, whose own frames are not asked for
+    decoded._hf_encoded = rows[0]["video"]
+    with open_video(video) as expected:
+        for form in (rows["video"][0], rows[0]["video"], rows[0], decoded):
+            assert is_video(form)
+            with open_video(form) as source:
+                assert torch.equal(source.frames_at([0.0, 1.0]), expected.frames_at([0.0, 1.0]))
 
 
 def test_what_is_no_video(video):

@@ -96,10 +96,10 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a pipeline is made of and how it runs: `model`, `device` and `windows_per_step`."""
+    """Adds what a pipeline is made of and how it runs: `model`, `device` and `batch_size`."""
     parser.add_argument("--model", required=True, help="a model folder or a Hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--windows-per-step", type=int, default=1, help="more are faster on a GPU and take more memory")
+    parser.add_argument("--batch-size", type=int, default=1, help="more are faster on a GPU and take more memory")
 
 
 def add_max_lost(parser: argparse.ArgumentParser) -> None:

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         pipe,
         annotations.videos,
         video_scores=video_scores,
-        windows_per_step=arguments.windows_per_step,
+        batch_size=arguments.batch_size,
     )
     Path(arguments.detections).write_text(json.dumps(submission(detections), allow_nan=False))
     print_table(mean_average_precision(detections, annotations, arguments.tiou))

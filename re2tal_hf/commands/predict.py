@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = {
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,
-        "windows_per_step": arguments.windows_per_step,
+        "batch_size": arguments.batch_size,
         "progress": sys.stderr.isatty(),
     }
     folder = Path(arguments.output)

@@ -8,6 +8,7 @@ from .annotations import (
     read_label_names,
 )
 from .augmentation import Augmentation
+from .labelled_clips import ClipWindows, read_clips
 from .readable_videos import UnreadableVideosError
 from .windows import TrainingWindows, collate
 
@@ -16,9 +17,11 @@ __all__ = [
     "AnnotationError",
     "AnnotationSet",
     "Augmentation",
+    "ClipWindows",
     "TrainingWindows",
     "UnreadableVideosError",
     "collate",
     "read_annotations",
+    "read_clips",
     "read_label_names",
 ]

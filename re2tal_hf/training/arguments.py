@@ -131,14 +131,14 @@ class EvaluationArguments:
         epochs (`int`): Evaluate every so many epochs, and always after the last; 0 for only after the last.
         start_epoch (`int`): Not before so many epochs.
         tiou_thresholds (`list[float]`): Thresholds of the mAP.
-        windows_per_step (`int`): Windows that go through the model together.
+        batch_size (`int`): Windows that go through the model together.
         views (`int`): Windows spread over a clip whose scores are averaged, in classification.
     """
 
     epochs: Annotated[int, NOT_NEGATIVE] = 1
     start_epoch: Annotated[int, NOT_NEGATIVE] = 0
     tiou_thresholds: Annotated[list[float], POSITIVE_SHARE] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
-    windows_per_step: Annotated[int, COUNT] = 1
+    batch_size: Annotated[int, COUNT] = 1
     views: Annotated[int, COUNT] = 3
 
 

@@ -95,7 +95,7 @@ class LocalizationTrainer(Trainer):
             pipe,
             self.validation_set.videos,
             self.accelerator,
-            windows_per_step=arguments.windows_per_step,
+            batch_size=arguments.batch_size,
         )
         metrics = self._on_main(
             lambda: mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)

@@ -47,7 +47,7 @@ FREE_FIELDS = PLACES | {
     "training.pretrained_license",
     "training.save_epochs",
     "training.trackers",
-    "evaluation.windows_per_step",
+    "evaluation.batch_size",
 }
 _FOLDERS = ("best", "last", "checkpoint")
 _ABSENT = object()

@@ -18,6 +18,7 @@ import forks
 import torch
 from killed_training import Writes, kill_at, make_recipe, outcome, same
 
+from re2tal_hf.commands.__main__ import main as run
 from re2tal_hf.training.localization import LocalizationTrainer
 
 Group = list[tuple[int | None, str]]
@@ -27,6 +28,12 @@ def train(data: Path, folder: Path, *overrides: str, at: Callable[[str], None] |
     if at is not None:
         Writes(folder, at)
     LocalizationTrainer(make_recipe(data, "training.batch_size=1", "training.epochs=2", *overrides), folder).run()
+
+
+def command(*arguments: object) -> None:
+    """Runs one as its own process would; an exit code other than 0 is an error."""
+    if code := run(list(map(str, arguments))):
+        raise RuntimeError(f"exit code {code}")
 
 
 def main() -> None:
@@ -43,6 +50,20 @@ def main() -> None:
         )
 
     ends: dict[str, Any] = {"whole": group("whole")}
+    model = place / "host0" / "whole" / "last"
+    videos = sorted((data / "videos").glob("*.mp4"))
+    truth = ["--annotations", data / "annotations.json", "--videos", data / "videos", "--subset", "training"]
+    for count in (1, 2):
+        measured = [*truth, "--detections", place / f"detections_{count}.json"]
+        localized = ["--output", place / f"predictions_{count}", "--threshold", 0.001, "--format", "csv"]
+        for name, options in {"evaluate": measured, "predict": [*localized, "--format", "vtt", *videos]}.items():
+            job = partial(command, name, "--model", model, *options)
+            ends[f"{name} on {count}"] = forks.run_group([job] * count, place)
+    (place / "no.mp4").write_bytes(b"not a video")
+    ends["unreadable"] = forks.run_group(
+        [partial(command, "predict", "--model", model, "--output", place / "some", place / "no.mp4", *videos)] * 2,
+        place,
+    )
     ends["killed"] = group("run", at=kill_at("rename checkpoint.partial", 2))
     ends["again"] = group("run")
     expected, found = (outcome(place / "host0" / name) for name in ("whole", "run"))

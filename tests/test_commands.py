@@ -1,6 +1,7 @@
 """The commands: listed, found by every way to start them, and ended by a user's error with one line."""
 
 import ast
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -61,6 +62,26 @@ def test_options_stand_anywhere_among_overrides(
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert "seed" in printed.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--recipe", "none"], 1, "error: There is no recipe 'none'; "),
+        (["--resume"], 2, "re2tal train: error: the following arguments are required: --recipe"),
+    ],
+)
+def test_launched_in_two_processes_an_error_is_said_once(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    launcher = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    command = [sys.executable, "-m", "re2tal_hf.commands.launch", *launcher, "train", "--output", "run", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(said) == 1 and said[0].startswith(message)
+    assert code == 2 or len(done.stderr.splitlines()) == 1
 
 
 def test_where_an_error_came_up_is_shown_to_who_asks(tmp_path: Path) -> None:

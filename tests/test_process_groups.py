@@ -56,6 +56,26 @@ def test_two_hosts_without_a_shared_folder(ends):
     assert all("is finished" in text for _, text in ends["finished"])
 
 
+def test_evaluation_and_prediction_share_the_videos_and_find_the_same(ends, place):
+    for name in ("evaluate", "predict"):
+        assert [status for count in (1, 2) for status, _ in ends[f"{name} on {count}"]] == [0, 0, 0]
+    [(_, alone)], [(_, first), (_, second)] = ends["evaluate on 1"], ends["evaluate on 2"]
+    assert "average mAP@0.3:0.7" in alone and first.splitlines()[-7:] == alone.splitlines()[-7:]
+    assert "mAP" not in second
+    files = [place / f"detections_{count}.json" for count in (1, 2)]
+    assert files[0].read_bytes() == files[1].read_bytes() and b"training_001" in files[0].read_bytes()
+    folders = [place / f"predictions_{count}" for count in (1, 2)]
+    made = [{path.name: path.read_text() for path in folder.iterdir()} for folder in folders]
+    assert made[0] == made[1] and len(made[0]) == 6
+    assert [text.count(" actions, in ") for _, text in ends["predict on 2"]] == [2, 1]
+
+
+def test_all_videos_are_done_before_a_process_says_that_one_is_unreadable(ends, place):
+    assert [status for status, _ in ends["unreadable"]] == [1, 1]
+    assert "no.mp4" in ends["unreadable"][0][1] and "no.mp4" not in ends["unreadable"][1][1]
+    assert len(list((place / "some").glob("*.json"))) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from accelerate import PartialState
 from huggingface_hub.errors import HTTPError
 
 from ..data.readable_videos import UnreadableVideosError
 from ..data.time_units import MAX_LOST
+from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..publishing.upload import UploadError
 from ..training.arguments import recipe_names
 from ..training.own_files import import_files
+from ..training.run_folder import complete_folder
 
 Options = argparse.Namespace
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HTTPError, UploadError, UnreadableVideosError)
@@ -100,6 +103,12 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a model folder or a Hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--batch-size", type=int, default=1, help="more are faster on a GPU and take more memory")
+
+
+def load_for_inference(options: Options, processes: PartialState) -> TemporalActionLocalizationPipeline:
+    """Loads the model of `add_inference_options`, on the device of this process where there are several."""
+    device = options.device or (processes.device if processes.num_processes > 1 else None)
+    return load_pipeline(str(complete_folder(options.model)), device=device)
 
 
 def add_max_lost(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,8 @@
 """Measures a model: detections of a subset of videos, and their mAP.
 
 re2tal evaluate --model runs/first/best --annotations annotations.json --videos videos
+
+On several GPUs, which share the videos: accelerate launch -m re2tal_hf.commands.evaluate --model ...
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from pathlib import Path
 
 from ..class_scores import checked_class_scores
 from ..data.annotations import AnnotationSet, read_annotations
+from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
 from ..data.subsets import actions_by_class, check_actions
-from ..pipeline_re2tal import load_pipeline
-from ..training.evaluation import localize_videos, mean_average_precision, submission
-from ..training.run_folder import complete_folder
-from ._command import add_inference_options, add_max_lost, run_command
+from ..training.evaluation import localize_videos, mean_average_precision
+from ..training.processes import on_every_process, on_main_process, start_processes
+from ._command import add_inference_options, add_max_lost, load_for_inference, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -68,31 +70,46 @@ def print_table(metrics: dict) -> None:
     print(f"average mAP@{first}:{last} = {metrics['map']:.2f}")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    source = arguments.dataset or arguments.annotations
+def read_truth(arguments: argparse.Namespace) -> AnnotationSet:
     annotations = read_annotations(
-        source,
+        arguments.dataset or arguments.annotations,
         subset=arguments.subset,
         video_folder=arguments.videos,
         repair=False,
         streaming=arguments.streaming,
     )
     check_actions(annotations, arguments.subset)
-    check_measured_times(annotations.videos, source, arguments.max_lost)
+    return annotations
+
+
+def run(arguments: argparse.Namespace) -> int:
+    processes = start_processes()
+    target = Path(arguments.detections)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(f"--detections {target}: name a file in a folder that exists.")
+    annotations = on_every_process(processes, lambda: read_truth(arguments))
+    source = arguments.dataset or arguments.annotations
+    on_main_process(processes, lambda: check_measured_times(annotations.videos, source, arguments.max_lost))
     video_scores = None
     if arguments.video_scores:
-        video_scores = read_video_scores(arguments.video_scores, annotations.label_names)
-    pipe = load_pipeline(str(complete_folder(arguments.model)), device=arguments.device)
+        names = annotations.label_names
+        video_scores = on_every_process(processes, lambda: read_video_scores(arguments.video_scores, names))
+    pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
     if not video_scores:
-        check_classes(annotations, pipe.model.config.label2id)
+        on_main_process(processes, lambda: check_classes(annotations, pipe.model.config.label2id))
     detections = localize_videos(
         pipe,
         annotations.videos,
+        processes,
         video_scores=video_scores,
         batch_size=arguments.batch_size,
     )
-    Path(arguments.detections).write_text(json.dumps(submission(detections), allow_nan=False))
-    print_table(mean_average_precision(detections, annotations, arguments.tiou))
+
+    def report() -> None:
+        write_submission(target, detections)
+        print_table(mean_average_precision(detections, annotations, arguments.tiou))
+
+    on_main_process(processes, report)
     return 0
 
 

@@ -1,23 +1,30 @@
-"""Localizes actions in video files: JSON, CSV and a timeline picture for each.
+"""Localizes actions in video files: for each JSON, CSV, subtitles and a picture of the timeline, as asked for.
 
 The results have the name of the video or, where several are called the same, as much of its path as tells them apart.
 
 re2tal predict --model runs/first/best --output predictions match.mp4 training.mp4
+re2tal predict --model runs/first/best --format srt match.mp4
+
+On several GPUs, which share the videos: accelerate launch -m re2tal_hf.commands.predict --model ...
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.detection_files import write_detections
+from accelerate.utils import gather_object
+
+from ..data.detection_files import FORMATS, write_detections
 from ..data.video_files import names_of_results
-from ..pipeline_re2tal import load_pipeline
-from ..training.run_folder import complete_folder
+from ..training.processes import on_every_process, start_processes
 from ..training.timeline import draw_timeline
 from ..video_reader import VideoReader, VideoReadError
-from ._command import add_inference_options, run_command
+from ._command import add_inference_options, load_for_inference, run_command
+
+PICTURE = "png"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,42 +32,61 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="predictions", help="folder for the results")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score reported")
     parser.add_argument("--top-k", type=int, help="most actions reported for a video, the best")
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=(*FORMATS, PICTURE),
+        help="of the results; may be given several times (json, csv and png)",
+    )
     parser.add_argument("videos", nargs="+")
 
 
-def write_results(folder: Path, name: str, rows: list[dict], duration: float) -> None:
-    for kind in ("json", "csv"):
-        write_detections(folder / f"{name}.{kind}", rows)
-    figure = draw_timeline(rows, duration=duration, title=name)
-    figure.savefig(folder / f"{name}.png")
+def write_results(target: Path, rows: list[dict], duration: float, formats: Sequence[str]) -> None:
+    for kind in formats:
+        path = target.with_name(f"{target.name}.{kind}")
+        if kind == PICTURE:
+            draw_timeline(rows, duration=duration, title=target.name).savefig(path)
+        else:
+            write_detections(path, rows)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    processes = start_processes()
+    formats = list(dict.fromkeys(arguments.format or ("json", "csv", PICTURE)))
+    folder = Path(arguments.output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is no folder: name one, or a new one.")
     videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
-    pipe = load_pipeline(str(complete_folder(arguments.model)), device=arguments.device)
+    named = list(zip(videos, names_of_results(videos), strict=True))
+    pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
     settings = {
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,
         "batch_size": arguments.batch_size,
-        "progress": sys.stderr.isatty(),
+        "progress": sys.stderr.isatty() and processes.is_main_process,
     }
-    folder = Path(arguments.output)
-    failed = 0
-    for path, name in zip(videos, names_of_results(videos), strict=True):
-        try:
-            with VideoReader(path) as reader:
-                duration = reader.duration
-            rows = pipe(path, **settings)
-        except VideoReadError as error:
-            print(error, file=sys.stderr)
-            failed += 1
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        write_results(folder, name, rows, duration)
-        print(f"{path}: {len(rows)} actions, in {folder / name}.json")
-        for row in rows[:20]:
-            print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
-    return 1 if failed else 0
+
+    def share() -> int:
+        failed = 0
+        for path, name in named[processes.process_index :: processes.num_processes]:
+            try:
+                with VideoReader(path) as reader:
+                    duration = reader.duration
+                rows = pipe(path, **settings)
+            except VideoReadError as error:
+                print(error, file=sys.stderr)
+                failed += 1
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            write_results(folder / name, rows, duration, formats)
+            print(f"{path}: {len(rows)} actions, in {folder / name}.{formats[0]}")
+            for row in rows[:20]:
+                print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
+        return failed
+
+    # None ends before all have: its end with an error would end the others.
+    failed = gather_object([on_every_process(processes, share)])
+    return 1 if any(failed) else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Detections as files: JSON, CSV and subtitle tracks."""
+"""Detections as files: JSON, CSV and subtitle tracks of a video, and one file for a set of videos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import html
 import io
 import json
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,21 @@ def write_detections(path: Path, detections: Detections) -> None:
     """Writes detections in the format that the ending of a path says; halves of letter pairs as their escapes."""
     text = FORMATS[path.suffix.removeprefix(".")](detections)
     path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def write_submission(path: Path, detections: Mapping[str, Detections]) -> None:
+    """Writes the detections of several videos, by `video_id`, in the form of the ActivityNet challenge.
+
+    The file is complete whenever it is there.
+    """
+    results = {
+        video_id: [{"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]} for r in rows]
+        for video_id, rows in detections.items()
+    }
+    content = {"version": "VERSION 1.3", "external_data": {}, "results": results}
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    partial.replace(path)
 
 
 def by_time(detections: Detections) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import evaluate
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
@@ -18,6 +17,7 @@ from ..data.annotation_set import AnnotatedVideo, AnnotationSet
 from ..data.subsets import check_actions
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_reader import VideoReadError
+from .processes import Processes, on_every_process
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Detections = dict[str, list[dict[str, Any]]]
 def localize_videos(
     pipe: TemporalActionLocalizationPipeline,
     videos: Sequence[AnnotatedVideo],
-    accelerator: Accelerator | None = None,
+    processes: Processes | None = None,
     video_scores: Mapping[str, ClassScores] | None = None,
     **settings: Any,
 ) -> Detections:
@@ -39,12 +39,12 @@ def localize_videos(
     Args:
         pipe ([`TemporalActionLocalizationPipeline`]): Model and processor.
         videos (`Sequence[AnnotatedVideo]`): Those without a file are left without detections.
-        accelerator (`Accelerator`, *optional*): Of a distributed run.
+        processes ([`Processes`], *optional*): Of a distributed run; what fails on one of them fails on all.
         video_scores (`Mapping`, *optional*): Scores of an external video classifier by `video_id`; see the pipeline.
         settings: Passed to the pipeline.
 
     Returns:
-        `dict[str, list[dict]]`: the detections of all videos, on every process.
+        `dict[str, list[dict]]`: the detections of all videos in the order of the videos, on every process.
 
     Raises:
         ValueError: if `video_scores` lacks a video.
@@ -52,17 +52,25 @@ def localize_videos(
     if video_scores is not None and (missing := {v.video_id for v in videos} - video_scores.keys()):
         raise ValueError(f"The video scores lack {len(missing)} videos, for example {min(missing)!r}.")
     videos = [video for video in videos if video.path is not None]
-    process, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    found: list[tuple[str, list[dict[str, Any]]]] = []
-    for video in tqdm(videos[process::count], desc="localizing", disable=process > 0, leave=False):
-        if video_scores is not None:
-            settings["video_scores"] = video_scores[video.video_id]
-        try:
-            with torch.inference_mode():
-                found.append((video.video_id, pipe(str(video.local_path()), **settings)))
-        except VideoReadError as error:
-            logger.warning("%s is left without detections: %s", video.video_id, error)
-    return dict(gather_object(found) if count > 1 else found)
+    process, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
+
+    def share() -> Detections:
+        found: Detections = {}
+        for video in tqdm(videos[process::count], desc="localizing", disable=process > 0, leave=False):
+            if video_scores is not None:
+                settings["video_scores"] = video_scores[video.video_id]
+            try:
+                with torch.inference_mode():
+                    found[video.video_id] = pipe(str(video.local_path()), **settings)
+            except VideoReadError as error:
+                logger.warning("%s is left without detections: %s", video.video_id, error)
+        return found
+
+    found = on_every_process(processes, share) if processes else share()
+    together = {
+        name: rows for part in (gather_object([found]) if count > 1 else [found]) for name, rows in part.items()
+    }
+    return {video.video_id: together[video.video_id] for video in videos if video.video_id in together}
 
 
 def mean_average_precision(
@@ -97,15 +105,3 @@ def mean_average_precision(
     result = metric.compute(predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds))
     result["per_class"] = {names[index]: value for index, value in result["per_class"].items()}
     return result
-
-
-def submission(detections: Detections) -> dict[str, Any]:
-    """Returns detections in the form of the ActivityNet challenge: seconds and label names."""
-    return {
-        "version": "VERSION 1.3",
-        "external_data": {},
-        "results": {
-            video_id: [{"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]} for r in rows]
-            for video_id, rows in detections.items()
-        },
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,13 @@ from ..configuration_re2tal import Re2TALConfig
 from ..data.annotation_set import AnnotationError, AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
+from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from .data_checks import check_subsets, check_windows
-from .evaluation import Detections, localize_videos, mean_average_precision, submission
+from .evaluation import Detections, localize_videos, mean_average_precision
 from .pretrained import load_backbone_weights
 from .run_record import draw_example
 from .trainer import Trainer
@@ -104,6 +104,6 @@ class LocalizationTrainer(Trainer):
 
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:
         pipe.save_pretrained(folder)
-        (folder / "detections.json").write_text(json.dumps(submission(detections), allow_nan=False))
+        write_submission(folder / "detections.json", detections)
         if example := draw_example(self.validation_set, detections):
             example.savefig(folder / "timeline.png")

@@ -5,14 +5,26 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, TypeAlias, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 Result = TypeVar("Result")
+Processes: TypeAlias = "Accelerator | PartialState"
+"""Which process of a run this is; one of one where it runs alone."""
 _SCHEME = "re2tal"
+
+
+def start_processes() -> PartialState:
+    """Returns which process of those that a launcher has started this is; joins it with the others.
+
+    They may wait for each other for a day: shares of videos are not equally long.
+    """
+    settings = {**meeting_point().to_kwargs(), "timeout": timedelta(days=1)}
+    return PartialState(cpu=not torch.accelerator.is_available(), **settings)
 
 
 def meeting_point() -> InitProcessGroupKwargs:
@@ -35,11 +47,11 @@ if torch.distributed.is_available():
     torch.distributed.register_rendezvous_handler(_SCHEME, _meet)
 
 
-def on_every_process(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+def on_every_process(accelerator: Processes, function: Callable[[], Result]) -> Result:
     """Runs a function on every process; where it fails on one, it fails on all.
 
     Args:
-        accelerator ([`Accelerator`]): Of the run.
+        accelerator ([`Processes`]): Of the run.
         function: Must not itself wait for the other processes.
 
     Raises:
@@ -66,7 +78,7 @@ def on_every_process(accelerator: Accelerator, function: Callable[[], Result]) -
     return result
 
 
-def on_main_process(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+def on_main_process(accelerator: Processes, function: Callable[[], Result]) -> Result:
     """Runs a function on the main process and returns its result on every process; fails on all or on none."""
     results = [on_every_process(accelerator, lambda: function() if accelerator.is_main_process else None)]
     broadcast_object_list(results)

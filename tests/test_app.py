@@ -318,6 +318,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.training
 def test_models_of_the_hub(local_hub: Any, tmp_path: Path) -> None:
     small_pipeline().save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -599,6 +600,7 @@ def resident_megabytes() -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]
 
 
+@pytest.mark.training
 def test_eight_visitors_at_once_are_all_answered(page: str, client: Client) -> None:
     expected = [localize(client, path) for path in EXAMPLES]
     before = resident_megabytes()

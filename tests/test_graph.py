@@ -67,10 +67,12 @@ def check(graph, model, runtimes: int = 1) -> None:
         assert max(differences.values()) < limit, (batch, differences)
 
 
+@pytest.mark.training
 def test_graph_of_a_rewired_model(model, program):
     check(program.module(), model)
 
 
+@pytest.mark.training
 def test_graph_of_a_model_that_is_not_rewired():
     model = make_model("none")
     check(export_graph(model, SHAPE).module(), model)
@@ -82,6 +84,7 @@ def test_a_difference_shows(model, program):
     assert largest_differences(program.module(), other, random_windows(model, SHAPE))["logits"] > 1e-2
 
 
+@pytest.mark.training
 def test_onnx(model, program, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
@@ -90,6 +93,7 @@ def test_onnx(model, program, tmp_path):
     assert (tmp_path / "model.onnx").is_file()
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("rewiring", ["re2tal", "none"])
 def test_compiled_inference_is_one_graph(rewiring):
     torch.compiler.reset()  # sizes that changed in tests before would be symbols here
@@ -121,6 +125,7 @@ def test_formats(monkeypatch):
         check_format("onnx")
 
 
+@pytest.mark.training
 def test_the_script(model, tmp_path, monkeypatch, capsys):
     model.save_pretrained(tmp_path / "model")
     size = {"height": SHAPE[1], "width": SHAPE[2]}

@@ -298,6 +298,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.training
 def test_made_uploaded_and_loaded(local_hub, videos, tmp_path):
     source = write_annotations(tmp_path / "annotations.json", database())
     script = "-m", "re2tal_hf.commands.make_dataset"
@@ -328,6 +329,7 @@ def test_made_uploaded_and_loaded(local_hub, videos, tmp_path):
     assert result["counts"] == {"missing_file": 1}
 
 
+@pytest.mark.training
 def test_trained_and_evaluated_from_the_hub(local_hub, videos, tmp_path):
     source = write_annotations(tmp_path / "annotations.json", database())
     arguments = ["--annotations", source, "--videos", videos, "--output", tmp_path / "made", "--repo", "user/training"]

@@ -299,6 +299,7 @@ def test_buffers_of_ones_own_architecture(buffered, tmp_path):
     assert_close(features(loaded), features(buffered), depth=depth_of(buffered))
 
 
+@pytest.mark.training
 def test_without_this_package(tmp_path):
     small_pipeline().save_pretrained(tmp_path / "model")
     shutil.copytree(tmp_path / "model", tmp_path / "renamed")

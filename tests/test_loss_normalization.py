@@ -63,6 +63,7 @@ def take_part(rank, processes, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.training
 def test_processes_learn_what_one_would(tmp_path):
     processes = 3
     mp.spawn(take_part, args=(processes, tmp_path), nprocs=processes)

@@ -42,6 +42,7 @@ def own(tmp_path) -> list[Path]:
     return write_own_files(tmp_path / "own")
 
 
+@pytest.mark.training
 def test_from_a_file_of_ones_own_to_a_published_model(own, tmp_path, monkeypatch, capsys):
     family, head = own
     generate(tmp_path / "data", num_training=2, num_validation=1, num_test=1, durations=(20, 22))

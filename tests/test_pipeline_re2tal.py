@@ -249,6 +249,7 @@ def test_a_file_that_is_no_video_is_named(pipe, tmp_path):
         pipe(str(tmp_path / "text.mp4"))
 
 
+@pytest.mark.training
 def test_a_compiled_model_gives_the_same(pipe, video):
     compiled = TemporalActionLocalizationPipeline(
         model=copy.deepcopy(pipe.model), video_processor=pipe.video_processor, device="cpu"

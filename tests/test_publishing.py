@@ -375,6 +375,7 @@ print(json.dumps([classes, loaded("video.mp4")]))
 """
 
 
+@pytest.mark.training
 def test_from_a_run_to_a_process_without_the_package(local_hub, api, run_folder, video, tmp_path):
     shutil.copy(video, tmp_path / "video.mp4")
     places = {"home": tmp_path / "home", "cwd": tmp_path}

@@ -79,6 +79,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.training
 def test_a_users_own_files_go_with_the_model_to_a_process_without_the_package(tmp_path):
     own, saved = tmp_path / "own", tmp_path / "saved"
     own.mkdir()

@@ -348,6 +348,7 @@ for source in (repo, folder):
 """
 
 
+@pytest.mark.training
 def test_metric_loads_from_its_space(local_hub, tmp_path):
     done = local_hub.run("-c", UPLOAD_AND_LOAD, FOLDER, home=tmp_path / "home", cwd=tmp_path)
     uploaded = set(done.stdout.split())

@@ -68,6 +68,7 @@ def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.training
 def test_a_localizer_is_trained_measured_saved_and_resumed(videos):
     settings = {"save_strategy": "epoch", "gradient_accumulation_steps": 2, "bf16": True, "use_cpu": True}
     trainer = run(LOCALIZER, settings)
@@ -92,6 +93,7 @@ def test_a_localizer_is_trained_measured_saved_and_resumed(videos):
     assert all(torch.equal(loaded.state_dict()[n], tensor) for n, tensor in trainer.model.state_dict().items())
 
 
+@pytest.mark.training
 def test_a_classifier_is_trained_and_measured(clips):
     [measure] = re.findall(r"`compute_metrics=(lambda .*?)`", PAGE.read_text(encoding="utf-8"))
     measured = f"trainer.compute_metrics = {measure}\n"
@@ -103,6 +105,7 @@ def test_a_classifier_is_trained_and_measured(clips):
     assert np.argmax(found.predictions, axis=1).shape == found.label_ids.shape == (4,)
 
 
+@pytest.mark.training
 def test_gradients_that_are_accumulated_are_those_of_the_batch(clips):
     """The Trainer leaves the division by the number of steps to models that take more than they know."""
     updates = []

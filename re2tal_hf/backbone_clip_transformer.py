@@ -36,9 +36,9 @@ class ClipTransformer(Architecture):
     the library's output class, without the hidden states and attention matrices of single layers.
 
     Attributes:
-        config_class (`type[PreTrainedConfig]`): The library's configuration.
-        variants (`Mapping`): Settings of the published sizes, by name.
-        max_clip_values (`int`): Largest number of patches of a clip, multiplied by the width.
+        config_class: The library's configuration.
+        variants: Settings of the published sizes, by name.
+        max_clip_values: Largest number of patches of a clip, multiplied by the width.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
@@ -52,7 +52,7 @@ class ClipTransformer(Architecture):
         """Builds a model without classifier.
 
         Args:
-            variant (`str`, *optional*): Name of a published size.
+            variant: Name of a published size.
             settings: Arguments of the library's configuration, and `attn_implementation`; they win over the variant's.
 
         Raises:

@@ -123,12 +123,13 @@ class MultiscaleViT(Architecture):
         """Builds an MViT without classifier.
 
         Args:
-            variant (`str`, *optional*): `"v1_b"` or `"v2_s"`: sets `block_setting`, `residual_pool`,
-                `rel_pos_embed`, `proj_after_attn`.
-            block_setting (`Sequence[Mapping]`, *optional*): In place of a variant, one mapping for each block with
-                the fields of torchvision's `MSBlockConfig`.
-            spatial_size, temporal_size, stochastic_depth_prob, residual_with_cls_embed: torchvision's own
-                arguments, with the defaults of the published sizes.
+            variant: `"v1_b"` or `"v2_s"`: sets `block_setting`, `residual_pool`, `rel_pos_embed`, `proj_after_attn`.
+            block_setting: In place of a variant, one mapping for each block with the fields of torchvision's
+                `MSBlockConfig`.
+            spatial_size: As torchvision's; these four have the defaults of the published sizes.
+            temporal_size: As torchvision's.
+            stochastic_depth_prob: As torchvision's.
+            residual_with_cls_embed: As torchvision's.
             settings: Other arguments of torchvision's `MViT`; they win over the variant's.
 
         Raises:

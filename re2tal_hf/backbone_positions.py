@@ -12,9 +12,9 @@ def resize_positions(positions: Tensor, grid: Sequence[int], new_grid: Sequence[
     """Interpolates position embeddings to another number of patches over height and width.
 
     Args:
-        positions (`Tensor` of shape `(T' * H' * W', D)`): One for each patch, in the order of `grid`.
-        grid (`Sequence[int]`): `T', H', W'` of the positions.
-        new_grid (`Sequence[int]`): The same of the video; `T'` must agree.
+        positions: `(T' * H' * W', D)`. One for each patch, in the order of `grid`.
+        grid: `T', H', W'` of the positions.
+        new_grid: The same of the video; `T'` must agree.
 
     Returns:
         `Tensor` of shape `(T' * new H' * new W', D)`, by bicubic interpolation; `positions` if the grids agree.

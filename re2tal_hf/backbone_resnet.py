@@ -58,12 +58,11 @@ class VideoResNetArchitecture(Architecture):
         """Builds a video ResNet without classifier.
 
         Args:
-            variant (`str`): `"r3d_18"`, `"mc3_18"` or `"r2plus1d_18"`: sets `stem` and `conv_makers`.
-            block (`str`): `"basic"` or `"bottleneck"`.
-            layers (`Sequence[int]`): Number of blocks of each of the four stages.
-            stem (`str`, *optional*): `"basic"` or `"2plus1d"`.
-            conv_makers (`Sequence[str]`, *optional*): Convolutions of each stage: `"3d"`, `"2d"` (no temporal
-                extent) or `"2plus1d"`.
+            variant: `"r3d_18"`, `"mc3_18"` or `"r2plus1d_18"`: sets `stem` and `conv_makers`.
+            block: `"basic"` or `"bottleneck"`.
+            layers: Number of blocks of each of the four stages.
+            stem: `"basic"` or `"2plus1d"`.
+            conv_makers: Convolutions of each stage: `"3d"`, `"2d"` (no temporal extent) or `"2plus1d"`.
 
         Raises:
             ValueError: if a name is unknown.

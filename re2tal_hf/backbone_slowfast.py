@@ -39,9 +39,9 @@ class FirstBlock(nn.Module):
     `(alpha, beta)` it gives `relu(F(x) + alpha d(x)) + beta d(x)`, the block itself at `(1, 0)`.
 
     Args:
-        block ([`Bottleneck`]): The first block of the stage.
-        stem (`nn.Module`, *optional*): From the first input to what the block takes.
-        lateral (`nn.Module`, *optional*): From the second input, the fast pathway, to what is joined to it.
+        block: The first block of the stage.
+        stem: From the first input to what the block takes.
+        lateral: From the second input, the fast pathway, to what is joined to it.
     """
 
     def __init__(self, block: Bottleneck, stem: nn.Module | None, lateral: nn.Module | None):
@@ -80,12 +80,13 @@ def at_feature_rate(x: Tensor, stride: int, feature_stride: int, length: int) ->
     """Interpolates linearly between frames.
 
     Args:
-        x (`Tensor`): `[B, N, D]`; frame `i` stands for input frames `i * stride` to `(i + 1) * stride`.
-        stride (`int`), feature_stride (`int`): Input frames for each of the frames and of the features.
-        length (`int`): Number of features.
+        x: `[B, N, D]`; frame `i` stands for input frames `i * stride` to `(i + 1) * stride`.
+        stride: Input frames for each of the frames.
+        feature_stride: Input frames for each of the features.
+        length: Number of features.
 
     Returns:
-        `Tensor`: `[B, length, D]`, each feature at the middle of its own input frames.
+        `[B, length, D]`, each feature at the middle of its own input frames.
     """
     if stride == feature_stride:
         return x[:, :length]
@@ -123,7 +124,7 @@ class SlowFastArchitecture(Architecture):
         """Builds a SlowFast network without classifier.
 
         Args:
-            variant (`str`, *optional*): Depth and setting, such as `"50_4x16"` or `"101_8x8"`.
+            variant: Depth and setting, such as `"50_4x16"` or `"101_8x8"`.
             settings: Arguments of [`SlowFast`]; they win over the variant's.
 
         Raises:

@@ -178,10 +178,8 @@ class VideoSwin(Architecture):
     ) -> SwinTransformer3d:
         """Builds a Video Swin without classifier.
 
-        Args:
-            variant (`str`, *optional*): `"tiny"`, `"small"` or `"base"`: sets `embed_dim`, `depths`, `num_heads`.
-            embed_dim, depths, num_heads, patch_size, window_size, mlp_ratio, dropout, attention_dropout,
-                stochastic_depth_prob: torchvision's own arguments; they win over the variant's.
+        `variant` is `"tiny"`, `"small"` or `"base"` and sets `embed_dim`, `depths` and `num_heads`. The other arguments
+        are torchvision's own; they win over the variant's.
 
         Raises:
             ValueError: if the variant is unknown, or a size is neither given nor part of a variant.

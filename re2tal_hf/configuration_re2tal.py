@@ -64,20 +64,19 @@ class Re2TALConfig(RewiredConfig):
     r"""Configuration of the backbone and of the localizer.
 
     Args:
-        backbone_config (`dict`, *optional*): `model_type` of a registered architecture and its settings, by the
-            library's own argument names, for example `{"model_type": "video_swin", "variant": "tiny"}`.
-        head_config (`dict`, *optional*): `model_type` of a registered localization head (`re2tal_hf.head.HEADS`) and
-            its settings, for example `{"model_type": "actionformer", "hidden_size": 256}`.
-        loss_config (`dict`, *optional*): Arguments of the loss that is registered with the head.
-        rewiring (`str`, *optional*, defaults to `"re2tal"`): `"re2tal"`, `"none"` for the network as it is, or
-            `"dr2net"` for what lies between, by two coefficients that training moves and the weights hold.
-        coupling (`list[float]` or one for each stage, *optional*): The coefficients `(alpha, beta)` that a new Dr2Net
-            begins with, by default `[1.0, 0.0]`, the network as it is.
-        backprop (`str`, *optional*): `"reversible"` (the default of a rewired network), `"checkpoint"` (of one
-            that is not) or `"plain"`. Same outputs and gradients, other memory.
-        origin (`dict`, *optional*): The pretrained weights that training began with and their license, as training
-            records them.
-        num_labels (`int`, *optional*): Number of action classes; 1 for a class-agnostic model.
+        backbone_config: `model_type` of a registered architecture and its settings, by the library's own argument
+            names, for example `{"model_type": "video_swin", "variant": "tiny"}`.
+        head_config: `model_type` of a registered localization head (`re2tal_hf.head.HEADS`) and its settings, for
+            example `{"model_type": "actionformer", "hidden_size": 256}`.
+        loss_config: Arguments of the loss that is registered with the head.
+        rewiring: `"re2tal"`, `"none"` for the network as it is, or `"dr2net"` for what lies between, by two
+            coefficients that training moves and the weights hold.
+        coupling: The coefficients `(alpha, beta)` that a new Dr2Net begins with, by default `[1.0, 0.0]`, the network
+            as it is.
+        backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not) or `"plain"`.
+            Same outputs and gradients, other memory.
+        origin: The pretrained weights that training began with and their license, as training records them.
+        num_labels: Number of action classes; 1 for a class-agnostic model.
 
     Raises:
         ValueError: if a value is unknown or beyond the bounds of `configuration_limits`, or rewiring and backprop do
@@ -115,12 +114,12 @@ class Re2TALVideoClassificationConfig(RewiredConfig):
 
     Args:
         backbone_config, rewiring, coupling, backprop, origin: As in [`Re2TALConfig`].
-        classifier_norm (`bool`, *optional*, defaults to `False`): Whether the pooled features are standardised over
-            the batch, as a backbone from scratch needs, whose features differ little between clips.
-        classifier_dropout (`float`, *optional*, defaults to 0.0): Dropout of the pooled features.
-        num_frames (`int`, *optional*): Frames that `pipeline("video-classification")` takes of a video; by default as
-            many as the video processor says.
-        num_labels (`int`, *optional*): Number of classes.
+        classifier_norm: Whether the pooled features are standardised over the batch, as a backbone from scratch needs,
+            whose features differ little between clips.
+        classifier_dropout: Dropout of the pooled features.
+        num_frames: Frames that `pipeline("video-classification")` takes of a video; by default as many as the video
+            processor says.
+        num_labels: Number of classes.
 
     Raises:
         ValueError: as in [`Re2TALConfig`].

@@ -31,10 +31,10 @@ class BackpropSwitch:
     """Chooses, stage by stage, between the inverse and stored inputs, by the error that was measured.
 
     Args:
-        largest_error (`float`): Relative error of the reconstruction from which on inputs are stored.
+        largest_error: Relative error of the reconstruction from which on inputs are stored.
 
     Attributes:
-        inverted (`dict[int, bool]`): Whether the backward pass of a stage inverts it; absent: stored inputs.
+        inverted: Whether the backward pass of a stage inverts it; absent: stored inputs.
     """
 
     largest_error: float = LARGEST_ERROR
@@ -48,8 +48,9 @@ class BackpropSwitch:
         """Returns the mode of each stage in the coming training pass, and the stages to probe in it.
 
         Args:
-            stages (`Sequence[Stage]`), couplings (`Sequence[Coupling]`): Those of the coming pass.
-            errors (`Mapping[int, Tensor]`): Latest measured error of each stage.
+            stages: Those of the coming pass.
+            couplings: One for each stage.
+            errors: Latest measured error of each stage.
         """
         modes: list[Backprop] = []
         for index, (stage, coupling) in enumerate(zip(stages, couplings, strict=True)):

@@ -39,9 +39,9 @@ class WeightFit:
         """Refuses weights that do not fit.
 
         Args:
-            model (`str`): What they were meant for.
-            remedy (`str`): A sentence that says what to do.
-            allowed (`Collection[str]`): Tensors of the model that may be missing or of another shape.
+            model: What they were meant for.
+            remedy: A sentence that says what to do.
+            allowed: Tensors of the model that may be missing or of another shape.
 
         Raises:
             ValueError: if another tensor is missing or of another shape, or one is unused.

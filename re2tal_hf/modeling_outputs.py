@@ -13,11 +13,11 @@ class Re2TALModelOutput(ModelOutput):
     """Temporal features of a video.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): One feature for every
-            `model.feature_stride` frames; feature `t` starts at frame `t * feature_stride`.
-        feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*, when asked for): The output of every stage of the
-            backbone, in its own layout; of one that takes clips, of every clip.
+        last_hidden_state: float `(batch, T', D)`. One feature for every `model.feature_stride` frames; feature `t`
+            starts at frame `t * feature_stride`.
+        feature_mask: bool `(batch, T')`. True where a feature's first frame is real.
+        hidden_states: The output of every stage of the backbone, in its own layout; of one that takes clips, of every
+            clip. Only when asked for.
     """
 
     last_hidden_state: Tensor | None = None
@@ -30,13 +30,12 @@ class VideoClassificationOutput(ModelOutput):
     """Class scores of clips, and the features that they were computed from.
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Cross entropy.
-        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Class scores before the softmax.
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, T', D)`): The features, before they are pooled.
-        feature_mask (`torch.BoolTensor` of shape `(batch, T')`): True where a feature's first frame is real; the
-            others are not pooled.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*, when asked for): The output of every stage of the
-            backbone, in its own layout; of one that takes clips, of every clip.
+        loss: float `()`, when `labels` are given. Cross entropy.
+        logits: float `(batch, num_labels)`. Class scores before the softmax.
+        last_hidden_state: float `(batch, T', D)`. The features, before they are pooled.
+        feature_mask: bool `(batch, T')`. True where a feature's first frame is real; the others are not pooled.
+        hidden_states: The output of every stage of the backbone, in its own layout; of one that takes clips, of every
+            clip. Only when asked for.
     """
 
     loss: Tensor | None = None
@@ -51,16 +50,14 @@ class TemporalActionLocalizationOutput(ModelOutput):
     """Scored segments, one for each point of the head and class.
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, when `labels` are given): Weighted sum of the parts.
-        loss_dict (`dict`, *optional*): The parts, by the head's own names, such as `classification` and `regression`.
-        logits (`torch.FloatTensor` of shape `(batch, P, num_labels)`): Class scores before the sigmoid, whatever
-            the head; minus infinity where a point stands for one class only.
-        pred_segments (`torch.FloatTensor` of shape `(batch, P, 2)`): Start and end in frames of the window;
-            not clipped to it.
-        point_mask (`torch.BoolTensor` of shape `(batch, P)`): False for points that lie on padding; their
-            scores mean nothing.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*, when asked for): The output of every stage of the
-            backbone, in its own layout; of one that takes clips, of every clip.
+        loss: float `()`, when `labels` are given. Weighted sum of the parts.
+        loss_dict: The parts, by the head's own names, such as `classification` and `regression`.
+        logits: float `(batch, P, num_labels)`. Class scores before the sigmoid, whatever the head; minus infinity where
+            a point stands for one class only.
+        pred_segments: float `(batch, P, 2)`. Start and end in frames of the window; not clipped to it.
+        point_mask: bool `(batch, P)`. False for points that lie on padding; their scores mean nothing.
+        hidden_states: The output of every stage of the backbone, in its own layout; of one that takes clips, of every
+            clip. Only when asked for.
     """
 
     loss: Tensor | None = None

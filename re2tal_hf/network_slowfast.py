@@ -55,11 +55,10 @@ class Bottleneck(nn.Module):
     """Residual block of three convolutions, `t x 1 x 1`, `1 x 3 x 3` and `1 x 1 x 1`, with a ReLU after the sum.
 
     Args:
-        in_channels (`int`), width (`int`): Channels of the input and between the convolutions; the output has
-            `4 * width`.
-        temporal_kernel (`int`): The size `t`.
-        spatial_stride (`int`): Stride over height and width.
-        projection (`bool`): Whether the shortcut is a convolution, as in the first block of a stage.
+        in_channels, width: Channels of the input and between the convolutions; the output has `4 * width`.
+        temporal_kernel: The size `t`.
+        spatial_stride: Stride over height and width.
+        projection: Whether the shortcut is a convolution, as in the first block of a stage.
     """
 
     def __init__(self, in_channels: int, width: int, temporal_kernel: int, spatial_stride: int, projection: bool):
@@ -94,11 +93,11 @@ class Pathway(nn.Module):
     """A 3D ResNet that keeps the number of frames.
 
     Args:
-        stage_blocks (`Sequence[int]`): Number of blocks of each stage.
-        base_channels (`int`): Channels of the stem; stage `i` puts out `4 * base_channels * 2**i`.
-        stem_kernel (`int`): Frames that the stem's kernel spans.
-        first_temporal_stage (`int`): Stage from which on kernels span 3 frames, 0 for the first.
-        lateral_channels (`Sequence[int]`, *optional*): Channels that come into each stage from elsewhere.
+        stage_blocks: Number of blocks of each stage.
+        base_channels: Channels of the stem; stage `i` puts out `4 * base_channels * 2**i`.
+        stem_kernel: Frames that the stem's kernel spans.
+        first_temporal_stage: Stage from which on kernels span 3 frames, 0 for the first.
+        lateral_channels: Channels that come into each stage from elsewhere.
     """
 
     def __init__(
@@ -138,10 +137,10 @@ class SlowPathway(Pathway):
     """The slow pathway, to whose stages a fast one is joined by convolutions over time with a stride (section 3.3).
 
     Args:
-        stage_blocks (`Sequence[int]`), base_channels (`int`): As for [`Pathway`].
-        fast_channels (`int`): Channels of the fast pathway's stem.
-        fusion_kernel (`int`): Fast frames that a lateral kernel spans.
-        speed_ratio (`int`): Fast frames for each slow one.
+        stage_blocks, base_channels: As for [`Pathway`].
+        fast_channels: Channels of the fast pathway's stem.
+        fusion_kernel: Fast frames that a lateral kernel spans.
+        speed_ratio: Fast frames for each slow one.
     """
 
     def __init__(
@@ -219,18 +218,18 @@ class SlowFast(nn.Module):
     multiple of it. The defaults are those of the 4x16 setting.
 
     Args:
-        depth (`int`): 50, 101 or 152; sets `stage_blocks`.
-        stage_blocks (`Sequence[int]`, *optional*): Number of blocks of each stage; wins over `depth`.
-        base_channels (`int`): Channels of the slow pathway's stem.
-        channel_ratio (`int`): Channels of the slow pathway for each of the fast one's.
-        resample_rate (`int`): Input frames for each frame of the slow pathway.
-        speed_ratio (`int`): Frames of the fast pathway for each of the slow one's.
-        fusion_kernel (`int`): Fast frames that a lateral connection spans; odd.
-        feature_stride (`int`, *optional*): Input frames for each temporal feature; by default `resample_rate`.
-        num_classes (`int`, *optional*): Size of the classifier; None for none.
-        dropout (`float`): Before the classifier.
-        norm_eval (`bool`): Whether batch norms use their running statistics in training too, as in the published
-            localization settings; their parameters are trained all the same.
+        depth: 50, 101 or 152; sets `stage_blocks`.
+        stage_blocks: Number of blocks of each stage; wins over `depth`.
+        base_channels: Channels of the slow pathway's stem.
+        channel_ratio: Channels of the slow pathway for each of the fast one's.
+        resample_rate: Input frames for each frame of the slow pathway.
+        speed_ratio: Frames of the fast pathway for each of the slow one's.
+        fusion_kernel: Fast frames that a lateral connection spans; odd.
+        feature_stride: Input frames for each temporal feature; by default `resample_rate`.
+        num_classes: Size of the classifier; None for none.
+        dropout: Before the classifier.
+        norm_eval: Whether batch norms use their running statistics in training too, as in the published localization
+            settings; their parameters are trained all the same.
 
     Raises:
         ValueError: if sizes do not go together.
@@ -297,9 +296,9 @@ class SinglePathway(Pathway):
     """One pathway as a network of its own.
 
     Args:
-        depth (`int`): As for [`SlowFast`].
-        stem_kernel (`int`), first_temporal_stage (`int`): As for [`Pathway`].
-        resample_rate (`int`): Input frames for each frame of the pathway.
+        depth: As for [`SlowFast`].
+        stem_kernel, first_temporal_stage: As for [`Pathway`].
+        resample_rate: Input frames for each frame of the pathway.
         base_channels, stage_blocks, feature_stride, num_classes, dropout, norm_eval: As for [`SlowFast`].
 
     Raises:

@@ -89,16 +89,15 @@ class Stage:
     """One run of residual branches of equal shape.
 
     Args:
-        entry (`nn.Module`): From the merged outputs of its sources to the state that the branches work on: a
-            stem, a patch merging, an ordinary block, a fusion of two pathways.
-        branches (`Sequence[nn.Module]`): The functions `F_i`, one for each residual addition, tensor in and
-            tensor of the same shape out; may be empty.
-        sources (`Sequence[int]`, *optional*): Positions of the stages whose merged outputs the entry takes, in
-            the order of its arguments; `INPUT` for the model's input. By default the stage before.
-        activation (`Callable`, *optional*): The function `h`, elementwise and without parameters; by default
-            the identity.
-        coupled_entry (`bool`): Whether the entry takes the stage's coupling too, as its last argument: it may end
-            in a residual addition of its own, whose shortcut changes the shape.
+        entry: From the merged outputs of its sources to the state that the branches work on: a stem, a patch merging,
+            an ordinary block, a fusion of two pathways.
+        branches: The functions `F_i`, one for each residual addition, tensor in and tensor of the same shape out; may
+            be empty.
+        sources: Positions of the stages whose merged outputs the entry takes, in the order of its arguments; `INPUT`
+            for the model's input. By default the stage before.
+        activation: The function `h`, elementwise and without parameters; by default the identity.
+        coupled_entry: Whether the entry takes the stage's coupling too, as its last argument: it may end in a residual
+            addition of its own, whose shortcut changes the shape.
     """
 
     entry: nn.Module
@@ -147,16 +146,16 @@ def run_stages(
     """Runs stages, in order, and returns the merged outputs of those that are no other's source.
 
     Args:
-        stages (`Sequence[Stage]`): In an order in which every stage comes after its sources.
-        inputs (`Tensor`): The model's input.
-        coupling (`Coupling` or one for each stage): Coefficients of the recurrence.
-        backprop (`str` or one for each stage): How the backward pass gets its activations: `"reversible"`
-            recomputes them from the output streams, `"checkpoint"` recomputes each module from its stored input,
-            `"plain"` stores all. Outputs and gradients are the same.
-        errors (`ReconstructionErrors`, *optional*): Receives the errors of the inversions.
-        probes (`Collection[int]`): Positions of stages that are inverted once after their forward pass, for
-            nothing but the error that this would have.
-        stage_outputs (`list[Tensor]`, *optional*): Receives the merged outputs of all stages.
+        stages: In an order in which every stage comes after its sources.
+        inputs: The model's input.
+        coupling: Coefficients of the recurrence.
+        backprop: How the backward pass gets its activations: `"reversible"` recomputes them from the output streams,
+            `"checkpoint"` recomputes each module from its stored input, `"plain"` stores all. Outputs and gradients are
+            the same.
+        errors: Receives the errors of the inversions.
+        probes: Positions of stages that are inverted once after their forward pass, for nothing but the error that this
+            would have.
+        stage_outputs: Receives the merged outputs of all stages.
 
     Raises:
         ValueError: if `backprop` is unknown, or `"reversible"` with a coupling that has no inverse (`beta = 0`).

@@ -51,14 +51,14 @@ class Architecture(ABC):
     """Description of one family of video models, made by subclassing and passing to `register_backbone`.
 
     Attributes:
-        model_type (`str`): Name of the family in `backbone_config`.
-        model_class (`type[nn.Module]` or a tuple): The library's class or classes, whose modules are used as they are.
-        input_name (`str`): Name of the video among the arguments of the library's forward.
-        recast_modules (`Mapping`): The library's classes of modules whose forward is not what a branch needs, with a
-            subclass of each; `rewire` makes the model's modules of the one class instances of the other.
-        classifier_names (`tuple[str, ...]`): The library's attributes that its features do not need; their weights may
-            be left out of pretrained ones.
-        chooses_attention (`bool`): Whether `build` takes transformers' `attn_implementation`.
+        model_type: Name of the family in `backbone_config`.
+        model_class: The library's class or classes, whose modules are used as they are.
+        input_name: Name of the video among the arguments of the library's forward.
+        recast_modules: The library's classes of modules whose forward is not what a branch needs, with a subclass of
+            each; `rewire` makes the model's modules of the one class instances of the other.
+        classifier_names: The library's attributes that its features do not need; their weights may be left out of
+            pretrained ones.
+        chooses_attention: Whether `build` takes transformers' `attn_implementation`.
     """
 
     model_type: ClassVar[str]
@@ -144,8 +144,10 @@ def build_backbone(
     """Builds a registered architecture by name, rewired.
 
     Args:
-        backbone_config (`Mapping`): `model_type` and the family's own settings.
-        rewiring (`str`), backprop (`str`), coupling: As for `rewire`.
+        backbone_config: `model_type` and the family's own settings.
+        rewiring: As for `rewire`.
+        backprop: As for `rewire`.
+        coupling: As for `rewire`.
 
     Raises:
         ValueError: if `model_type` is missing or not registered, or a setting is not the family's.
@@ -183,17 +185,16 @@ def rewire(
     `[stages, 2]`; weights without it leave it as it is.
 
     Args:
-        model (`nn.Module`): An instance of a registered architecture, such as torchvision's `swin3d_t()`.
-        rewiring (`str`): `"re2tal"`, `"none"` for the network as it is, or `"dr2net"` for what lies between.
-        backprop (`str`, *optional*): `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that
-            is not) or `"plain"`: same outputs, same gradients, other memory. It may be set again later as
-            `model.backprop`. Of Dr2Net, `"reversible"` inverts a stage once rounding allows it, and stores its inputs
-            until then.
-        coupling (pair of `float`, or one for each stage, *optional*): Coefficients `(alpha, beta)` of Dr2Net, by
-            default `(1, 0)`, the network as it is. They may be set again later by `model.set_coupling`.
+        model: An instance of a registered architecture, such as torchvision's `swin3d_t()`.
+        rewiring: `"re2tal"`, `"none"` for the network as it is, or `"dr2net"` for what lies between.
+        backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not) or `"plain"`:
+            same outputs, same gradients, other memory. It may be set again later as `model.backprop`. Of Dr2Net,
+            `"reversible"` inverts a stage once rounding allows it, and stores its inputs until then.
+        coupling: Coefficients `(alpha, beta)` of Dr2Net, by default `(1, 0)`, the network as it is. They may be set
+            again later by `model.set_coupling`.
 
     Returns:
-        `RewiredModel`: the same object, whose class is now a mixture of this and its own.
+        The same object, whose class is now a mixture of this and its own.
 
     Raises:
         ValueError: if the model's class, the rewiring or the backprop mode is unknown, or the two do not go together.
@@ -286,11 +287,11 @@ def cut_into_clips(videos: Tensor, length: int) -> Tensor:
     """Cuts videos into clips that follow each other without overlap.
 
     Args:
-        videos (`Tensor` of shape `(B, T, C, H, W)`): The last clip is filled with copies of the last frame.
-        length (`int`): Frames of a clip.
+        videos: `(B, T, C, H, W)`. The last clip is filled with copies of the last frame.
+        length: Frames of a clip.
 
     Returns:
-        `Tensor` of shape `(B * clips, length, C, H, W)`: the clips of the first video, then those of the second.
+        `(B * clips, length, C, H, W)`: the clips of the first video, then those of the second.
     """
     missing = -videos.shape[1] % length
     if missing:
@@ -380,7 +381,7 @@ class RewiredModel(nn.Module):
         """Returns what the library's own forward returns, computed over the rewired stages.
 
         Args:
-            inputs (`Tensor`): What the library takes, by position or by the library's name of it.
+            inputs: What the library takes, by position or by the library's name of it.
             arguments: Others of the library's arguments, as far as the architecture's `classify` takes them.
 
         Raises:

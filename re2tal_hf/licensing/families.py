@@ -14,12 +14,12 @@ class Family:
     """Weights under one license.
 
     Args:
-        name (`str`): What a reader calls them.
-        pattern (`str`): Regular expression, found in the name of the weights in any case.
-        kinds (`tuple`): Of what kind the name must be for the pattern to be enough to know them.
-        license (`str`): Identifier on the Hub; `"other"` where none of them fits.
-        terms (`str`): Address at which the license was read.
-        remark (`str`): What else a reader must know.
+        name: What a reader calls them.
+        pattern: Regular expression, found in the name of the weights in any case.
+        kinds: Of what kind the name must be for the pattern to be enough to know them.
+        license: Identifier on the Hub; `"other"` where none of them fits.
+        terms: Address at which the license was read.
+        remark: What else a reader must know.
     """
 
     name: str

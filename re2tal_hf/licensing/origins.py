@@ -34,11 +34,11 @@ class Origin:
     """Where weights come from.
 
     Args:
-        source (`str`, *optional*): Name of the weights that the first training began with, of a file without its
-            folders; none for training from scratch.
-        kind (`str`, *optional*): Of the source; see `Kind`.
-        license (`str`, *optional*): Identifier on the Hub; none where nobody has said.
-        stated (`bool`): Whether the license is what the user says, and not what the table knows.
+        source: Name of the weights that the first training began with, of a file without its folders; none for training
+            from scratch.
+        kind: Of the source; see `Kind`.
+        license: Identifier on the Hub; none where nobody has said.
+        stated: Whether the license is what the user says, and not what the table knows.
     """
 
     source: str | None
@@ -112,10 +112,10 @@ def find_origin(
     A model of ours says its own, so that it is known through any number of runs.
 
     Args:
-        source (`str`, *optional*): `training.pretrained_backbone` of a recipe; None for training from scratch.
-        stated (`str`, *optional*): License that the user states, an identifier of the Hub.
-        option (`str`): What error messages call the statement.
-        download (`bool`): Whether the configuration of a model on the Hub may be fetched, and not only be in the cache.
+        source: `training.pretrained_backbone` of a recipe; None for training from scratch.
+        stated: License that the user states, an identifier of the Hub.
+        option: What error messages call the statement.
+        download: Whether the configuration of a model on the Hub may be fetched, and not only be in the cache.
 
     Raises:
         ValueError: if a license is stated other than that of the weights' known origin.
@@ -144,10 +144,10 @@ def permitted_origin(source: str | None, stated: str | None, licence: str, backb
     """Returns the origin of a recipe's weights, where the recipe may start from them.
 
     Args:
-        source (`str`, *optional*): `training.pretrained_backbone`.
-        stated (`str`, *optional*): `training.pretrained_license`.
-        licence (`str`): The recipe's `licence`, one of `LICENCES`.
-        backbone (`str`): `model_type` of the backbone.
+        source: `training.pretrained_backbone`.
+        stated: `training.pretrained_license`.
+        licence: The recipe's `licence`, one of `LICENCES`.
+        backbone: `model_type` of the backbone.
 
     Raises:
         ValueError: if `licence` is unknown, or is "commercial" and the weights are for non-commercial use only, or
@@ -183,9 +183,9 @@ def question(origin: Origin, option: str, backbone: str) -> str:
     """Returns what to ask where nobody knows the license of the weights.
 
     Args:
-        origin (`Origin`): Of the weights.
-        option (`str`): With which it is stated, up to the value.
-        backbone (`str`): `model_type` of the backbone, which tells whose the weights could be.
+        origin: Of the weights.
+        option: With which it is stated, up to the value.
+        backbone: `model_type` of the backbone, which tells whose the weights could be.
     """
     near = [f for f in FAMILIES if re.search(f.pattern, f"{origin.source} {backbone}", re.IGNORECASE)]
     hints = "; ".join(f"{family.name}'s are {family.license}, {family.terms}" for family in near)

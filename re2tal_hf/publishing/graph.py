@@ -23,7 +23,7 @@ class InferenceGraph(nn.Module):
     """A model as a function of tensors, without losses.
 
     Args:
-        model ([`Re2TALForTemporalActionLocalization`]): Is put into evaluation mode.
+        model: Is put into evaluation mode.
     """
 
     def __init__(self, model: Re2TALForTemporalActionLocalization):
@@ -58,9 +58,9 @@ def random_windows(
     """Draws inputs of a model, the last window of which ends in padding.
 
     Args:
-        model ([`Re2TALForTemporalActionLocalization`]): Its device and dtype are those of the inputs.
-        shape (`Sequence[int]`): Frames, height and width.
-        batch (`int`, *optional*, defaults to 2): Number of windows.
+        model: Its device and dtype are those of the inputs.
+        shape: Frames, height and width.
+        batch: Number of windows.
 
     Returns:
         `pixel_values_videos` `[batch, T, 3, H, W]` and `frame_mask` bool `[batch, T]`.
@@ -77,11 +77,11 @@ def export_graph(model: Re2TALForTemporalActionLocalization, shape: Sequence[int
     """Exports the inference graph of a model.
 
     Args:
-        model ([`Re2TALForTemporalActionLocalization`]): Is put into evaluation mode.
-        shape (`Sequence[int]`): Frames, height and width of a window, fixed in the graph; see `window_shape`.
+        model: Is put into evaluation mode.
+        shape: Frames, height and width of a window, fixed in the graph; see `window_shape`.
 
     Returns:
-        `torch.export.ExportedProgram`: of `(pixel_values_videos, frame_mask)`, for any number of windows.
+        Of `(pixel_values_videos, frame_mask)`, for any number of windows.
     """
     batch = torch.export.Dim("batch")
     return torch.export.export(
@@ -93,10 +93,9 @@ def save_graph(program: torch.export.ExportedProgram, path: str | Path, file_for
     """Writes an exported graph to a file.
 
     Args:
-        program (`torch.export.ExportedProgram`): From `export_graph`.
-        path (`str` or `Path`): Where to; appears only when it is complete.
-        file_format (`str`, *optional*, defaults to `"torch"`): `"torch"` for a `.pt2` file, or `"onnx"`, which keeps
-            weights of 2 GiB and more in files beside.
+        program: From `export_graph`.
+        path: Where to; appears only when it is complete.
+        file_format: `"torch"` for a `.pt2` file, or `"onnx"`, which keeps weights of 2 GiB and more in files beside.
 
     Raises:
         ImportError: if ONNX is asked for and not installed.
@@ -159,11 +158,11 @@ def largest_differences(
 
     Args:
         graph: From `load_graph`, or the module of an `ExportedProgram`.
-        model ([`Re2TALForTemporalActionLocalization`]): Is put into evaluation mode.
-        inputs (`tuple[torch.Tensor, torch.Tensor]`): `pixel_values_videos` and `frame_mask`.
+        model: Is put into evaluation mode.
+        inputs: `pixel_values_videos` and `frame_mask`.
 
     Returns:
-        `dict[str, float]`: for each output the largest absolute difference, in units of its largest value or, if that
+        For each output the largest absolute difference, in units of its largest value or, if that
         is below 1, of 1.
     """
     expected = InferenceGraph(model)(*inputs)

@@ -36,8 +36,8 @@ def license_text(origin: Origin, own: str) -> str:
     """Returns the text of the LICENSE file.
 
     Args:
-        origin (`Origin`): Of the weights, its license known.
-        own (`str`): Text of the license of the code in the repository.
+        origin: Of the weights, its license known.
+        own: Text of the license of the code in the repository.
     """
     if origin.license == OWN_LICENSE and origin.source is None:
         return own

@@ -30,9 +30,8 @@ def listed_files(root: Path, patterns: Sequence[str]) -> list[str]:
     """Returns the regular files of a folder that fit one of the patterns, and names all others in one line of the log.
 
     Args:
-        root (`Path`): The folder; neither links in it nor folders in which nothing can fit are entered.
-        patterns (`Sequence[str]`): Paths in the folder, `*` for any part of one name; a name that begins with a dot
-            fits only itself.
+        root: The folder; neither links in it nor folders in which nothing can fit are entered.
+        patterns: Paths in the folder, `*` for any part of one name; a name that begins with a dot fits only itself.
     """
     exact = set(patterns)
     parents = {name[:end] for name in patterns for end, letter in enumerate(name) if letter == "/"}

@@ -33,12 +33,12 @@ class CardOptions:
     """What the run's files do not say.
 
     Args:
-        repo_id (`str`): `user/name` on the Hub.
-        tag (`str`): The version.
-        license (`str`, *optional*): License that the publisher states, where the origin leaves it open.
-        data_name (`str`, *optional*): Name of the data set, in place of that of its file.
-        notes (`str`): Markdown whose `## ` sections go to the end of the card's sections of the same name,
-            before the license where there is none; what precedes the first goes under the title.
+        repo_id: `user/name` on the Hub.
+        tag: The version.
+        license: License that the publisher states, where the origin leaves it open.
+        data_name: Name of the data set, in place of that of its file.
+        notes: Markdown whose `## ` sections go to the end of the card's sections of the same name, before the license
+            where there is none; what precedes the first goes under the title.
 
     Raises:
         ValueError: if repository or tag is not well-formed.

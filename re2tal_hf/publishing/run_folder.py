@@ -27,14 +27,14 @@ class TrainingRun:
     """What the files of a run say.
 
     Args:
-        folder (`Path`): The run folder.
-        which (`str`): `"best"` or `"last"`, the model that is meant.
-        recipe (`dict`): `recipe.yaml`, the settings by section.
-        record (`dict`): `run.json`, the machine, versions and amounts of data.
-        log (`list[dict]`): `log.jsonl`, one entry an epoch.
-        config (`dict`): `config.json` of the model.
-        processor (`dict`): `video_preprocessor_config.json` of the model.
-        metrics (`dict`): `metrics.json` of the model: `map`, `map@...`, `per_class`, `epoch`.
+        folder: The run folder.
+        which: `"best"` or `"last"`, the model that is meant.
+        recipe: `recipe.yaml`, the settings by section.
+        record: `run.json`, the machine, versions and amounts of data.
+        log: `log.jsonl`, one entry an epoch.
+        config: `config.json` of the model.
+        processor: `video_preprocessor_config.json` of the model.
+        metrics: `metrics.json` of the model: `map`, `map@...`, `per_class`, `epoch`.
     """
 
     folder: Path
@@ -87,8 +87,8 @@ def read_run(folder: str | Path, which: str = "best") -> TrainingRun:
     """Reads a run folder.
 
     Args:
-        folder (`str` or `Path`): As `re2tal train --output` names it.
-        which (`str`): `"best"` or `"last"`.
+        folder: As `re2tal train --output` names it.
+        which: `"best"` or `"last"`.
 
     Raises:
         ValueError: if a file is missing, is a link or is not what it should be; the message names it and the fix.

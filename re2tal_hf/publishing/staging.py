@@ -65,11 +65,11 @@ def stage_model(
     """Puts a model with code, processor, card, license, results and settings into a folder.
 
     Args:
-        run (`TrainingRun`): Where it comes from.
-        options (`CardOptions`): Repository, version and what else the card needs.
-        license_file (`Path`): License of the code.
-        folder (`Path`): An empty folder.
-        max_shard_size (`str`): Weights that are larger are spread over several files, for example `"5GB"`.
+        run: Where it comes from.
+        options: Repository, version and what else the card needs.
+        license_file: License of the code.
+        folder: An empty folder.
+        max_shard_size: Weights that are larger are spread over several files, for example `"5GB"`.
 
     Raises:
         ValueError: if the model does not load or its outputs are not finite.
@@ -117,8 +117,8 @@ def stage_metric(repository: Path, folder: Path) -> None:
     """Puts the metric's Space into a folder.
 
     Args:
-        repository (`Path`): A checkout of this project.
-        folder (`Path`): An empty folder.
+        repository: A checkout of this project.
+        folder: An empty folder.
 
     Raises:
         ValueError: if a file that a Space needs is missing.
@@ -133,8 +133,8 @@ def stage_app(repository: Path, folder: Path) -> None:
     """Puts the demo Space into a folder, the package beside its `app.py`: it is on no package index.
 
     Args:
-        repository (`Path`): A checkout of this project.
-        folder (`Path`): An empty folder.
+        repository: A checkout of this project.
+        folder: An empty folder.
 
     Raises:
         ValueError: if a file that a Space needs is missing.

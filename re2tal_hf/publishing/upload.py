@@ -31,10 +31,10 @@ class Target:
     """Where an upload goes.
 
     Args:
-        repo_id (`str`): `user/name`.
-        repo_type (`str`): `"model"`, `"dataset"` or `"space"` (of Gradio).
-        private (`bool`): Whether a new repository is private; one that exists stays as it is.
-        tag (`str`, *optional*): Name of the version; without it the commit gets none.
+        repo_id: `user/name`.
+        repo_type: `"model"`, `"dataset"` or `"space"` (of Gradio).
+        private: Whether a new repository is private; one that exists stays as it is.
+        tag: Name of the version; without it the commit gets none.
 
     Raises:
         ValueError: if the repository's id or the tag is not well-formed.

@@ -41,25 +41,25 @@ class DataArguments:
     """Where the videos and annotations are, and how training windows are drawn.
 
     Args:
-        annotations (`str`): Annotation file (JSON), a folder of videos with `metadata.jsonl`, or a dataset on
-            the Hub, `user/name` or `user/name@revision`.
-        videos (`str`, *optional*): Folder of the video files; not needed where the annotations name them.
-        streaming (`bool`): Fetch a video from the Hub when it is first needed, instead of all at the start.
-        training_subset, validation_subset (`str`): Names of the subsets in the annotations, in any case.
-        allow_shared_videos (`bool`): Train and measure on the same videos on purpose, as to see whether a model can
-            learn them by heart; otherwise subsets that share video files are an error.
-        max_unlearnable (`float`): Largest share of the training actions that cannot be learned with which a run goes
-            on: longer than a window shows, shorter than a feature step, with no point of the head responsible for
-            them, or outside their video. Also the largest share of validation actions outside their video.
-        class_agnostic (`bool`): All actions are one class (with an external video classifier at test time).
-        windows_per_video (`int`): Windows drawn in an epoch from each video, or from each
-            `seconds_per_window` of it where that is given.
-        truncation_threshold (`float`): An action cut by the window's edge stays a label if at least this share
-            of it (or of the window, where the action is longer) is inside.
-        crop_ratio (`list[float]`, *optional*): Range of the share of the window's frames that is kept, or none.
-        cache (`str`, *optional*): Folder for decoded, resized frames; worth it for small frames on a CPU.
-        max_unreadable (`float`): Largest share of unreadable video files with which a run goes on.
-        num_workers (`int`): Processes that decode.
+        annotations: Annotation file (JSON), a folder of videos with `metadata.jsonl`, or a dataset on the Hub,
+            `user/name` or `user/name@revision`.
+        videos: Folder of the video files; not needed where the annotations name them.
+        streaming: Fetch a video from the Hub when it is first needed, instead of all at the start.
+        training_subset, validation_subset: Names of the subsets in the annotations, in any case.
+        allow_shared_videos: Train and measure on the same videos on purpose, as to see whether a model can learn them
+            by heart; otherwise subsets that share video files are an error.
+        max_unlearnable: Largest share of the training actions that cannot be learned with which a run goes on: longer
+            than a window shows, shorter than a feature step, with no point of the head responsible for them, or outside
+            their video. Also the largest share of validation actions outside their video.
+        class_agnostic: All actions are one class (with an external video classifier at test time).
+        windows_per_video: Windows drawn in an epoch from each video, or from each `seconds_per_window` of it where that
+            is given.
+        truncation_threshold: An action cut by the window's edge stays a label if at least this share of it (or of the
+            window, where the action is longer) is inside.
+        crop_ratio: Range of the share of the window's frames that is kept, or none.
+        cache: Folder for decoded, resized frames; worth it for small frames on a CPU.
+        max_unreadable: Largest share of unreadable video files with which a run goes on.
+        num_workers: Processes that decode.
     """
 
     annotations: str = ""
@@ -84,25 +84,25 @@ class OptimizationArguments:
     """Optimiser, schedule and length of the training.
 
     Args:
-        epochs (`int`): Epochs to train; `schedule_epochs` (default: the same) is where the cosine ends. Raised, they
-            train the run of a folder further, at the learning rates of a training of that length.
-        batch_size (`int`): Windows for each process and step; `gradient_accumulation` steps make an update.
-        learning_rate, backbone_learning_rate (`float`): Peak rates of the head and of the backbone.
-        weight_decay (`float`): For weights of linear and convolution layers; none for norms, biases, tables.
-        warmup_epochs (`float`): Linear warm-up.
-        max_gradient_norm (`float`): Gradients are clipped to this norm; 0 or none for no clipping.
-        ema_decay (`float`, *optional*): Decay of the moving average of the weights, which is what gets
-            evaluated and saved; none for the weights themselves.
-        mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
-        pretrained_backbone (`str`, *optional*): Weights to start from: a torchvision name such as
-            `Swin3D_T_Weights.KINETICS400_V1`, a Hub id of a transformers model, a `.pth` or `.safetensors` file, or a
-            folder such as `runs/backbone/best` of re2tal finetune.
-        pretrained_license (`str`, *optional*): License of these weights, by its name on the Hub, where it is not
-            known: of a file, or of a repository that is not the publisher's.
-        pretrained_partial (`bool`): Take of these weights what fits and begin the rest anew, where by default weights
-            that do not fit the whole backbone, or belong to one that computes something else, are an error.
-        save_epochs (`int`): A checkpoint to resume from every so many epochs.
-        trackers (`list[str]`): Experiment trackers by their names in Accelerate.
+        epochs: Epochs to train; `schedule_epochs` (default: the same) is where the cosine ends. Raised, they train the
+            run of a folder further, at the learning rates of a training of that length.
+        batch_size: Windows for each process and step; `gradient_accumulation` steps make an update.
+        learning_rate, backbone_learning_rate: Peak rates of the head and of the backbone.
+        weight_decay: For weights of linear and convolution layers; none for norms, biases, tables.
+        warmup_epochs: Linear warm-up.
+        max_gradient_norm: Gradients are clipped to this norm; 0 or none for no clipping.
+        ema_decay: Decay of the moving average of the weights, which is what gets evaluated and saved; none for the
+            weights themselves.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
+            id of a transformers model, a `.pth` or `.safetensors` file, or a folder such as `runs/backbone/best` of
+            re2tal finetune.
+        pretrained_license: License of these weights, by its name on the Hub, where it is not known: of a file, or of a
+            repository that is not the publisher's.
+        pretrained_partial: Take of these weights what fits and begin the rest anew, where by default weights that do
+            not fit the whole backbone, or belong to one that computes something else, are an error.
+        save_epochs: A checkpoint to resume from every so many epochs.
+        trackers: Experiment trackers by their names in Accelerate.
     """
 
     epochs: Annotated[int, COUNT] = 30
@@ -128,11 +128,11 @@ class EvaluationArguments:
     """How and when the model is measured.
 
     Args:
-        epochs (`int`): Evaluate every so many epochs, and always after the last; 0 for only after the last.
-        start_epoch (`int`): Not before so many epochs.
-        tiou_thresholds (`list[float]`): Thresholds of the mAP.
-        batch_size (`int`): Windows that go through the model together.
-        views (`int`): Windows spread over a clip whose scores are averaged, in classification.
+        epochs: Evaluate every so many epochs, and always after the last; 0 for only after the last.
+        start_epoch: Not before so many epochs.
+        tiou_thresholds: Thresholds of the mAP.
+        batch_size: Windows that go through the model together.
+        views: Windows spread over a clip whose scores are averaged, in classification.
     """
 
     epochs: Annotated[int, NOT_NEGATIVE] = 1
@@ -147,8 +147,8 @@ class DistillationArguments:
     """Learning from the network as it was before the rewiring, in the classification of clips.
 
     Args:
-        weight (`float`): Of the distance between the features of the two networks; 0 for no distillation.
-        label_weight (`float`): Of the classification loss; 0 where clips have no labels of use.
+        weight: Of the distance between the features of the two networks; 0 for no distillation.
+        label_weight: Of the classification loss; 0 where clips have no labels of use.
     """
 
     weight: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -160,9 +160,9 @@ class FreezeArguments:
     """What of the backbone is not trained; of the run only, a model that was saved trains whole again.
 
     Args:
-        backbone (`bool`): None of its parameters.
-        stages (`int`): So many leading stages, the stem included, are not trained.
-        norms (`bool`): Norms keep their parameters, and batch norms their running statistics.
+        backbone: None of its parameters.
+        stages: So many leading stages, the stem included, are not trained.
+        norms: Norms keep their parameters, and batch norms their running statistics.
     """
 
     backbone: bool = False
@@ -175,17 +175,17 @@ class Recipe:
     """One training run.
 
     Args:
-        model (`dict`): Arguments of [`Re2TALConfig`] or, to classify clips, of [`Re2TALVideoClassificationConfig`],
-            without the labels, which come from the annotations. Those that only the other task has are left out.
-        processor (`dict`): Arguments of [`Re2TALVideoProcessor`].
-        augmentation (`dict`): Arguments of [`Augmentation`].
+        model: Arguments of [`Re2TALConfig`] or, to classify clips, of [`Re2TALVideoClassificationConfig`], without the
+            labels, which come from the annotations. Those that only the other task has are left out.
+        processor: Arguments of [`Re2TALVideoProcessor`].
+        augmentation: Arguments of [`Augmentation`].
         data ([`DataArguments`]), training ([`OptimizationArguments`]), evaluation ([`EvaluationArguments`]),
             freeze ([`FreezeArguments`]), coupling ([`CouplingArguments`]), distillation ([`DistillationArguments`])
-        imports (`list[str]`): Your own Python files, which register an architecture or a head.
-        seed (`int`): Of weights, windows, augmentation and stochastic layers.
-        licence (`str`): `"commercial"` refuses pretrained weights that are for non-commercial use only, also behind
-            runs between; `"any"` takes them and says so.
-        name (`str`): Of the recipe; by default that of its file.
+        imports: Your own Python files, which register an architecture or a head.
+        seed: Of weights, windows, augmentation and stochastic layers.
+        licence: `"commercial"` refuses pretrained weights that are for non-commercial use only, also behind runs
+            between; `"any"` takes them and says so.
+        name: Of the recipe; by default that of its file.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -217,10 +217,10 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
     """Reads a recipe, applies overrides and imports the user's own files.
 
     Args:
-        name (`str`): Name of a recipe in the package, or path of a YAML file.
-        overrides (`Sequence[str]`): `section.field=value`, values in YAML, for example
-            `training.epochs=5` or `model.backbone_config.depths=[2,2,2,2]`.
-        imports (`Sequence[str]`): Files beside those in the recipe's `imports`; see [`import_files`].
+        name: Name of a recipe in the package, or path of a YAML file.
+        overrides: `section.field=value`, values in YAML, for example `training.epochs=5` or
+            `model.backbone_config.depths=[2,2,2,2]`.
+        imports: Files beside those in the recipe's `imports`; see [`import_files`].
 
     Raises:
         ValueError: if the recipe or a field does not exist, a key is there twice, a value is of the wrong type or

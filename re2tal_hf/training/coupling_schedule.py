@@ -16,11 +16,10 @@ class CouplingArguments:
     """Path of the coefficients `(alpha, beta)`; of no effect unless `model.rewiring` is `"dr2net"`.
 
     Args:
-        shape (`str`): `"linear"`, `"cosine"`, or `"step"` for a jump half way.
-        start, end (`list[float]`): Coefficients before `start_epoch` and from `end_epoch` on. `[1.0, 0.0]` is the
-            pretrained network, `[0.0, 1.0]` the rewired one.
-        start_epoch (`float`), end_epoch (`float`, *optional*): When they move; by default from the start to the
-            middle of the training.
+        shape: `"linear"`, `"cosine"`, or `"step"` for a jump half way.
+        start, end: Coefficients before `start_epoch` and from `end_epoch` on. `[1.0, 0.0]` is the pretrained network,
+            `[0.0, 1.0]` the rewired one.
+        start_epoch, end_epoch: When they move; by default from the start to the middle of the training.
     """
 
     shape: str = "cosine"
@@ -34,9 +33,9 @@ def coupling_at(arguments: CouplingArguments, epoch: float, epochs: int) -> tupl
     """Returns the coefficients `(alpha, beta)` at a point of the training.
 
     Args:
-        arguments ([`CouplingArguments`]): The path.
-        epoch (`float`): How far the training is, in epochs.
-        epochs (`int`): Length of the training.
+        arguments: The path.
+        epoch: How far the training is, in epochs.
+        epochs: Length of the training.
 
     Raises:
         ValueError: if the shape is unknown, the path has no length, or the coefficients are not two pairs.

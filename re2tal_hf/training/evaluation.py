@@ -37,14 +37,14 @@ def localize_videos(
     A video that cannot be read has no entry in the result and is reported.
 
     Args:
-        pipe ([`TemporalActionLocalizationPipeline`]): Model and processor.
-        videos (`Sequence[AnnotatedVideo]`): Those without a file are left without detections.
-        processes ([`Processes`], *optional*): Of a distributed run; what fails on one of them fails on all.
-        video_scores (`Mapping`, *optional*): Scores of an external video classifier by `video_id`; see the pipeline.
+        pipe: Model and processor.
+        videos: Those without a file are left without detections.
+        processes: Of a distributed run; what fails on one of them fails on all.
+        video_scores: Scores of an external video classifier by `video_id`; see the pipeline.
         settings: Passed to the pipeline.
 
     Returns:
-        `dict[str, list[dict]]`: the detections of all videos in the order of the videos, on every process.
+        The detections of all videos in the order of the videos, on every process.
 
     Raises:
         ValueError: if `video_scores` lacks a video.
@@ -79,7 +79,7 @@ def mean_average_precision(
     """Measures detections against annotations with the `tal_map` metric.
 
     Returns:
-        `dict`: `map`, `map@<tIoU>` for each threshold, `per_class` by label name.
+        `map`, `map@<tIoU>` for each threshold, `per_class` by label name.
 
     Raises:
         AnnotationError: if there is no action to measure by.

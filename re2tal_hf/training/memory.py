@@ -29,7 +29,7 @@ def saved_for_backward(without: Iterable[Tensor]) -> Iterator[SavedBytes]:
     """Counts what autograd keeps of the forward passes inside the block.
 
     Args:
-        without (`Iterable[Tensor]`): Tensors that do not count, usually the parameters and buffers.
+        without: Tensors that do not count, usually the parameters and buffers.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in without}
     saved = SavedBytes()

@@ -53,9 +53,9 @@ def learning_rate_factor(arguments: OptimizationArguments, update: int, updates_
     updates than before.
 
     Args:
-        arguments ([`OptimizationArguments`]): The path, in epochs.
-        update (`int`): Updates done, at the present number of them in an epoch.
-        updates_per_epoch (`int`): That number.
+        arguments: The path, in epochs.
+        update: Updates done, at the present number of them in an epoch.
+        updates_per_epoch: That number.
     """
     warmup = arguments.warmup_epochs * updates_per_epoch
     total = (arguments.schedule_epochs or arguments.epochs) * updates_per_epoch

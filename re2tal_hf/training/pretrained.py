@@ -34,17 +34,15 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
     a `config.json` beside it or from torchvision, those that change what is computed must be the backbone's.
 
     Args:
-        backbone (`RewiredModel`): A rewired model without classifier (`Re2TALModel.backbone`).
-        source (`str`): One of
-            - a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`;
-            - the path of a `.safetensors`, `.pth` or `.pt` file: a state dict, or a checkpoint that holds one;
-            - a folder as `save_pretrained` writes it of a Re2TAL model, such as the result of the classification stage,
-              or of the library's own model, where that is of transformers;
-            - the Hub id of such a folder.
-        partial (`bool`): Take what fits; the rest of the backbone keeps the weights that it has.
+        backbone: A rewired model without classifier (`Re2TALModel.backbone`).
+        source: One of - a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`; - the path of a `.safetensors`,
+            `.pth` or `.pt` file: a state dict, or a checkpoint that holds one; - a folder as `save_pretrained` writes
+            it of a Re2TAL model, such as the result of the classification stage, or of the library's own model, where
+            that is of transformers; - the Hub id of such a folder.
+        partial: Take what fits; the rest of the backbone keeps the weights that it has.
 
     Returns:
-        `str`: how many of the backbone's tensors were loaded.
+        How many of the backbone's tensors were loaded.
 
     Raises:
         ValueError: if the source is none of them or cannot be read, or, unless `partial`, if a tensor of the backbone

@@ -51,7 +51,7 @@ def on_every_process(accelerator: Processes, function: Callable[[], Result]) -> 
     """Runs a function on every process; where it fails on one, it fails on all.
 
     Args:
-        accelerator ([`Processes`]): Of the run.
+        accelerator: Of the run.
         function: Must not itself wait for the other processes.
 
     Raises:

@@ -59,8 +59,8 @@ def read_yaml(text: str, source: str) -> Any:
     """Reads a YAML document.
 
     Args:
-        text (`str`): The document.
-        source (`str`): What error messages call it.
+        text: The document.
+        source: What error messages call it.
 
     Raises:
         ValueError: if it is not YAML, or a key is there twice.

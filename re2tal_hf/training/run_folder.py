@@ -68,7 +68,7 @@ class RunFolder:
     """Reads and writes a run folder, in one process.
 
     Args:
-        path (`str` or `Path`): The folder; made by `claim`.
+        path: The folder; made by `claim`.
     """
 
     def __init__(self, path: str | Path):
@@ -84,8 +84,8 @@ class RunFolder:
         """Compares the recipe with that of the run in the folder, if there is one; changes nothing.
 
         Args:
-            recipe ([`Recipe`]): Of the run that is about to be.
-            resume (`bool`): The folder must hold a run.
+            recipe: Of the run that is about to be.
+            resume: The folder must hold a run.
 
         Raises:
             RunFolderError: if the folder holds another run, or files of one without its recipe, or should hold one.

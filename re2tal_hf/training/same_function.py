@@ -26,11 +26,12 @@ def differences(original: nn.Module, network: nn.Module, left_out: Collection[st
     """Compares the settings of two networks, module by module.
 
     Args:
-        original (`nn.Module`), network (`nn.Module`): Of one architecture; may be on the meta device.
-        left_out (`Collection[str]`): Attributes whose modules do not count, such as the classifier.
+        original: The one network; may be on the meta device.
+        network: The other, of the same architecture; it may, too.
+        left_out: Attributes whose modules do not count, such as the classifier.
 
     Returns:
-        `list[str]`: settings that change what is computed, with both values; by the names of the library's
+        Settings that change what is computed, with both values; by the names of the library's
         configuration where there is one.
     """
     found: dict[str, list[str]] = defaultdict(list)

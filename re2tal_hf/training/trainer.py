@@ -77,15 +77,15 @@ class Trainer(ABC):
     A task is a subclass that says what the data and the model are and how they are measured.
 
     Args:
-        recipe ([`Recipe`]): What to train and how.
-        folder (`str` or `Path`): The run folder.
-        resume (`bool`): The folder must hold a run.
+        recipe: What to train and how.
+        folder: The run folder.
+        resume: The folder must hold a run.
 
     Attributes:
-        criterion (`str`): Name of the metric by which the best model is chosen.
-        config_class (`type`): The configuration of the task's model.
-        timelines ([`TimelineIndex`]): Of the videos.
-        training_set, validation_set ([`AnnotationSet`]): What is trained on, and what the model is measured by.
+        criterion: Name of the metric by which the best model is chosen.
+        config_class: The configuration of the task's model.
+        timelines: Of the videos.
+        training_set, validation_set: What is trained on, and what the model is measured by.
 
     Raises:
         ValueError: if data, recipe and model do not fit together, or the folder holds another run; on every

@@ -83,12 +83,12 @@ def unwrap(state: Mapping[str, Tensor], names: Collection[str], wrappers: Collec
     """Takes away what stands before the names of a network's tensors.
 
     Args:
-        state (`Mapping`): Tensors of the network, perhaps of more beside it.
-        names (`Collection[str]`): What the network calls its tensors.
-        wrappers (`Collection[str]`): Attributes that may hold the network, beside the usual ones.
+        state: Tensors of the network, perhaps of more beside it.
+        names: What the network calls its tensors.
+        wrappers: Attributes that may hold the network, beside the usual ones.
 
     Returns:
-        `dict`: the tensors under that prefix under which most of the names are found; all where there is no prefix.
+        The tensors under that prefix under which most of the names are found; all where there is no prefix.
     """
     state = {_without_insertions(name): tensor for name, tensor in state.items()}
     found: Counter[str] = Counter()

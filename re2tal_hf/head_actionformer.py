@@ -44,13 +44,7 @@ class ActionFormerConfig(PyramidConfig):
 class ActionFormerHead(PyramidHead):
     """ActionFormer from features to predictions (arXiv 2202.07925): a pyramid of transformer blocks.
 
-    Args:
-        input_size: channels of the features.
-        num_labels: classes; 1 for class-agnostic localization.
-        settings: see `ActionFormerConfig`.
-
-    Raises:
-        ValueError: if settings do not go together.
+    Built from the channels of the features, the number of classes and the settings of `ActionFormerConfig`.
     """
 
     config_class: ClassVar = ActionFormerConfig

@@ -194,13 +194,7 @@ class TriDetHead(PyramidHead):
     under the softmax of the start scores of the `num_bins` steps before it and its own, plus scores relative to
     the point; likewise the end. Returns `TriDetHeadOutput`.
 
-    Args:
-        input_size: channels of the features.
-        num_labels: classes; 1 for class-agnostic localization.
-        settings: see `TriDetConfig`.
-
-    Raises:
-        ValueError: if settings do not go together.
+    Built from the channels of the features, the number of classes and the settings of `TriDetConfig`.
     """
 
     config_class: ClassVar = TriDetConfig

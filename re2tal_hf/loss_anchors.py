@@ -18,7 +18,7 @@ from .head import ScoredSegments
 from .loss_normalization import NormalizedLoss, process_share
 from .loss_points import SMALLEST_LENGTH, at_least_float32, checked_targets
 from .temporal_segments import segment_iou
-from .value_checks import NOT_NEGATIVE, POSITIVE_SHARE
+from .value_checks import POSITIVE_SHARE
 
 SMALLEST_PROBABILITY = 1e-7
 
@@ -142,8 +142,7 @@ class VSGNLoss(NormalizedLoss):
     Args:
         min_anchor_iou: see `match_anchors`, for the first two parts.
         min_proposal_iou: likewise, for the third.
-        loss_weight: of regression and refinement.
-        options: see `NormalizedLoss`.
+        options: see `NormalizedLoss`; the weight is that of regression and refinement.
     """
 
     fp32_buffers: ClassVar[tuple[str, ...]] = ("regression_normalizer", "refinement_normalizer")
@@ -153,13 +152,11 @@ class VSGNLoss(NormalizedLoss):
         *,
         min_anchor_iou: Annotated[float, POSITIVE_SHARE] = 0.5,
         min_proposal_iou: Annotated[float, POSITIVE_SHARE] = 0.7,
-        loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
         **options: float,
     ):
         super().__init__(**options)
         self.min_anchor_iou = min_anchor_iou
         self.min_proposal_iou = min_proposal_iou
-        self.loss_weight = loss_weight
 
     def forward(self, output: VSGNHeadOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Compares predictions with annotated segments.

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .value_checks import POSITIVE, SHARE
+from .value_checks import NOT_NEGATIVE, POSITIVE, SHARE
 
 
 def total_over_processes(part: Tensor) -> tuple[Tensor, int]:
@@ -51,6 +51,7 @@ class NormalizedLoss(nn.Module):
     """A loss divided by running means of numbers of positives, which are part of its state.
 
     Args:
+        loss_weight: of the parts about boundaries.
         initial_normalizer: of the running means, near the number of positives in a batch, that of all processes.
         normalizer_momentum: share of the old value that an update keeps.
 
@@ -63,10 +64,12 @@ class NormalizedLoss(nn.Module):
     def __init__(
         self,
         *,
+        loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
         initial_normalizer: Annotated[float, POSITIVE] = 100.0,
         normalizer_momentum: Annotated[float, SHARE] = 0.9,
     ):
         super().__init__()
+        self.loss_weight = loss_weight
         self.initial_normalizer = initial_normalizer
         self.normalizer_momentum = normalizer_momentum
         for name in self.fp32_buffers:

@@ -119,7 +119,6 @@ class LocalizationLoss(NormalizedLoss):
 
     Args:
         label_smoothing: `s`; targets become `(1 - s) * target + s / (K + 1)`.
-        loss_weight: of the boundary loss.
         center_radius: in strides, see `assign_labels`.
         options: see `NormalizedLoss`.
     """
@@ -128,13 +127,11 @@ class LocalizationLoss(NormalizedLoss):
         self,
         *,
         label_smoothing: Annotated[float, BELOW_ONE] = 0.0,
-        loss_weight: Annotated[float, NOT_NEGATIVE] = 1.0,
         center_radius: Annotated[float, POSITIVE] = 1.5,
         **options: float,
     ):
         super().__init__(**options)
         self.label_smoothing = label_smoothing
-        self.loss_weight = loss_weight
         self.center_radius = center_radius
 
     def forward(self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

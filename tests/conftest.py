@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tolerances
 import torch
+from golden_weights import read_golden
 from local_hub import LocalHub, serve
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -53,6 +54,12 @@ def ut_interaction() -> Path:
 @pytest.fixture(scope="session")
 def ut_interaction_clips() -> Path:
     return _folder("data/ut_interaction_clips")
+
+
+@pytest.fixture(scope="module")
+def golden(request: pytest.FixtureRequest, model_goldens: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The reference that the module names as its `GOLDEN`."""
+    return read_golden(model_goldens / f"{request.module.GOLDEN}.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,17 @@
-"""What tests of several localization heads share: masks, candidates, and a small detector that learns."""
+"""The registered heads in small, and what tests of several heads share: masks, candidates, a detector that learns."""
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from tolerances import assert_close
+from golden_weights import gradient_norms, head_name
+from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
-from re2tal_hf.temporal_segments import segment_iou
+from re2tal_hf.head import HEADS
+from re2tal_hf.temporal_segments import segment_iou, suppress
 
 BACKBONE = {
     "model_type": "video_swin",
@@ -14,6 +21,117 @@ BACKBONE = {
     "patch_size": [2, 4, 4],
     "window_size": [2, 3, 3],
 }
+
+
+@dataclass(frozen=True)
+class HeadCase:
+    """A head and what is to be expected of it.
+
+    Attributes:
+        name: in the registry.
+        settings: of a small head.
+        variants: changes of the settings that make another network.
+        strides, points_per_step: of the levels, and how many points each of their steps has.
+        outputs: fields of the output, each with the mask of what is real in it.
+        near: the field that half precision leaves near, and `wide` those that stay float32.
+        bad: settings that are refused; the message names the first of each.
+        learning: changes with which it learns from few windows.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    variants: list[dict[str, Any]]
+    bad: list[dict[str, Any]]
+    strides: tuple[int, ...] = (1, 2, 4)
+    points_per_step: int = 1
+    outputs: dict[str, str] = field(default_factory=lambda: {"logits": "point_mask", "offsets": "point_mask"})
+    learning: dict[str, Any] = field(default_factory=lambda: {"drop_path": 0.0, "branch_scale": 1e-4})
+    near: str = "logits"
+    wide: tuple[str, ...] = ()
+    paddings: tuple[str, ...] = ("isolated", "opentad")
+
+    def build(self, **options):
+        return HEADS[self.name].head_class(8, 4, **(self.settings | options))
+
+    def trained(self, **options):
+        """A head in double precision with norms and biases as after training: masked steps are not zero by chance."""
+        head = self.build(**options).double().eval()
+        for parameter in head.parameters():
+            if parameter.ndim == 1:
+                torch.nn.init.normal_(parameter, 0.3, 0.5)
+        return head
+
+    def real(self, output, index):
+        """What the output says of the real points and steps of a sequence."""
+        return {name: getattr(output, name)[index][getattr(output, mask)[index]] for name, mask in self.outputs.items()}
+
+
+SMALL = {"hidden_size": 16, "num_levels": 3, "max_length": 32, "branch_scale": 0.5}
+HEAD_CASES = {
+    "actionformer": HeadCase(
+        "actionformer",
+        SMALL,
+        variants=[
+            {
+                "attention_window": window,
+                "neck": neck,
+                "use_position_embedding": positions,
+                "standardize_input": standard,
+            }
+            for window, neck, positions, standard in itertools.product(
+                (None, 5), ("identity", "fpn"), (False, True), (False, True)
+            )
+        ],
+        bad=[
+            {"neck": "panet"},
+            {"padding": "reflect"},
+            {"regression_ranges": [[0, 4]]},
+            {"num_attention_heads": 3},
+            {"attention_window": 1},
+        ],
+        paddings=("isolated", "opentad", "actionformer"),
+    ),
+    "tridet": HeadCase(
+        "tridet",
+        SMALL | {"mlp_size": 24, "num_bins": 4},
+        variants=[{"window": window, "neck": neck} for window in (1, [3, 5, 1]) for neck in ("identity", "fpn")],
+        bad=[
+            {"hidden_size": 24},
+            {"window": 2},
+            {"window": [1, 1]},
+            {"num_bins": 0},
+            {"boundary_kernel_size": 2},
+            {"padding": "actionformer"},
+            {"neck": "panet"},
+            {"regression_ranges": [[0, 4]]},
+        ],
+        wide=("offsets",),
+    ),
+    "vsgn": HeadCase(
+        "vsgn",
+        {"hidden_size": 32, "num_levels": 3, "num_neighbours": 4, "num_head_layers": 2, "max_length": 32},
+        variants=[{"num_neighbours": 0}, {"num_neighbours": 4}],
+        bad=[
+            {"hidden_size": 24},
+            {"num_levels": 0},
+            {"num_neighbours": 3},
+            {"anchor_scales": []},
+            {"boundary_reach": 0},
+            {"padding": "actionformer"},
+        ],
+        strides=(2, 4, 8),
+        points_per_step=2,
+        outputs=dict.fromkeys(("class_logits", "proposals", "refined"), "point_mask")
+        | {"boundary_logits": "step_mask"},
+        learning={},
+        near="proposals",
+        wide=("proposals",),
+    ),
+}
+
+
+def features_of(length, batch=1):
+    return torch.randn(batch, 8, length, dtype=torch.float64), torch.ones(batch, length, dtype=torch.bool)
 
 
 def prefix_mask(lengths, total):
@@ -46,7 +164,9 @@ def seconds(segments, meta):
 
 def tiny_model(head_config):
     return Re2TALForTemporalActionLocalization(
-        Re2TALConfig(backbone_config=BACKBONE, head_config=head_config, num_labels=2)
+        Re2TALConfig(
+            backbone_config=BACKBONE, head_config=head_config, loss_config={"initial_normalizer": 10.0}, num_labels=2
+        )
     )
 
 
@@ -95,3 +215,62 @@ def assert_survives_saving(model, folder):
         assert_close(getattr(found, name), getattr(expected, name), what=name)
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def load_reference(head, project, tensors):
+    """Gives a head the weights of a reference, all of them."""
+    shapes = {name: parameter.shape for name, parameter in head.named_parameters()}
+    weights = {
+        head_name(project, name.removeprefix("state.")): value
+        for name, value in tensors.items()
+        if name.startswith("state.") and not name.endswith("loss_normalizer")
+    }
+    assert weights.keys() == shapes.keys()
+    head.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
+    return head
+
+
+def assert_gradients_of_reference_head(golden, project, head, features, mask, prefix="f32.", norms=True, bound=0.0):
+    """Gradients of the input, of the weights that are stored, and the norms of all."""
+    tensors, metadata = golden
+    gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
+    found, stored = {}, {}
+    for key, expected in tensors.items():
+        if not key.startswith(f"{prefix}grad."):
+            continue
+        name = key.removeprefix(f"{prefix}grad.")
+        if name in ("input", "backbone_input"):
+            # Ours is zero at padding, where the references read their own zeros.
+            real = mask[:, None].expand_as(features)
+            found[name], stored[name] = features.grad[real], expected[real]
+        else:
+            found[name] = gradients[head_name(project, name)].reshape(expected.shape)
+            stored[name] = expected
+    assert_gradients_close(found, stored, depth=depth_of(head), bound=bound)
+    if norms:
+        expected = {head_name(project, name): norm for name, norm in gradient_norms(metadata, "gradnorm_f64").items()}
+        assert_norms_close(gradients, expected, depth=depth_of(head), bound=bound)
+
+
+def assert_detections_of_opentad(golden, predictions, *, seconds_first=False, **candidates):
+    """Detections of single windows and of windows merged, suppressed with the settings of the reference."""
+    tensors, metadata = golden
+    nms = json.loads(metadata["post_cfg"])["nms"]
+    settings = {"sigma": nms["sigma"], "min_score": nms["min_score"], "max_detections": nms["max_seg_num"]}
+    for index, meta in enumerate(json.loads(metadata["metas"])):
+        segments, *rest = candidates_of(predictions, index, **candidates)
+        found = suppress(seconds(segments, meta) if seconds_first else segments, *rest, **settings)
+        if not seconds_first:
+            found = (seconds(found[0], meta), *found[1:])
+        expected = stored_detections(tensors, f"det.nosliding.{meta['video_name']}")
+        assert_same_detections(found, expected, 0.011, 1.1e-4)
+    windows = {}
+    for index, meta in enumerate(json.loads(metadata["metas_sliding"])):
+        segments, scores, labels = candidates_of(predictions, index, **candidates)
+        # OpenTAD rounds before it merges windows.
+        rounded = (seconds(segments, meta).mul(100).round() / 100, scores.mul(1e4).round() / 1e4)
+        windows.setdefault(meta["video_name"], []).append((*rounded, labels))
+    for video, parts in windows.items():
+        merged = [torch.cat(values) for values in zip(*parts, strict=True)]
+        expected = stored_detections(tensors, f"det.sliding.{video}")
+        assert_same_detections(suppress(*merged, **settings), expected, 0.011, 1.1e-4)

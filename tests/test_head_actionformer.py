@@ -2,16 +2,19 @@ import json
 
 import pytest
 import torch
-from golden_weights import gradient_norms, head_name, read_golden
-from head_cases import candidates_of, concatenated, prefix_mask, seconds, stored_detections
-from tolerances import (
-    assert_close,
-    assert_gradients_close,
-    assert_norms_close,
-    assert_same_detections,
-    depth_of,
-    rounding,
+from golden_weights import read_golden
+from head_cases import (
+    HEAD_CASES,
+    assert_detections_of_opentad,
+    assert_gradients_of_reference_head,
+    candidates_of,
+    concatenated,
+    features_of,
+    load_reference,
+    prefix_mask,
+    stored_detections,
 )
+from tolerances import assert_close, assert_same_detections, depth_of, rounding
 
 from re2tal_hf.head import decode_segments
 from re2tal_hf.head_actionformer import ActionFormerHead
@@ -19,84 +22,41 @@ from re2tal_hf.head_pyramid import sinusoidal_positions
 from re2tal_hf.loss_points import LocalizationLoss
 from re2tal_hf.temporal_segments import suppress
 
-SMALL = {"hidden_size": 16, "num_levels": 3, "max_length": 32, "branch_scale": 0.5}
-
-
-def small_head(**options):
-    head = ActionFormerHead(8, 4, **(SMALL | options)).double().eval()
-    # Norms as after training, so that masked steps do not happen to be zero.
-    for parameter in head.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, 0.3, 0.5)
-    return head
-
-
-def valid_points(output, index):
-    mask = output.point_mask[index]
-    return output.logits[index][mask], output.offsets[index][mask]
+CASE = HEAD_CASES["actionformer"]
 
 
 # Shapes, masks and positions
 
 
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("neck", ["identity", "fpn"])
-@pytest.mark.parametrize("use_position_embedding", [False, True])
-@pytest.mark.parametrize("standardize_input", [False, True])
-def test_padding_does_not_change_what_is_predicted(window, neck, use_position_embedding, standardize_input):
-    head = small_head(
-        attention_window=window,
-        neck=neck,
-        use_position_embedding=use_position_embedding,
-        standardize_input=standardize_input,
-    )
-    features = torch.randn(1, 8, 21, dtype=torch.float64)
-    alone = head(features, torch.ones(1, 21, dtype=torch.bool))
-    for total in (22, 24, 32):
-        batch = torch.full((2, 8, total), 1e6, dtype=torch.float64)
-        batch[:1, :, :21] = features
-        batch[1] = torch.randn(8, total)
-        padded = head(batch, prefix_mask([21, total], total))
-        assert padded.point_mask[0].sum() == alone.point_mask[0].sum()
-        for found, expected in zip(valid_points(padded, 0), valid_points(alone, 0), strict=True):
-            assert_close(found, expected)
-
-
 def test_standardized_input_forgets_scale_and_offset_of_the_channels():
-    head = small_head(standardize_input=True)
+    head = CASE.trained(standardize_input=True)
     features, mask = torch.randn(2, 8, 21, dtype=torch.float64), prefix_mask([21, 13], 21)
     scale, offset = torch.rand(2, 8, 1).double() * 9 + 1, torch.randn(2, 8, 1).double() * 50
     expected, found = head(features, mask), head(features * scale + offset, mask)
     assert_close(found.logits, expected.logits, bound=1e-6)  # the epsilon under the variance is not scaled
-    plain = small_head(standardize_input=False)
+    plain = CASE.trained(standardize_input=False)
     assert (plain(features * scale + offset, mask).logits - plain(features, mask).logits).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("padding", ["opentad", "actionformer"])
 def test_reference_padding_changes_borders_only_by_its_presence(padding):
-    head = small_head(padding=padding, max_length=64)
+    head = CASE.trained(padding=padding, max_length=64)
     features = torch.randn(1, 8, 21, dtype=torch.float64)
     short = head(features, torch.ones(1, 21, dtype=torch.bool))
     longer = torch.nn.functional.pad(features, (0, 30))
     padded = head(longer, prefix_mask([21], 51))
     assert short.points.shape == padded.points.shape == (64 + 32 + 16, 4)
-    for found, expected in zip(valid_points(padded, 0), valid_points(short, 0), strict=True):
-        assert_close(found, expected)
+    expected = CASE.real(short, 0)
+    for name, found in CASE.real(padded, 0).items():
+        assert_close(found, expected[name], what=name)
 
 
-@pytest.mark.parametrize("length", [1, 3, 4, 33, 70])
-@pytest.mark.parametrize("window", [None, 4])
-def test_any_length_is_accepted(length, window):
-    head = small_head(attention_window=window, use_position_embedding=True)
-    features = torch.randn(1, 8, length, dtype=torch.float64)
-    output = head(features, torch.ones(1, length, dtype=torch.bool))
-    steps = [-(-length // stride) for stride in (1, 2, 4)]
-    assert output.point_mask.sum() == sum(steps)
-    assert output.logits.shape == (1, len(output.points), 4)
-    assert (output.offsets >= 0).all()
-    positions = output.points[output.point_mask[0], 0]
-    expected = [stride * step for stride, n in zip((1, 2, 4), steps, strict=True) for step in range(n)]
-    assert positions.tolist() == expected
+@pytest.mark.parametrize("length", [1, 3, 33])
+def test_points_are_the_steps_of_all_levels(length):
+    output = CASE.trained()(*features_of(length))
+    assert output.offsets.shape == (1, len(output.points), 2) and (output.offsets >= 0).all()
+    expected = [stride * step for stride in (1, 2, 4) for step in range(-(-length // stride))]
+    assert output.points[output.point_mask[0], 0].tolist() == expected
 
 
 def test_ranges_and_strides_of_points():
@@ -109,7 +69,7 @@ def test_ranges_and_strides_of_points():
 
 
 def test_segments_are_decoded_in_feature_steps():
-    output = small_head()(torch.randn(1, 8, 8).double(), torch.ones(1, 8, dtype=torch.bool))
+    output = CASE.trained()(torch.randn(1, 8, 8).double(), torch.ones(1, 8, dtype=torch.bool))
     output.offsets = torch.full_like(output.offsets, 1.5)
     segments = decode_segments(output)
     assert segments.dtype == torch.float64
@@ -127,7 +87,7 @@ def test_positions_are_those_of_the_paper():
 
 
 def test_positions_are_stretched_for_longer_inputs():
-    head = small_head(use_position_embedding=True, max_length=10)
+    head = CASE.trained(use_position_embedding=True, max_length=10)
     assert torch.equal(head._positions(7, 16), sinusoidal_positions(7, 16))
     stretched = head._positions(20, 16)
     table = sinusoidal_positions(10, 16)
@@ -138,41 +98,15 @@ def test_positions_are_stretched_for_longer_inputs():
 # Numbers
 
 
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("neck", ["identity", "fpn"])
-@pytest.mark.parametrize("padding", ["isolated", "opentad", "actionformer"])
-def test_a_sequence_without_real_steps_gives_finite_numbers_and_gradients(window, neck, padding):
-    head = small_head(attention_window=window, neck=neck, padding=padding).train()
-    features = torch.randn(2, 8, 24, dtype=torch.float64, requires_grad=True)
-    output = head(features, prefix_mask([0, 17], 24))
-    assert not output.point_mask[0].any()
-    (output.logits.sum() + output.offsets.sum()).backward()
-    assert output.logits.isfinite().all() and output.offsets.isfinite().all()
-    assert features.grad.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
-
-
-@pytest.mark.parametrize("window", [None, 5])
-def test_bfloat16_autocast_stays_near_float32(window):
-    head = small_head(attention_window=window, use_position_embedding=True).float()
-    features, mask = torch.randn(2, 8, 32), prefix_mask([32, 20], 32)
-    exact = head(features, mask)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = head(features, mask)
-    assert_close(rough.logits, exact.logits, dtype=torch.bfloat16)
-    rough.logits.float().sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
-
-
 def test_gradients_are_those_of_finite_differences():
-    head = small_head(num_levels=2, attention_window=3)
+    head = CASE.trained(num_levels=2, attention_window=3)
     features = torch.randn(1, 8, 5, dtype=torch.float64, requires_grad=True)
     mask = prefix_mask([4], 5)
     assert torch.autograd.gradcheck(lambda x: head(x, mask).logits, (features,))
 
 
 def test_drop_path_drops_whole_sequences_in_training_only():
-    head = small_head(drop_path=0.5)
+    head = CASE.trained(drop_path=0.5)
     features, mask = torch.randn(6, 8, 16).double(), torch.ones(6, 16, dtype=torch.bool)
     features = features[:1].expand(6, -1, -1)
     assert torch.equal(head(features, mask).logits[0], head(features, mask).logits[5])
@@ -184,51 +118,11 @@ def test_drop_path_drops_whole_sequences_in_training_only():
 # Building
 
 
-def test_weights_are_the_same_at_the_same_seed_and_carry_the_prior():
-    torch.manual_seed(3)
-    first = ActionFormerHead(8, 4, **SMALL)
-    torch.manual_seed(3)
-    second = ActionFormerHead(8, 4, **SMALL)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
+def test_weights_carry_the_prior_and_the_scale_of_the_branches():
+    first = CASE.build()
     prior = first.classification.predictor.bias.sigmoid()
     assert_close(prior, torch.full((4,), 0.01))
     assert all((scale == 0.5).all() for scale in (first.stem[0].mlp_scale, first.pyramid[0].mlp_scale))
-
-
-def test_a_head_built_on_meta_is_complete_after_initialization():
-    with torch.device("meta"):
-        head = ActionFormerHead(8, 4, use_position_embedding=True, **SMALL)
-    assert not list(head.buffers())
-    head.to_empty(device="cpu")
-    for parameter in head.parameters():
-        torch.nn.init.constant_(parameter, torch.nan)
-    head.initialize_weights()
-    output = head(torch.randn(1, 8, 16), torch.ones(1, 16, dtype=torch.bool))
-    assert output.logits.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"neck": "panet"},
-        {"padding": "reflect"},
-        {"regression_ranges": [[0, 4]]},
-        {"num_attention_heads": 3},
-        {"attention_window": 1},
-    ],
-)
-def test_bad_options_are_named(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        ActionFormerHead(8, 4, **(SMALL | options))
-
-
-def test_bad_shapes_are_named():
-    head = small_head()
-    with pytest.raises(ValueError, match="mask"):
-        head(torch.randn(1, 8, 16).double(), torch.ones(1, 15, dtype=torch.bool))
-    with pytest.raises(ValueError, match="features"):
-        head(torch.randn(1, 16, 8).double(), torch.ones(1, 8, dtype=torch.bool))
 
 
 # Parity with OpenTAD (A4) and actionformer_release (A5).
@@ -244,15 +138,7 @@ class Reference:
         read = self._read_opentad if self.project == "opentad" else self._read_actionformer
         options, self.loss_options, self.num_labels = read()
         head = ActionFormerHead(24, self.num_labels, padding=self.project, drop_path=0.0, **options)
-        shapes = {name: parameter.shape for name, parameter in head.named_parameters()}
-        weights = {
-            head_name(self.project, name.removeprefix("state.")): value
-            for name, value in self.tensors.items()
-            if name.startswith("state.") and not name.endswith("loss_normalizer")
-        }
-        assert weights.keys() == shapes.keys()
-        head.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
-        self.head = head
+        self.head = load_reference(head, self.project, self.tensors)
 
     def _read_opentad(self):
         projection, rpn = self.config["projection"], self.config["rpn_head"]
@@ -401,7 +287,11 @@ def test_losses_and_gradients_of_both_projects(references, dtype, precision):
         for step, losses in (("train", first), ("train2", second), ("evalloss", evaluated)):
             check_losses(reference, f"{precision}{step}.", losses, limit)
         first["loss"].backward()
-        check_gradients(reference, precision, features, mask, limit)
+        golden = reference.tensors, reference.metadata
+        with_norms = precision == "f64."
+        assert_gradients_of_reference_head(
+            golden, reference.project, reference.head, features, mask, precision, with_norms, limit
+        )
 
 
 def check_losses(reference, prefix, losses, limit):
@@ -413,28 +303,6 @@ def check_losses(reference, prefix, losses, limit):
     for ours, theirs in names.items():
         expected = reference.tensors[prefix + theirs]
         assert_close(losses[ours], expected, depth=depth_of(reference.head), bound=limit, what=prefix + theirs)
-
-
-def check_gradients(reference, precision, features, mask, limit):
-    gradients = {name: parameter.grad for name, parameter in reference.head.named_parameters()}
-    found, stored = {}, {}
-    for key, expected in reference.tensors.items():
-        if not key.startswith(f"{precision}grad."):
-            continue
-        name = key.removeprefix(f"{precision}grad.")
-        if name in ("input", "backbone_input"):
-            # Ours is zero at padding, where the references read their own zeros.
-            real = mask[:, None].expand_as(features)
-            found[name], stored[name] = features.grad[real], expected[real]
-        else:
-            found[name] = gradients[head_name(reference.project, name)].reshape(expected.shape)
-            stored[name] = expected
-    depth = depth_of(reference.head)
-    assert_gradients_close(found, stored, depth=depth, bound=limit)
-    if precision == "f64.":
-        norms = gradient_norms(reference.metadata, "gradnorm_f64")
-        norms = {head_name(reference.project, name): norm for name, norm in norms.items()}
-        assert_norms_close(gradients, norms, depth=depth, bound=limit)
 
 
 def test_normalizer_after_a_step_of_both_projects(references):
@@ -453,33 +321,10 @@ def test_normalizer_after_a_step_of_both_projects(references):
 @torch.no_grad()
 def test_detections_of_opentad(references):
     for reference in (r for r in references if r.project == "opentad" and r.num_labels > 1):
-        nms = json.loads(reference.metadata["post_cfg"])["nms"]
         features, mask, _ = reference.inputs(torch.float64)
-        output = reference.head.double().eval()(features, mask)
         # Their voting does nothing per class.
-        settings = {
-            "sigma": nms["sigma"],
-            "min_score": nms["min_score"],
-            "max_detections": nms["max_seg_num"],
-        }
-        for index, meta in enumerate(json.loads(reference.metadata["metas"])):
-            segments, scores, labels = suppress(*candidates_of(output.scored_segments(), index), **settings)
-            found = (seconds(segments, meta), scores, labels)
-            expected = stored_detections(reference.tensors, f"det.nosliding.{meta['video_name']}")
-            assert_same_detections(found, expected, 0.011, 1.1e-4)
-        windows = {}
-        for index, meta in enumerate(json.loads(reference.metadata["metas_sliding"])):
-            segments, scores, labels = candidates_of(output.scored_segments(), index)
-            # OpenTAD rounds before it merges windows.
-            rounded = (
-                seconds(segments, meta).mul(100).round() / 100,
-                scores.mul(1e4).round() / 1e4,
-            )
-            windows.setdefault(meta["video_name"], []).append((*rounded, labels))
-        for video, parts in windows.items():
-            merged = [torch.cat(values) for values in zip(*parts, strict=True)]
-            expected = stored_detections(reference.tensors, f"det.sliding.{video}")
-            assert_same_detections(suppress(*merged, **settings), expected, 0.011, 1.1e-4)
+        predictions = reference.head.double().eval()(features, mask).scored_segments()
+        assert_detections_of_opentad((reference.tensors, reference.metadata), predictions)
 
 
 @torch.no_grad()

@@ -2,76 +2,18 @@ import json
 
 import pytest
 import torch
-from golden_weights import gradient_norms, head_name, read_golden
 from head_cases import (
-    assert_learns,
-    assert_survives_saving,
-    candidates_of,
+    HEAD_CASES,
+    assert_detections_of_opentad,
+    assert_gradients_of_reference_head,
     concatenated,
-    prefix_mask,
-    seconds,
-    stored_detections,
-    tiny_model,
+    features_of,
+    load_reference,
 )
-from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
+from tolerances import assert_close, depth_of
 
 from re2tal_hf.head_tridet import SGPBlock, TriDetHead
 from re2tal_hf.loss_points import TriDetLoss
-from re2tal_hf.temporal_segments import suppress
-
-SMALL = {"hidden_size": 16, "num_levels": 3, "mlp_size": 24, "num_bins": 4, "max_length": 32, "branch_scale": 0.5}
-
-
-def small_head(**options):
-    head = TriDetHead(8, 4, **(SMALL | options)).double().eval()
-    # Norms as after training, so that masked steps do not happen to be zero.
-    for parameter in head.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, 0.3, 0.5)
-    return head
-
-
-def features_of(length, batch=1):
-    return torch.randn(batch, 8, length, dtype=torch.float64), torch.ones(batch, length, dtype=torch.bool)
-
-
-# Shapes, masks and padding
-
-
-@pytest.mark.parametrize("window", [1, [3, 5, 1]])
-@pytest.mark.parametrize("neck", ["identity", "fpn"])
-def test_padding_does_not_change_what_is_predicted(window, neck):
-    head = small_head(window=window, neck=neck)
-    features, mask = features_of(21)
-    alone = head(features, mask)
-    for total in (22, 24, 32):
-        batch = torch.full((2, 8, total), 1e6, dtype=torch.float64)
-        batch[:1, :, :21] = features
-        batch[1] = torch.randn(8, total)
-        padded = head(batch, prefix_mask([21, total], total))
-        real, expected = padded.point_mask[0], alone.point_mask[0]
-        assert_close(padded.logits[0][real], alone.logits[0][expected])
-        assert_close(padded.offsets[0][real], alone.offsets[0][expected])
-
-
-@pytest.mark.parametrize("padding", ["isolated", "opentad"])
-@pytest.mark.parametrize("length", [1, 3, 4, 33, 70])
-def test_any_length_is_accepted(length, padding):
-    output = small_head(padding=padding)(*features_of(length))
-    assert output.point_mask.sum() == sum(-(-length // stride) for stride in (1, 2, 4))
-    assert output.logits.shape == (1, len(output.points), 4)
-    assert output.offsets.shape == (1, len(output.points), 4, 2)
-    assert (output.offsets >= 0).all() and (output.offsets <= 4).all()
-
-
-@pytest.mark.parametrize("padding", ["isolated", "opentad"])
-def test_a_sequence_without_real_steps_gives_finite_numbers_and_gradients(padding):
-    head = small_head(padding=padding).train()
-    features = torch.randn(2, 8, 24, dtype=torch.float64, requires_grad=True)
-    output = head(features, prefix_mask([0, 17], 24))
-    (output.logits.sum() + output.offsets.sum()).backward()
-    assert output.logits.isfinite().all() and output.offsets.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in [features, *head.parameters()])
 
 
 def test_a_block_mixes_no_more_than_its_windows_and_its_mean():
@@ -91,7 +33,7 @@ def test_a_block_mixes_no_more_than_its_windows_and_its_mean():
 
 
 def test_boundaries_are_where_the_scores_say():
-    head = small_head(num_levels=1)
+    head = HEAD_CASES["tridet"].trained(num_levels=1)
     start, end = torch.zeros(2, 1, 8, 4, dtype=torch.float64)
     start[0, 2, 1], end[0, 6, 1] = 50, 50
     relative = torch.zeros(1, 8, 10, dtype=torch.float64)
@@ -104,8 +46,14 @@ def test_boundaries_are_where_the_scores_say():
     assert_close(offsets[0, 4, 1], torch.tensor([4.0, 1.0]).double())
 
 
+def test_boundaries_lie_within_the_bins():
+    output = HEAD_CASES["tridet"].trained()(*features_of(33))
+    assert output.offsets.shape == (1, len(output.points), 4, 2)
+    assert (output.offsets >= 0).all() and (output.offsets <= 4).all()
+
+
 def test_every_class_of_a_point_is_a_point_of_its_own():
-    output = small_head()(*features_of(8))
+    output = HEAD_CASES["tridet"].trained()(*features_of(8))
     logits, segments, point_mask = output.scored_segments()
     num_points = len(output.points)
     assert logits.shape == (1, num_points * 4, 4) and point_mask.shape == (1, num_points * 4)
@@ -118,7 +66,7 @@ def test_every_class_of_a_point_is_a_point_of_its_own():
 
 
 def test_the_pyramid_gets_no_gradient_from_start_and_end_scores():
-    head = small_head()
+    head = HEAD_CASES["tridet"].trained()
     head(*features_of(16))
     level = torch.randn(1, 16, 16, dtype=torch.float64, requires_grad=True)
     start, _ = head.boundary_scores(level, torch.ones(1, 16, dtype=torch.bool))
@@ -127,7 +75,7 @@ def test_the_pyramid_gets_no_gradient_from_start_and_end_scores():
 
 
 def test_the_weight_of_positives_is_a_power_of_their_overlap():
-    head = small_head()
+    head = HEAD_CASES["tridet"].trained()
     output = head(*features_of(16))
     targets = [{"segments": torch.tensor([[3.0, 6.5]]), "class_labels": torch.tensor([2])}]
     plain, weighted = TriDetLoss(iou_weight_power=0.0).eval(), TriDetLoss(iou_weight_power=2.0).eval()
@@ -135,77 +83,15 @@ def test_the_weight_of_positives_is_a_power_of_their_overlap():
     assert weighted(output, targets)["regression"] == plain(output, targets)["regression"]
 
 
-# Numbers
-
-
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_autocast_stays_near_float32(half):
-    head = small_head().float()
-    features, mask = torch.randn(2, 8, 32), prefix_mask([32, 20], 32)
-    exact = head(features, mask)
-    with torch.autocast("cpu", half):
-        rough = head(features, mask)
-    assert rough.offsets.dtype == torch.float32
-    assert_close(rough.logits, exact.logits, dtype=half)
-    losses = TriDetLoss()(rough, [{"segments": torch.tensor([[3.0, 9.0]]), "class_labels": torch.tensor([1])}] * 2)
-    losses["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
-
-
-def test_runs_in_bfloat16_throughout():
-    head = small_head().bfloat16()
-    predictions = head(torch.randn(2, 8, 32).bfloat16(), prefix_mask([32, 20], 32)).scored_segments()
-    assert not predictions.logits.isnan().any() and predictions.segments.isfinite().all()
-    assert predictions.segments.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"hidden_size": 24},
-        {"window": 2},
-        {"window": [1, 1]},
-        {"num_bins": 0},
-        {"boundary_kernel_size": 2},
-        {"padding": "actionformer"},
-        {"neck": "panet"},
-        {"regression_ranges": [[0, 4]]},
-    ],
-)
-def test_bad_options_are_named(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        TriDetHead(8, 4, **(SMALL | options))
-
-
-# In the whole model
-
-CONFIG = {"model_type": "tridet", "drop_path": 0.0, "hidden_size": 16, "num_levels": 3, "mlp_size": 24, "num_bins": 8}
-
-
-def test_learns_a_few_windows_and_survives_saving(tmp_path):
-    model = tiny_model(CONFIG)
-    assert_learns(model, num_steps=60, learning_rate=0.003)
-    assert_survives_saving(model, tmp_path)
-
-
-@pytest.mark.parametrize("options", [{"hidden_size": 17}, {"num_bananas": 3}])
-def test_a_bad_configuration_gives_one_clear_error(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        tiny_model(CONFIG | options)
-
-
 # Agreement with OpenTAD (A6)
 
 
-@pytest.fixture(scope="module")
-def golden(model_goldens):
-    return read_golden(model_goldens / "a6_tridet_opentad.safetensors")
+GOLDEN = "a6_tridet_opentad"
 
 
 @pytest.fixture
 def head(golden):
-    tensors, metadata = golden
-    config = json.loads(metadata["config"])
+    config = json.loads(golden[1]["config"])
     projection, rpn = config["projection"], config["rpn_head"]
     head = TriDetHead(
         24,
@@ -222,15 +108,7 @@ def head(golden):
         drop_path=0.0,
         padding="opentad",
     )
-    shapes = {name: parameter.shape for name, parameter in head.named_parameters()}
-    weights = {
-        head_name("tridet", name.removeprefix("state.")): value
-        for name, value in tensors.items()
-        if name.startswith("state.") and not name.endswith("loss_normalizer")
-    }
-    assert weights.keys() == shapes.keys()
-    head.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
-    return head
+    return load_reference(head, "tridet", golden[0])
 
 
 def targets_of(tensors):
@@ -265,7 +143,7 @@ def test_predictions_are_those_of_opentad(golden, head, dtype, prefix):
 
 
 def test_losses_and_gradients_are_those_of_opentad(golden, head):
-    tensors, metadata = golden
+    tensors, _ = golden
     features = tensors["input"].clone().requires_grad_()
     output = head.train()(features, tensors["masks"])
     loss, targets = TriDetLoss(), targets_of(tensors)
@@ -284,35 +162,12 @@ def test_losses_and_gradients_are_those_of_opentad(golden, head):
     assert_close(evaluated["classification"], tensors["f32.evalloss.cls_loss"] * 100 / 15, depth=depth_of(head))
 
     first["loss"].backward()
-    gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
-    real = tensors["masks"][:, None].expand_as(features)
-    found, stored = {"input": features.grad[real]}, {"input": tensors["f32.grad.input"][real]}
-    for key in (key for key in tensors if key.startswith("f32.grad.") and key != "f32.grad.input"):
-        name = head_name("tridet", key.removeprefix("f32.grad."))
-        found[name], stored[name] = gradients[name].reshape(tensors[key].shape), tensors[key]
-    assert_gradients_close(found, stored, depth=depth_of(head))
-    norms = {head_name("tridet", name): norm for name, norm in gradient_norms(metadata, "gradnorm_f64").items()}
-    assert_norms_close(gradients, norms, depth=depth_of(head))
+    assert_gradients_of_reference_head(golden, "tridet", head, features, tensors["masks"])
 
 
 @torch.no_grad()
 def test_detections_are_those_of_opentad(golden, head):
-    tensors, metadata = golden
     # In double precision: OpenTAD rounds before it suppresses, and single precision decides ties.
+    tensors, _ = golden
     predictions = head.double().eval()(tensors["input"].double(), tensors["masks"]).scored_segments()
-    nms = json.loads(metadata["post_cfg"])["nms"]
-    settings = {"sigma": nms["sigma"], "min_score": nms["min_score"], "max_detections": nms["max_seg_num"]}
-    for index, meta in enumerate(json.loads(metadata["metas"])):
-        segments, scores, labels = suppress(*candidates_of(predictions, index), **settings)
-        expected = stored_detections(tensors, f"det.nosliding.{meta['video_name']}")
-        assert_same_detections((seconds(segments, meta), scores, labels), expected, 0.011, 1.1e-4)
-    windows = {}
-    for index, meta in enumerate(json.loads(metadata["metas_sliding"])):
-        segments, scores, labels = candidates_of(predictions, index)
-        # OpenTAD rounds before it merges windows.
-        rounded = (seconds(segments, meta).mul(100).round() / 100, scores.mul(1e4).round() / 1e4)
-        windows.setdefault(meta["video_name"], []).append((*rounded, labels))
-    for video, parts in windows.items():
-        merged = [torch.cat(values) for values in zip(*parts, strict=True)]
-        expected = stored_detections(tensors, f"det.sliding.{video}")
-        assert_same_detections(suppress(*merged, **settings), expected, 0.011, 1.1e-4)
+    assert_detections_of_opentad(golden, predictions)

@@ -3,81 +3,23 @@ import json
 
 import pytest
 import torch
-from golden_weights import gradient_norms, head_name, read_golden
 from head_cases import (
-    assert_learns,
-    assert_survives_saving,
-    candidates_of,
+    HEAD_CASES,
+    assert_detections_of_opentad,
+    assert_gradients_of_reference_head,
     concatenated,
+    features_of,
+    load_reference,
     prefix_mask,
-    seconds,
-    stored_detections,
-    tiny_model,
 )
-from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
+from tolerances import assert_close, depth_of
 
 from re2tal_hf.head_vsgn import CrossScaleGraph, VSGNHead
 from re2tal_hf.loss_anchors import VSGNLoss, boundary_targets, match_anchors, segment_giou_loss
-from re2tal_hf.temporal_segments import suppress
-
-SMALL = {"hidden_size": 32, "num_levels": 3, "num_neighbours": 4, "num_head_layers": 2, "max_length": 32}
-
-
-def small_head(**options):
-    head = VSGNHead(8, 4, **(SMALL | options)).double().eval()
-    # Biases as after training, so that masked steps do not happen to be zero.
-    for parameter in head.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, 0.3, 0.5)
-    return head
-
-
-def features_of(length, batch=1):
-    return torch.randn(batch, 8, length, dtype=torch.float64), torch.ones(batch, length, dtype=torch.bool)
-
-
-# Shapes, masks and padding
-
-
-@pytest.mark.parametrize("num_neighbours", [0, 4])
-def test_padding_does_not_change_what_is_predicted(num_neighbours):
-    head = small_head(num_neighbours=num_neighbours)
-    features, mask = features_of(21)
-    alone = head(features, mask)
-    for total in (22, 24, 40):
-        batch = torch.full((2, 8, total), 1e6, dtype=torch.float64)
-        batch[:1, :, :21] = features
-        batch[1] = torch.randn(8, total)
-        padded = head(batch, prefix_mask([21, total], total))
-        for name in ("class_logits", "proposals", "refined"):
-            found = getattr(padded, name)[0][padded.point_mask[0]]
-            expected = getattr(alone, name)[0][alone.point_mask[0]]
-            assert_close(found, expected)
-        assert_close(padded.boundary_logits[0, :21], alone.boundary_logits[0, :21])
-        scores = [o.scored_segments().logits[0][o.point_mask[0]] for o in (padded, alone)]
-        assert_close(*scores)
-
-
-@pytest.mark.parametrize("padding", ["isolated", "opentad"])
-@pytest.mark.parametrize("length", [1, 3, 8, 33, 70])
-def test_any_length_is_accepted(length, padding):
-    logits, segments, point_mask = small_head(padding=padding)(*features_of(length)).scored_segments()
-    assert point_mask.sum() == 2 * sum(-(-length // stride) for stride in (2, 4, 8))
-    assert logits.shape == (1, point_mask.shape[1], 4) and segments.shape == (1, point_mask.shape[1], 2)
-    assert logits.isfinite().all() and segments.isfinite().all()
-
-
-def test_a_sequence_without_real_steps_gives_finite_numbers_and_gradients():
-    head = small_head().train()
-    output = head(torch.randn(2, 8, 24, dtype=torch.float64), prefix_mask([0, 17], 24))
-    none = {"segments": torch.zeros(0, 2), "class_labels": torch.zeros(0, dtype=torch.long)}
-    losses = VSGNLoss()(output, [none, {"segments": torch.tensor([[3.0, 9.0]]), "class_labels": torch.tensor([1])}])
-    losses["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
 def test_anchors_are_centred_on_the_steps_of_their_level():
-    anchors = small_head(anchor_scales=(1.0, 2.0))(*features_of(16)).anchors
+    anchors = HEAD_CASES["vsgn"].trained(anchor_scales=(1.0, 2.0))(*features_of(16)).anchors
     assert anchors[:4].tolist() == [[0.5, 1.5], [-0.5, 2.5], [2.5, 3.5], [1.5, 4.5]]
     assert anchors[-2:].tolist() == [[8.5, 15.5], [4.5, 19.5]]
 
@@ -127,73 +69,15 @@ def test_steps_that_are_starts_ends_and_actions():
     assert [row.nonzero().flatten().tolist() for row in targets.T] == [[1, 2], [4, 5], [3, 4]]
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_autocast_stays_near_float32(half):
-    head = small_head().float()
-    features, mask = torch.randn(2, 8, 32), prefix_mask([32, 20], 32)
-    exact = head(features, mask)
-    with torch.autocast("cpu", half):
-        rough = head(features, mask)
-    assert rough.proposals.dtype == torch.float32
-    real = exact.point_mask
-    assert_close(rough.proposals[real], exact.proposals[real], dtype=half)
-    losses = VSGNLoss()(rough, [{"segments": torch.tensor([[3.0, 9.0]]), "class_labels": torch.tensor([1])}] * 2)
-    losses["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
-
-
-def test_runs_in_bfloat16_throughout():
-    head = small_head().bfloat16()
-    predictions = head(torch.randn(2, 8, 32).bfloat16(), prefix_mask([32, 20], 32)).scored_segments()
-    assert not predictions.logits.isnan().any() and predictions.segments.isfinite().all()
-    assert predictions.segments.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"hidden_size": 24},
-        {"num_levels": 0},
-        {"num_neighbours": 3},
-        {"anchor_scales": []},
-        {"boundary_reach": 0},
-        {"padding": "actionformer"},
-    ],
-)
-def test_bad_options_are_named(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        VSGNHead(8, 4, **(SMALL | options))
-
-
-# In the whole model
-
-CONFIG = {"model_type": "vsgn", "hidden_size": 32, "num_levels": 3, "num_neighbours": 4, "num_head_layers": 1}
-
-
-def test_learns_a_few_windows_and_survives_saving(tmp_path):
-    model = tiny_model(CONFIG)
-    assert_learns(model, num_steps=60, learning_rate=0.003)
-    assert_survives_saving(model, tmp_path)
-
-
-@pytest.mark.parametrize("options", [{"hidden_size": 17}, {"num_bananas": 3}])
-def test_a_bad_configuration_gives_one_clear_error(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        tiny_model(CONFIG | options)
-
-
 # Agreement with OpenTAD (A6), which has no graphs
 
 
-@pytest.fixture(scope="module")
-def golden(model_goldens):
-    return read_golden(model_goldens / "a6_vsgn_opentad.safetensors")
+GOLDEN = "a6_vsgn_opentad"
 
 
 @pytest.fixture
 def head(golden):
-    tensors, metadata = golden
-    config = json.loads(metadata["config"])
+    config = json.loads(golden[1]["config"])
     rpn = config["rpn_head"]
     head = VSGNHead(
         24,
@@ -207,13 +91,7 @@ def head(golden):
         max_length=rpn["anchor_generator"]["tscale"],
         padding="opentad",
     )
-    weights = {
-        head_name("vsgn", name.removeprefix("state.")): value
-        for name, value in tensors.items()
-        if name.startswith("state.")
-    }
-    head.load_state_dict(weights)
-    return head
+    return load_reference(head, "vsgn", golden[0])
 
 
 def as_in_opentad(output):
@@ -245,7 +123,7 @@ def test_predictions_are_those_of_opentad(golden, head, dtype, prefix):
 
 
 def test_losses_and_gradients_are_those_of_opentad(golden, head):
-    tensors, metadata = golden
+    tensors, _ = golden
     features = tensors["input"].clone().requires_grad_()
     output = as_in_opentad(head.train()(features, tensors["masks"]))
     targets = [{"segments": tensors[f"gt.{i}.segments"], "class_labels": tensors[f"gt.{i}.labels"]} for i in range(2)]
@@ -269,37 +147,14 @@ def test_losses_and_gradients_are_those_of_opentad(golden, head):
         assert_close(evaluated[ours], expected, depth=depth_of(head), what=ours)
 
     first["loss"].backward()
-    gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
-    real = tensors["masks"][:, None].expand_as(features)
-    found, stored = {"input": features.grad[real]}, {"input": tensors["f32.grad.input"][real]}
-    for key in (key for key in tensors if key.startswith("f32.grad.") and key != "f32.grad.input"):
-        name = head_name("vsgn", key.removeprefix("f32.grad."))
-        found[name], stored[name] = gradients[name].reshape(tensors[key].shape), tensors[key]
-    assert_gradients_close(found, stored, depth=depth_of(head))
-    norms = {head_name("vsgn", name): norm for name, norm in gradient_norms(metadata, "gradnorm_f64").items()}
-    assert_norms_close(gradients, norms, depth=depth_of(head))
+    assert_gradients_of_reference_head(golden, "vsgn", head, features, tensors["masks"])
 
 
 @torch.no_grad()
 def test_detections_are_those_of_opentad(golden, head):
-    tensors, metadata = golden
     # In double precision: OpenTAD rounds before it suppresses, and single precision decides ties.
+    tensors, _ = golden
     predictions = as_in_opentad(head.double().eval()(tensors["input"].double(), tensors["masks"])).scored_segments()
     # Ours leaves it to post-processing, which knows the length of the video.
     predictions = predictions._replace(segments=predictions.segments.clamp(0, head.max_length - 1))
-    nms = json.loads(metadata["post_cfg"])["nms"]
-    settings = {"sigma": nms["sigma"], "min_score": nms["min_score"], "max_detections": nms["max_seg_num"]}
-    for index, meta in enumerate(json.loads(metadata["metas"])):
-        segments, scores, labels = candidates_of(predictions, index, min_score=0)
-        segments, scores, labels = suppress(seconds(segments, meta), scores, labels, **settings)
-        expected = stored_detections(tensors, f"det.nosliding.{meta['video_name']}")
-        assert_same_detections((segments, scores, labels), expected, 0.011, 1.1e-4)
-    parts = []
-    for index, meta in enumerate(json.loads(metadata["metas_sliding"])):
-        segments, scores, labels = candidates_of(predictions, index, min_score=0)
-        # OpenTAD rounds before it merges windows.
-        parts.append((seconds(segments, meta).mul(100).round() / 100, scores.mul(1e4).round() / 1e4, labels))
-    merged = [torch.cat(values) for values in zip(*parts, strict=True)]
-    assert_same_detections(
-        suppress(*merged, **settings), stored_detections(tensors, "det.sliding.vid_a"), 0.011, 1.1e-4
-    )
+    assert_detections_of_opentad(golden, predictions, seconds_first=True, min_score=0)

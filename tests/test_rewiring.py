@@ -1,9 +1,35 @@
-"""Cutting videos into clips and joining their features."""
+"""Which architecture and which backpropagation a rewired model has; cutting videos into clips and joining features."""
 
 import pytest
 import torch
+from own_files import examples, own_registrations
+from tolerances import assert_close
+from torchvision.models.video import r3d_18
 
-from re2tal_hf.rewiring import cut_into_clips, join_clips
+from re2tal_hf.rewiring import BACKBONES, build_backbone, cut_into_clips, join_clips, rewire
+
+
+def test_a_network_that_is_not_rewired_needs_no_further_argument():
+    network, videos = r3d_18(num_classes=3).eval(), torch.randn(1, 3, 4, 16, 16)
+    expected = network(videos)
+    rewired = rewire(network, "none")
+    assert rewired.backprop == "checkpoint"
+    assert_close(rewired(videos), expected)
+    assert rewire(rewired).backprop == "reversible"
+    assert build_backbone({"model_type": "video_resnet", "variant": "r3d_18"}, "none").backprop == "checkpoint"
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        rewire(rewired, "none", "reversible")
+
+
+def test_a_model_is_rewired_by_the_architecture_that_built_it():
+    _, family = examples()
+    with own_registrations():
+        for name in ("residual_video", "other_video"):
+            exec(compile(family.replace('"residual_video"', f'"{name}"'), name, "exec"), {"__name__": name})
+        # The second describes models of the same class, under another name.
+        BACKBONES["other_video"].model_class = BACKBONES["residual_video"].model_class
+        for name in ("residual_video", "other_video"):
+            assert build_backbone({"model_type": name}).architecture is BACKBONES[name]
 
 
 def frames(num_videos: int, num_frames: int) -> torch.Tensor:

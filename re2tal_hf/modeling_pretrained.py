@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
@@ -34,6 +35,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict: Collection[str] = (COUPLING,)
 
+    # What transformers' own pipelines run the model, as its card says.
+    pipeline_tag: ClassVar[str | None] = None
     # The parts beside the backbone.
     head_parts: ClassVar[tuple[str, ...]] = ()
     # Tensors of a head that the source of the weights did not have.
@@ -89,6 +92,10 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     def _upload_modified_files(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
         # With `push_to_hub=True` transformers uploads before `save_pretrained` returns.
         save_code(Path(working_dir), code_of(type(self), self.registered_parts()))
+        if self.pipeline_tag is not None:
+            card = ModelCard.load(Path(working_dir) / "README.md")
+            card.data.pipeline_tag = self.pipeline_tag
+            card.save(Path(working_dir) / "README.md")
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def registered_parts(self) -> list[type]:

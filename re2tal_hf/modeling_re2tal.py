@@ -116,6 +116,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         config ([`Re2TALConfig`]): What the model is.
     """
 
+    model_tags = ["re2tal", "temporal-action-localization"]
     head_parts = ("head", "criterion")
 
     def __init__(self, config: Re2TALConfig):
@@ -205,6 +206,8 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
     """
 
     config_class = Re2TALVideoClassificationConfig
+    pipeline_tag = "video-classification"
+    model_tags = ["re2tal", "video-classification"]
     head_parts = ("classifier", "norm")
 
     def __init__(self, config: Re2TALVideoClassificationConfig):

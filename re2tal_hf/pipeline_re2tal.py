@@ -207,8 +207,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             model_outputs,
             windows,
             threshold=threshold,
-            max_detections=max_segments,
             video_scores=video_scores,
+            **({} if max_segments is None else {"max_detections": max_segments}),
         )
         rows = zip(*(found[name][:top_k].tolist() for name in ("labels", "scores", "segments")), strict=True)
         return [

@@ -44,6 +44,12 @@ from .video_source import VideoSource, open_video
 
 # Frames that are normalised at once.
 PREPARED_FRAMES = 64
+DETECTION_SETTINGS = (
+    "score_threshold", "max_candidates", "nms_method", "nms_sigma", "nms_iou_threshold", "nms_min_score",
+    "nms_per_class", "voting_threshold", "max_detections", "num_video_classes",
+)  # fmt: skip
+"""Settings of the processor that `post_process_temporal_action_localization` also takes for a call."""
+
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
 
@@ -108,7 +114,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         frame_rate: frames per second of a sliding window.
         num_frames: frames of a window.
         window_overlap: share of a sliding window that the next one repeats, in [0, 1).
-        score_threshold: candidates that score less are dropped before the suppression.
+        score_threshold: the first setting of the detection; those from here on may also be given for one call of
+            `post_process_temporal_action_localization`. Candidates that score less are dropped before the suppression.
         max_candidates: best candidates of each window that take part in the suppression.
         nms_method: "soft" (gaussian), "hard" or "none".
         nms_sigma: of soft-NMS.
@@ -294,8 +301,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         windows: Sequence[Window],
         *,
         threshold: float | None = None,
-        max_detections: int | None = None,
         video_scores: Mapping[str, ClassScores] | ClassScores | None = None,
+        **settings: Any,
     ) -> list[dict[str, Any]]:
         """Merges what the model found in windows into the detections of each video.
 
@@ -307,11 +314,13 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 `pred_segments` `[B, P, 2]` in frames of the window, `point_mask` `[B, P]`.
             windows: one for each row of all the outputs, in their order.
             threshold: lowest score returned.
-            max_detections: in place of the setting of that name.
             video_scores: of an external video classifier, for a model without classes (K = 1): by
                 video id, the scores by class id, or a list or tensor `[num_classes]`; for windows of one
                 video also without the video id. (Scores by name are for the pipeline.) Each segment is
                 returned once for each of the `num_video_classes` best classes, its score multiplied by theirs.
+            settings: of the detection, in place of the processor's own: `score_threshold`, `max_candidates`,
+                `nms_method`, `nms_sigma`, `nms_iou_threshold`, `nms_min_score`, `nms_per_class`, `voting_threshold`,
+                `max_detections`, `num_video_classes`.
 
         Returns:
             For each video, in the order in which they first appear, its `video_id` and, best
@@ -320,10 +329,13 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
         Raises:
             NotFiniteError: if a logit or a segment of a real point is NaN or infinite.
-            ValueError: if `threshold` is not in [0, 1], outputs and windows do not match, or `video_scores` lacks a
-                video, is given for a model with classes, or holds what is no class id or no score.
+            TypeError: if there is no such setting.
+            ValueError: if a setting is out of range, `threshold` is not in [0, 1], outputs and windows do not match, or
+                `video_scores` lacks a video, is given for a model with classes, or holds what is no class id or no
+                score.
         """
         check_value("threshold", threshold, Annotated[float | None, SHARE])
+        chosen = self._detection_settings(settings)
         batches = [outputs] if isinstance(outputs, Mapping) else outputs
         rows = [
             row
@@ -334,7 +346,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"The outputs are of {len(rows)} windows, not of {len(windows)}.")
         candidates: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for row, window in zip(rows, windows, strict=True):
-            candidates.setdefault(window.video_id, []).append(self._candidates(*row, window))
+            candidates.setdefault(window.video_id, []).append(self._candidates(*row, window, chosen))
         class_scores: dict[str, tuple[Tensor, Tensor]] = {}
         if video_scores is not None:
             if any(logits.shape[-1] != 1 for logits, _, _ in rows):
@@ -342,7 +354,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             class_scores = _class_scores(video_scores, list(candidates))
         detections = []
         for video_id, parts in candidates.items():
-            found = self._suppress(parts, max_detections, class_scores.get(video_id))
+            found = self._suppress(parts, class_scores.get(video_id), chosen)
             kept = slice(None) if threshold is None else found[1] >= threshold
             segments, scores, labels = (tensor[kept] for tensor in found)
             detections.append({"video_id": video_id, "segments": segments, "labels": labels, "scores": scores})
@@ -408,8 +420,17 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             resize = partial(self.resize, size=self.size, resample=self.resample) if resized else None
             return source.frames_at(replace(window, start=max(slack / 2, 0.0)).times, resize=resize)
 
+    def _detection_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the detection, those given in place of the processor's own."""
+        if unknown := sorted(given.keys() - set(DETECTION_SETTINGS)):
+            raise TypeError(f"The detection has no setting {unknown[0]!r}; known are {list(DETECTION_SETTINGS)}.")
+        given = {name: value for name, value in given.items() if value is not None or name == "voting_threshold"}
+        check_values("", given, fields_of(Re2TALVideoProcessor))
+        _check_choices(given)
+        return {name: given.get(name, getattr(self, name)) for name in DETECTION_SETTINGS}
+
     def _candidates(
-        self, logits: Tensor, segments: Tensor, point_mask: Tensor, window: Window
+        self, logits: Tensor, segments: Tensor, point_mask: Tensor, window: Window, chosen: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Segments [N, 2] in seconds (float64), scores [N] and labels [N] of one window."""
         point_mask = point_mask.cpu()
@@ -420,15 +441,15 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
         labels = torch.arange(scores.shape[1]).repeat(len(scores))
         scores = scores.flatten()
-        fit = (scores >= self.score_threshold) & (seconds[:, 1] > seconds[:, 0])
-        best = scores[fit].argsort(descending=True, stable=True)[: self.max_candidates]
+        fit = (scores >= chosen["score_threshold"]) & (seconds[:, 1] > seconds[:, 0])
+        best = scores[fit].argsort(descending=True, stable=True)[: chosen["max_candidates"]]
         return seconds[fit][best], scores[fit][best].double(), labels[fit][best]
 
     def _suppress(
         self,
         windows: list[tuple[Tensor, Tensor, Tensor]],
-        max_detections: int | None,
         class_scores: tuple[Tensor, Tensor] | None,
+        chosen: Mapping[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The detections of one video from the candidates of its windows; `class_scores` are ids and scores."""
         segments, scores, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
@@ -436,18 +457,18 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             segments,
             scores,
             labels,
-            method=self.nms_method,
-            sigma=self.nms_sigma,
-            iou_threshold=self.nms_iou_threshold,
-            min_score=self.nms_min_score,
-            max_detections=self.max_detections if max_detections is None else max_detections,
-            per_class=self.nms_per_class,
-            voting_threshold=self.voting_threshold,
+            method=chosen["nms_method"],
+            sigma=chosen["nms_sigma"],
+            iou_threshold=chosen["nms_iou_threshold"],
+            min_score=chosen["nms_min_score"],
+            max_detections=chosen["max_detections"],
+            per_class=chosen["nms_per_class"],
+            voting_threshold=chosen["voting_threshold"],
         )
         if class_scores is None:
             return segments, scores, labels
         ids, values = class_scores
-        top_k = min(self.num_video_classes, int((values > 0).sum()))
+        top_k = min(chosen["num_video_classes"], int((values > 0).sum()))
         segments, scores, labels = assign_video_classes(segments, scores, values, top_k=top_k)
         return segments, scores, ids[labels]
 
@@ -456,12 +477,13 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         values = {name: getattr(self, name) for name in hints}
         sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
         check_values("", values | sizes, hints)
-        for name, choices in (
-            ("sampling", ("sliding", "resized")),
-            ("nms_method", ("soft", "hard", "none")),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        _check_choices(values)
+
+
+def _check_choices(settings: Mapping[str, Any]) -> None:
+    for name, choices in (("sampling", ("sliding", "resized")), ("nms_method", ("soft", "hard", "none"))):
+        if (value := settings.get(name, choices[0])) not in choices:
+            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
 
 def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,17 @@
 import pytest
 import torch
 from architecture_cases import CASES
+from huggingface_hub import ModelCard, ModelCardData
 from tolerances import assert_close, depth_of
-from transformers import AutoModel, AutoModelForVideoClassification, pipeline
+from transformers import AutoModel, AutoModelForVideoClassification, PreTrainedModel, pipeline
 from video_factory import write_video
 
-from re2tal_hf import Re2TALForVideoClassification, Re2TALVideoClassificationConfig, Re2TALVideoProcessor
+from re2tal_hf import (
+    Re2TALForTemporalActionLocalization,
+    Re2TALForVideoClassification,
+    Re2TALVideoClassificationConfig,
+    Re2TALVideoProcessor,
+)
 from re2tal_hf.data.annotations import AnnotationError
 from re2tal_hf.data.labelled_clips import ClipWindows, read_clips, views
 from re2tal_hf.data.windows import collate
@@ -88,6 +94,19 @@ def test_the_pipeline_of_transformers_runs_it(folder, processor, tmp_path):
         assert {row["label"]: row["score"] for row in rows} == pytest.approx(
             {"jump": float(scores[0]), "run": float(scores[1])}, abs=1e-5
         )
+
+
+@pytest.mark.parametrize(("model_class", "tag"), [
+    (Re2TALForVideoClassification, "video-classification"), (Re2TALForTemporalActionLocalization, None)
+])  # fmt: skip
+def test_the_card_names_the_pipeline_that_runs_the_model(model_class, tag, tmp_path, monkeypatch):
+    model = model_class(model_class.config_class(backbone_config=SWIN))
+    ModelCard.from_template(ModelCardData(tags=list(model.model_tags))).save(tmp_path / "README.md")
+    monkeypatch.setattr(PreTrainedModel, "_upload_modified_files", lambda *arguments: None)
+    model._upload_modified_files(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == tag
+    assert ("video-classification" in card.data.tags) == (tag is not None)
 
 
 @pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])

@@ -347,6 +347,45 @@ def test_what_is_dropped():
     assert len(post_process(outputs, windows, settings=settings)[0]["scores"]) == 4
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score_threshold": 0.3}, {"max_candidates": 3}, {"nms_method": "hard", "nms_iou_threshold": 0.2},
+        {"nms_sigma": 0.05, "nms_min_score": 0.2}, {"nms_per_class": False}, {"voting_threshold": 0.3},
+        {"voting_threshold": None, "max_detections": 4}, {"num_video_classes": 1},
+    ],
+)  # fmt: skip
+def test_settings_of_the_detection_for_one_call(change):
+    windows = [Window("v", 0.0, 10.0, 40, 4.0)]
+    starts = torch.rand(12) * 30
+    by_class = "num_video_classes" not in change
+    outputs = output(torch.randn(1, 12, 3 if by_class else 1), torch.stack((starts, starts + 8), 1)[None])
+    own = {} if by_class else {"video_scores": {1: 0.5, 2: 0.25}}
+    [expected] = post_process(outputs, windows, settings=change, **own)
+    [found] = post_process(outputs, windows, settings={}, **change, **own)
+    [usual] = post_process(outputs, windows, **own)
+    assert all(torch.equal(found[name], expected[name]) for name in ("segments", "scores", "labels"))
+    assert change == {"voting_threshold": None} or any(
+        found[name].shape != usual[name].shape or not torch.equal(found[name], usual[name])
+        for name in ("segments", "scores")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"nms_sigmaa": 1.0}, TypeError, "no setting 'nms_sigmaa'"),
+        ({"sampling": "resized"}, TypeError, "no setting 'sampling'"),
+        ({"nms_sigma": -1.0}, ValueError, "nms_sigma is -1.0"),
+        ({"nms_method": "softer"}, ValueError, "nms_method is 'softer'"),
+        ({"max_detections": 0}, ValueError, "max_detections is 0"),
+    ],
+)
+def test_wrong_settings_of_a_call_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        post_process(output([[2.0]], [[[0, 5]]]), [Window("v", 0.0, 10.0, 40, 4.0)], **change)
+
+
 def test_a_video_without_detections():
     [found] = post_process(output([[-20.0]], [[[0, 5]]]), [Window("v", 0.0, 10.0, 40, 4.0)])
     assert found["segments"].shape == (0, 2) and found["segments"].dtype == torch.float64

@@ -10,7 +10,7 @@ from run_factory import METRICS, write_run
 from re2tal_hf.licensing.origins import find_origin
 from re2tal_hf.publishing.license_file import license_text
 from re2tal_hf.publishing.model_card import CardOptions, insert_notes, make_card, origin_of
-from re2tal_hf.publishing.run_folder import read_run
+from re2tal_hf.publishing.published_run import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = CardOptions(repo_id="user/kicks-small", tag="v1.2")

@@ -22,7 +22,7 @@ from re2tal_hf.publishing.listed_files import copy_listed, is_regular, listed_fi
 from re2tal_hf.publishing.markdown import code, escape, render
 from re2tal_hf.publishing.model_card import CardOptions
 from re2tal_hf.publishing.places import file_name, parent_name, without_places
-from re2tal_hf.publishing.run_folder import read_run
+from re2tal_hf.publishing.published_run import read_run
 from re2tal_hf.publishing.staging import APP_FILES, METRIC_FILES, stage_app, stage_metric, stage_model
 from re2tal_hf.publishing.upload import Target, staged_files
 

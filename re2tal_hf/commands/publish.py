@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ..publishing.license_file import code_license
 from ..publishing.model_card import CardOptions
-from ..publishing.run_folder import MODEL_FOLDERS, read_run
+from ..publishing.published_run import read_run
 from ..publishing.staging import stage_app, stage_metric, stage_model
 from ..publishing.upload import Target, publish, staged_files
+from ..training.run_folder import MODELS
 from ._command import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded; contacts nothing")
     parser.add_argument("--output", type=Path, help="write what would be uploaded into this folder, and upload nothing")
     model = parser.add_argument_group("a run")
-    model.add_argument("--which", choices=MODEL_FOLDERS, default="best")
+    model.add_argument("--which", choices=MODELS, default="best")
     model.add_argument("--notes", type=Path, help="Markdown file whose sections go into those of the card")
     model.add_argument("--data-name", help="name of the data set in the card")
     model.add_argument("--license", help="of weights whose origin leaves it open, by its name on the Hub")

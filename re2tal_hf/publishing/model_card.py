@@ -14,7 +14,7 @@ from ..head import HEADS
 from ..licensing.origins import Origin, find_origin, question, recorded_origin
 from .markdown import Markdown, code, escape, plain, render
 from .places import file_name, parent_name, without_places
-from .run_folder import TrainingRun
+from .published_run import PublishedRun
 from .upload import check_names
 
 # The Hub lists no pipeline of this task: what would be the nearest, "video-classification", runs other models.
@@ -54,7 +54,7 @@ class CardOptions:
         check_names(self.repo_id, self.tag)
 
 
-def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
+def make_card(run: PublishedRun, options: CardOptions) -> ModelCard:
     """Returns the card of a run; of local paths only their names are in it.
 
     Raises:
@@ -95,7 +95,7 @@ def make_card(run: TrainingRun, options: CardOptions) -> ModelCard:
     return ModelCard(insert_notes(f"---\n{front_matter}\n---\n\n{text}", without_places(options.notes)))
 
 
-def origin_of(run: TrainingRun, options: CardOptions) -> Origin:
+def origin_of(run: PublishedRun, options: CardOptions) -> Origin:
     """Returns where the weights of a run come from, and under which license they are.
 
     Raises:
@@ -141,7 +141,7 @@ def _sections(markdown: str) -> dict[str, str]:
     return sections if sections[""].strip() else {name: text for name, text in sections.items() if name}
 
 
-def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin, data_name: str) -> ModelCardData:
+def _front_matter(run: PublishedRun, options: CardOptions, origin: Origin, data_name: str) -> ModelCardData:
     hub_dataset, _, revision = (run.hub_dataset or "").partition("@")
     name = plain(data_name)
     thresholds = list(run.map_by_tiou)
@@ -176,7 +176,7 @@ def _front_matter(run: TrainingRun, options: CardOptions, origin: Origin, data_n
     )
 
 
-def _data_name(run: TrainingRun) -> str:
+def _data_name(run: PublishedRun) -> str:
     if run.hub_dataset:
         return run.hub_dataset.partition("@")[0]
     source = run.recipe["data"]["annotations"]
@@ -184,15 +184,15 @@ def _data_name(run: TrainingRun) -> str:
     return parent_name(source) or stem if stem.lower() in _GENERIC_NAMES else stem
 
 
-def _is_reversible(run: TrainingRun) -> bool:
+def _is_reversible(run: PublishedRun) -> bool:
     return run.config["backprop"] == "reversible" and not run.recipe["freeze"]["backbone"]
 
 
-def _reversible_tag(run: TrainingRun) -> list[str]:
+def _reversible_tag(run: PublishedRun) -> list[str]:
     return ["reversible"] if _is_reversible(run) else []
 
 
-def _how_trained(run: TrainingRun, origin: Origin) -> str:
+def _how_trained(run: PublishedRun, origin: Origin) -> str:
     source = origin.source
     start = f"starting from {code(source)}" if source else "from scratch"
     if run.recipe["freeze"]["backbone"]:
@@ -215,7 +215,7 @@ def _head(name: str) -> Markdown:
     return Markdown(f"{code(name)} ({linked})")
 
 
-def _model_choice(run: TrainingRun) -> str:
+def _model_choice(run: PublishedRun) -> str:
     averaged = "averaged weights" if run.recipe["training"]["ema_decay"] is not None else "weights"
     evaluations = len({entry["epoch"] for entry in run.log if "map" in entry})
     text = f"the {averaged} after epoch {run.metrics['epoch']}"
@@ -224,7 +224,7 @@ def _model_choice(run: TrainingRun) -> str:
     return text
 
 
-def _settings(run: TrainingRun) -> dict[str, str]:
+def _settings(run: PublishedRun) -> dict[str, str]:
     training, processor = run.recipe["training"], run.processor
     windows = training["batch_size"] * training["gradient_accumulation"] * run.record["num_processes"]
     frames = f"{processor['num_frames']} frames"
@@ -247,7 +247,7 @@ def _settings(run: TrainingRun) -> dict[str, str]:
     return {name: value for name, value in settings.items() if value}
 
 
-def _frozen(run: TrainingRun) -> str:
+def _frozen(run: PublishedRun) -> str:
     frozen = run.recipe["freeze"]
     if frozen["backbone"]:
         return "the backbone"
@@ -255,7 +255,7 @@ def _frozen(run: TrainingRun) -> str:
     return ", ".join([*parts, *(["norms of the backbone"] if frozen["norms"] else [])])
 
 
-def _costs(run: TrainingRun) -> dict[str, str]:
+def _costs(run: PublishedRun) -> dict[str, str]:
     record = run.record
     memory = max(entry["peak_memory_mib"] for entry in run.log)
     step = statistics.median(entry["seconds_per_step"] for entry in run.log)
@@ -274,7 +274,7 @@ def _costs(run: TrainingRun) -> dict[str, str]:
     return costs
 
 
-def _limits(run: TrainingRun) -> list[str]:
+def _limits(run: PublishedRun) -> list[str]:
     data, processor = run.record["training"], run.processor
     amount = f"{data['segments']} actions in {data['videos']} videos"
     if _is_resized(run):
@@ -290,11 +290,11 @@ def _limits(run: TrainingRun) -> list[str]:
     ]
 
 
-def _is_resized(run: TrainingRun) -> bool:
+def _is_resized(run: PublishedRun) -> bool:
     return run.processor.get("sampling") == "resized"
 
 
-def _frame_size(run: TrainingRun) -> str:
+def _frame_size(run: PublishedRun) -> str:
     size = run.processor["crop_size"] if run.processor.get("do_center_crop") else run.processor["size"]
     if "height" in size:
         return f"{size['width']}x{size['height']}"

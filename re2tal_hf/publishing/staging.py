@@ -15,12 +15,13 @@ from ..finite import check_predictions
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..training.recipe_yaml import write_yaml
+from ..training.run_folder import DETECTIONS, LOG, METRICS, PICTURE, RECIPE, RECORD, as_json, as_lines
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .license_file import code_license, license_text
 from .listed_files import copy_listed, is_regular
 from .model_card import CardOptions, make_card, origin_of
 from .places import without_places
-from .run_folder import TrainingRun
+from .published_run import PublishedRun
 
 # Enough to pass every layer; a whole window can take minutes on a CPU.
 _PROBE_FRAMES = 64
@@ -60,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 
 def stage_model(
-    run: TrainingRun, options: CardOptions, license_file: Path, folder: Path, max_shard_size: str = "50GB"
+    run: PublishedRun, options: CardOptions, license_file: Path, folder: Path, max_shard_size: str = "50GB"
 ) -> None:
     """Puts a model with code, processor, card, license, results and settings into a folder.
 
@@ -83,11 +84,11 @@ def stage_model(
     terms = license_text(origin_of(run, options), license_file.read_text(encoding="utf-8"))
     (folder / "LICENSE").write_text(terms, encoding="utf-8")
     public = run.without_places()
-    (folder / "recipe.yaml").write_text(write_yaml(public.recipe), encoding="utf-8")
-    (folder / "run.json").write_text(json.dumps(public.record, indent=2) + "\n")
-    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in public.log))
-    (folder / "metrics.json").write_text(json.dumps(public.metrics, indent=2) + "\n")
-    _rewrite_json(run.model_folder / "detections.json", folder / "detections.json", indent=None)
+    (folder / RECIPE).write_text(write_yaml(public.recipe), encoding="utf-8")
+    (folder / RECORD).write_text(as_json(public.record), encoding="utf-8")
+    (folder / LOG).write_text(as_lines(public.log), encoding="utf-8")
+    (folder / METRICS).write_text(as_json(public.metrics), encoding="utf-8")
+    _rewrite_json(run.model_folder / DETECTIONS, folder / DETECTIONS, indent=None)
     _copy_picture(run, folder)
 
 
@@ -167,13 +168,13 @@ def _rewrite_json(source: Path, target: Path, indent: int | None = 2) -> None:
     target.write_text(json.dumps(without_places(value), indent=indent) + "\n")
 
 
-def _copy_picture(run: TrainingRun, folder: Path) -> None:
+def _copy_picture(run: PublishedRun, folder: Path) -> None:
     """Draws the picture anew, so that nothing but its pixels is in the file."""
-    path = run.model_folder / "timeline.png"
+    path = run.model_folder / PICTURE
     if not path.exists():
         return
     if not run.has_picture:
         logger.warning("Left out: %s is a link or lies behind one.", path)
         return
     with Image.open(path) as picture:
-        picture.convert("RGB").save(folder / "timeline.png")
+        picture.convert("RGB").save(folder / PICTURE)

@@ -11,7 +11,6 @@ from ..configuration_re2tal import Re2TALConfig
 from ..data.annotation_set import AnnotationError, AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
-from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
@@ -19,6 +18,7 @@ from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from .data_checks import check_subsets, check_windows
 from .evaluation import Detections, localize_videos, mean_average_precision
 from .pretrained import load_backbone_weights
+from .run_folder import write_results
 from .run_record import draw_example
 from .trainer import Trainer
 
@@ -104,6 +104,4 @@ class LocalizationTrainer(Trainer):
 
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:
         pipe.save_pretrained(folder)
-        write_submission(folder / "detections.json", detections)
-        if example := draw_example(self.validation_set, detections):
-            example.savefig(folder / "timeline.png")
+        write_results(folder, detections, draw_example(self.validation_set, detections))

@@ -5,7 +5,7 @@
 | `recipe.yaml` | the settings; the folder belongs to a run from the moment on at which it is there |
 | `run.json` | machine, versions, amounts of data, time |
 | `log.jsonl` | one line an epoch |
-| `best/`, `last/` | what the trainer saves, and `metrics.json` |
+| `best/`, `last/` | a model as `from_pretrained` takes it, `metrics.json`; also `detections.json`, `timeline.png` |
 | `checkpoint/` | everything that the next epoch depends on, one file for each part |
 
 A file is written under another name and then renamed. A folder `x` is written as `x.partial`; then `x` is renamed to
@@ -17,18 +17,24 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
+from ..data.detection_files import Detections, write_submission
 from .arguments import Recipe, load_recipe
 from .recipe_yaml import read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -49,7 +55,11 @@ FREE_FIELDS = PLACES | {
     "training.trackers",
     "evaluation.batch_size",
 }
-_FOLDERS = ("best", "last", "checkpoint")
+RECIPE, RECORD, LOG = "recipe.yaml", "run.json", "log.jsonl"
+BEST, LAST, CHECKPOINT = "best", "last", "checkpoint"
+MODELS = (BEST, LAST)
+METRICS, DETECTIONS, PICTURE = "metrics.json", "detections.json", "timeline.png"
+TRAIN_AGAIN = "runs of earlier versions lack it, train this one again"
 _ABSENT = object()
 
 
@@ -78,7 +88,12 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
-        return self._complete("checkpoint").is_dir()
+        return self._complete(CHECKPOINT).is_dir()
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has begun in the folder."""
+        return (self.path / RECIPE).exists()
 
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Compares the recipe with that of the run in the folder, if there is one; changes nothing.
@@ -96,7 +111,7 @@ class RunFolder:
                 raise RunFolderError(
                     f"There is nothing to resume from: {self.path} holds no run; check --output, or leave out --resume."
                 )
-            if found := [name for name in (*_FOLDERS, "log.jsonl") if self._complete(name).exists()]:
+            if found := [name for name in (*MODELS, CHECKPOINT, LOG) if self._complete(name).exists()]:
                 raise RunFolderError(
                     f"{self.path} holds {found[0]} but no recipe.yaml: restore it, or choose another folder."
                 )
@@ -110,13 +125,13 @@ class RunFolder:
             )
         if longer and not self.has_checkpoint and self.logged_epochs():
             raise RunFolderError(
-                f"{self.path / 'checkpoint'} is missing: without it the run cannot go on from epoch "
+                f"{self.path / CHECKPOINT} is missing: without it the run cannot go on from epoch "
                 f"{self.logged_epochs()} to {recipe.training.epochs}; restore it, or choose another folder."
             )
 
     def logged_epochs(self) -> int:
         """Returns the last epoch of `log.jsonl`; 0 without one."""
-        log = self.path / "log.jsonl"
+        log = self.path / LOG
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         try:
             return int(json.loads(lines[-1])["epoch"]) if lines else 0
@@ -125,7 +140,7 @@ class RunFolder:
 
     def read_metrics(self) -> dict[str, Any] | None:
         """Returns the metrics of `last/`; None without it."""
-        path = self._complete("last") / "metrics.json"
+        path = self._complete(LAST) / METRICS
         if not path.exists():
             return None
         try:
@@ -141,7 +156,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        for name in _FOLDERS:
+        for name in (*MODELS, CHECKPOINT):
             folder, complete = self.path / name, self._complete(name)
             if complete != folder:
                 complete.rename(folder)
@@ -150,7 +165,24 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Writes `recipe.yaml`."""
-        self.write_text("recipe.yaml", write_yaml(recipe.to_dict()))
+        self.write_text(RECIPE, write_yaml(recipe.to_dict()))
+
+    def write_log(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Writes `log.jsonl`, an entry for each epoch."""
+        self.write_text(LOG, as_lines(entries))
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Writes `run.json`."""
+        self.write_text(RECORD, as_json(record))
+
+    def write_model(self, name: str, save: Callable[[Path], None], metrics: Mapping[str, Any]) -> None:
+        """Writes `best/` or `last/`: what `save` puts into it, and its metrics."""
+
+        def write(folder: Path) -> None:
+            save(folder)
+            (folder / METRICS).write_text(as_json(metrics), encoding="utf-8")
+
+        self.write_folder(name, write)
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file that is complete whenever it is there."""
@@ -178,7 +210,7 @@ class RunFolder:
             for name, part in parts.items():
                 torch.save(part, folder / name)
 
-        self.write_folder("checkpoint", write)
+        self.write_folder(CHECKPOINT, write)
 
     def read_checkpoint(self, name: str) -> Any:
         """Reads one file of the checkpoint.
@@ -186,7 +218,7 @@ class RunFolder:
         Raises:
             RunFolderError: if it is missing or damaged.
         """
-        path = self._complete("checkpoint") / name
+        path = self._complete(CHECKPOINT) / name
         fix = "restore it, or delete the folder checkpoint to start from the beginning."
         if not path.is_file():
             raise RunFolderError(f"{path} is missing: {fix}")
@@ -203,7 +235,7 @@ class RunFolder:
         return complete_folder(self.path / name)
 
     def _read_recipe(self) -> dict[str, Any] | None:
-        path = self.path / "recipe.yaml"
+        path = self.path / RECIPE
         if not path.exists():
             return None
         try:
@@ -225,6 +257,100 @@ class RunFolder:
             ) from None
         except OSError as error:
             logger.warning("%s cannot be locked against a second process (%s)", self.path, error)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What the files of a run say.
+
+    Args:
+        folder: The run folder.
+        which: `"best"` or `"last"`, the model that is meant.
+        recipe: `recipe.yaml`, the settings by section.
+        record: `run.json`, the machine, versions and amounts of data.
+        log: `log.jsonl`, one entry an epoch.
+        config: `config.json` of the model.
+        processor: `video_preprocessor_config.json` of the model.
+        metrics: `metrics.json` of the model: `map`, `map@...`, `per_class`, `epoch`.
+    """
+
+    folder: Path
+    which: str
+    recipe: dict[str, Any]
+    record: dict[str, Any]
+    log: list[dict[str, Any]]
+    config: dict[str, Any]
+    processor: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model that is meant."""
+        return complete_folder(self.folder / self.which)
+
+    @property
+    def map_by_tiou(self) -> dict[str, float]:
+        """The mAP by its tIoU threshold, lowest first; thresholds as the file spells them."""
+        found = {name.partition("@")[2]: v for name, v in self.metrics.items() if name.startswith("map@")}
+        return dict(sorted(found.items(), key=lambda item: float(item[0])))
+
+
+def read_training_run(folder: str | Path, which: str = BEST) -> TrainingRun:
+    """Reads a run folder.
+
+    Args:
+        folder: As `re2tal train --output` names it.
+        which: `"best"` or `"last"`.
+
+    Raises:
+        ValueError: if a file is missing, is a link or is not what it should be; the message names it and the fix.
+    """
+    folder = Path(folder)
+    if which not in MODELS:
+        raise ValueError(f"There is no model {which!r} in a run; choose one of {MODELS}.")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give the --output of a re2tal train run.")
+    model = complete_folder(folder / which)
+    recipe_path = _existing(folder / RECIPE, "give the run folder itself, the --output of re2tal train")
+    record = _read_json(folder / RECORD, TRAIN_AGAIN)
+    log_text = _existing(folder / LOG, "let the run finish an epoch").read_text(encoding="utf-8")
+    _existing(model, "let the run reach an evaluation; there is one after the last epoch")
+    config = _read_json(model / "config.json", "let the run reach its next evaluation, which saves the model")
+    processor = _read_json(model / "video_preprocessor_config.json", TRAIN_AGAIN)
+    if not (weights := list(model.glob("*.safetensors"))):
+        raise ValueError(f"{model / 'model.safetensors'} is missing: let the run reach its next evaluation.")
+    for path in weights:
+        _existing(path, "")
+    metrics = _read_json(model / METRICS, "let the run reach an evaluation")
+    _existing(model / DETECTIONS, "let the run reach an evaluation")
+    _check_metrics(metrics, model / METRICS)
+    return TrainingRun(
+        folder=folder,
+        which=which,
+        recipe=_parse_recipe(recipe_path),
+        record=_check_record(record, folder / RECORD),
+        log=_parse_log(log_text, folder / LOG),
+        config=config,
+        processor=processor,
+        metrics=metrics,
+    )
+
+
+def write_results(folder: Path, detections: Mapping[str, Detections], picture: Figure | None) -> None:
+    """Writes what a localizer found into the folder of its model: detections by `video_id`, and their picture."""
+    write_submission(folder / DETECTIONS, detections)
+    if picture:
+        picture.savefig(folder / PICTURE)
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """Returns the text of a record or of metrics."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def as_lines(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the text of a log."""
+    return "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
 
 
 def comparable(recipe: Recipe) -> dict[str, Any]:
@@ -253,3 +379,64 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _existing(path: Path, fix: str) -> Path:
+    if path.is_symlink() or not (path.is_file() or path.is_dir() or not path.exists()):
+        raise ValueError(f"{path} is a link, or no regular file: put the file itself in its place to publish it.")
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {fix}.")
+    return path
+
+
+def _read_json(path: Path, fix: str) -> dict[str, Any]:
+    text = _existing(path, fix).read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): {fix}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no object: {fix}.")
+    return value
+
+
+def _parse_recipe(path: Path) -> dict[str, Any]:
+    recipe = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    sections = ("model", "processor", "augmentation", "data", "training", "evaluation", "freeze")
+    missing = [name for name in (*sections, "name") if not isinstance(recipe, dict) or name not in recipe]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]!r}: {TRAIN_AGAIN}.")
+    return recipe
+
+
+def _check_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    fields = ("versions", "device", "num_processes", "num_parameters", "backbone_parameters")
+    for name in (*fields, "training", "validation", "training_seconds"):
+        if name not in record:
+            raise ValueError(f"{path} has no {name!r}: {TRAIN_AGAIN}.")
+    return record
+
+
+def _parse_log(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        log = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or train again.") from error
+    if not log:
+        raise ValueError(f"{path} is empty: let the run finish an epoch.")
+    for name in ("epoch", "seconds_per_step", "peak_memory_mib", "reconstruction_error"):
+        if any(name not in entry for entry in log):
+            raise ValueError(f"{path} has an epoch without {name!r}: {TRAIN_AGAIN}.")
+    return log
+
+
+def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
+    maps = {name: value for name, value in metrics.items() if name == "map" or name.startswith("map@")}
+    if "map" not in maps or len(maps) < 2:
+        raise ValueError(f"{path} has no 'map' and 'map@...': a card needs results, let the run reach an evaluation.")
+    for name, value in maps.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{path}: {name!r} is {value!r} and not a number: evaluate the model again.")
+    for name in ("per_class", "epoch"):
+        if name not in metrics:
+            raise ValueError(f"{path} has no {name!r}: {TRAIN_AGAIN}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -32,38 +31,15 @@ from ..modeling_pretrained import Re2TALPreTrainedModel
 from ..rewiring import DUAL_RESIDUAL
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe
+from .checkpoint import PROGRESS, RunState, read_checkpoint
 from .coupling_schedule import coupling_at
 from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .processes import Result, meeting_point, on_every_process, on_main_process
-from .random_states import random_states, restore_random_states
-from .run_folder import RunFolder, RunFolderError, comparable, differences
+from .run_folder import BEST, LAST, RunFolder, comparable, differences
 from .run_record import describe_run, identify_data
 
 logger = logging.getLogger(__name__)
-
-
-class Progress:
-    """How far a run is; part of its checkpoint.
-
-    Attributes:
-        epoch: Epochs done.
-        updates: Updates done, as many an epoch as the present number of processes makes.
-        best: The criterion of the best model.
-        seconds: Time spent in training.
-        epochs: Epochs that the run is to have; 0 before it has begun.
-        log: The lines of `log.jsonl`.
-        extensions: After which epoch `training.epochs` was raised, from what to what.
-    """
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.updates = 0
-        self.best = -1.0
-        self.seconds = 0.0
-        self.epochs = 0
-        self.log: list[dict[str, Any]] = []
-        self.extensions: list[dict[str, int]] = []
 
 
 class Trainer(ABC):
@@ -129,7 +105,7 @@ class Trainer(ABC):
         self.windows = self._on_all(lambda: self.build_windows(augmentation.with_labels(self.training_set.label_names)))
         self.data = identify_data(self.windows, self.validation_set)
         self._check_processes()
-        self.checkpoint = self._on_main(self._read_checkpoint)
+        self.checkpoint = self._on_main(lambda: read_checkpoint(self.run_folder, self.data))
         self.plain_model = self._on_all(self.build_model)
         self.plain_model.freeze(**vars(recipe.freeze))
         self.loader: Any = self._build_loader()
@@ -207,19 +183,6 @@ class Trainer(ABC):
                 "fewer processes."
             )
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        """Reads what the run goes on from, by file name; None where it starts. Checks that the data is the same."""
-        folder = self.run_folder
-        if not folder.has_checkpoint:
-            return None
-        parts = {"progress.pkl": folder.read_checkpoint("progress.pkl")}
-        if different := differences(parts["progress.pkl"]["data"], self.data):
-            raise RunFolderError(
-                f"{folder.path} already holds a run with other data: {'; '.join(different)}. "
-                "Give it the same data, or choose another folder."
-            )
-        return parts | {name: folder.read_checkpoint(name) for name in parts["progress.pkl"]["files"]}
-
     def _build_loader(self) -> DataLoader:
         batch_size = self.recipe.training.batch_size
         return DataLoader(
@@ -241,7 +204,8 @@ class Trainer(ABC):
         if arguments.ema_decay is not None:
             average = get_ema_multi_avg_fn(arguments.ema_decay)
             self.average = AveragedModel(self.plain_model, multi_avg_fn=average)
-        self.progress = Progress()
+        self.state = RunState(self.accelerator, self.plain_model, self.optimizer, self.average, self.data)
+        self.progress = self.state.progress
         if self.accelerator.process_index > 0:
             # All have drawn the same weights; dropout and drop path must differ from the first process's.
             set_seed(self.recipe.seed, device_specific=True)
@@ -254,8 +218,11 @@ class Trainer(ABC):
             return self.finished
         goes_on = self.checkpoint is not None
         if self.checkpoint is not None:
-            self._on_all(partial(self._load, self.checkpoint))
+            self._on_all(partial(self.state.load, self.run_folder, self.checkpoint))
             self.checkpoint = None
+            # Another number of processes may have made other updates of the same epochs.
+            self.progress.updates = self.progress.epoch * self.updates_per_epoch
+            self._follow_progress()
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             self.accelerator.init_trackers("tracking")
@@ -271,7 +238,7 @@ class Trainer(ABC):
                 record |= {name: float(v) for name, v in metrics.items() if isinstance(v, float)}
             self._on_main(partial(self._log, record))
             if (epoch + 1) % self.recipe.training.save_epochs == 0 or epoch + 1 == epochs:
-                self._save_checkpoint()
+                self.state.save(self.run_folder)
         if not any(self._evaluates_after(epoch + 1) for epoch in range(first_epoch, epochs)):
             metrics = self._evaluate_and_save()
         self.accelerator.end_training()
@@ -281,7 +248,7 @@ class Trainer(ABC):
         """Returns the metrics of a run that the folder holds complete."""
         folder, epochs = self.run_folder, self.recipe.training.epochs
         # The checkpoint of a finished run may have been deleted, to save its space.
-        done = self.checkpoint["progress.pkl"]["epoch"] if self.checkpoint else folder.logged_epochs()
+        done = self.checkpoint[PROGRESS]["epoch"] if self.checkpoint else folder.logged_epochs()
         return folder.read_metrics() if 0 < epochs <= done else None
 
     def _record_start(self, goes_on: bool) -> None:
@@ -289,7 +256,7 @@ class Trainer(ABC):
         progress, folder, epochs = self.progress, self.run_folder, self.recipe.training.epochs
         if goes_on:
             self.accelerator.print(f"Going on with the run in {folder.path} after epoch {progress.epoch} of {epochs}.")
-        elif (folder.path / "recipe.yaml").exists():
+        elif folder.holds_run:
             self.accelerator.print(f"The run in {folder.path} has no checkpoint yet: it starts from the beginning.")
         if progress.epochs not in (0, epochs):
             progress.extensions.append({"after": progress.epoch, "from": progress.epochs, "to": epochs})
@@ -301,7 +268,7 @@ class Trainer(ABC):
             )  # fmt: skip
         progress.epochs = epochs
         folder.write_recipe(self.recipe)
-        self._write_log()
+        folder.write_log(progress.log)
 
     def _evaluates_after(self, epochs: int) -> bool:
         arguments = self.recipe.evaluation
@@ -404,85 +371,19 @@ class Trainer(ABC):
         return metrics
 
     def _save(self, save: Callable[[Path], None], metrics: dict[str, Any]) -> None:
-        def write(folder: Path) -> None:
-            save(folder)
-            (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False))
-
-        self.run_folder.write_folder("last", write)
+        self.run_folder.write_model(LAST, save, metrics)
         if metrics[self.criterion] > self.progress.best:
             self.progress.best = float(metrics[self.criterion])
-            self.run_folder.write_folder("best", write)
-
-    def _save_checkpoint(self) -> None:
-        # One process writes for all: no other has to see its disk, and nothing is renamed before all is written.
-        states = gather_object([self._process_state()])
-        self._on_main(lambda: self._write_checkpoint(states))
-
-    def _write_checkpoint(self, process_states: list[dict[str, Any]]) -> None:
-        parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        parts |= {f"random_states_{process}.pkl": state for process, state in enumerate(process_states)}
-        progress = {**vars(self.progress), "data": self.data, "files": list(parts), "processes": len(process_states)}
-        self.run_folder.write_checkpoint({**parts, "progress.pkl": progress})
-
-    def _stateful(self) -> dict[str, Any]:
-        """What a checkpoint holds of the run as a whole, by file name."""
-        found = {
-            "model.pkl": self.plain_model,
-            "optimizer.pkl": self.optimizer,
-            "average.pkl": self.average,
-            "scaler.pkl": self.accelerator.scaler,
-        }
-        return {name: part for name, part in found.items() if part is not None}
-
-    def _load(self, parts: dict[str, Any]) -> None:
-        """Puts back the state of a checkpoint."""
-        for name, part in self._stateful().items():
-            try:
-                part.load_state_dict(parts[name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                path = self.run_folder.path / "checkpoint" / name
-                raise RunFolderError(f"{path} does not fit the recipe's model: {error}") from error
-        kept, processes = parts["progress.pkl"], self.accelerator.num_processes
-        vars(self.progress).update({name: kept[name] for name in vars(self.progress)})
-        if kept["processes"] == processes:
-            self._restore_process(parts[f"random_states_{self.accelerator.process_index}.pkl"])
-        elif self.accelerator.is_main_process:
-            logger.warning(
-                "The run goes on with %d processes in place of %d: its random numbers are others from here on.",
-                processes, kept["processes"],
-            )  # fmt: skip
-        # Another number of processes may have made other updates of the same epochs.
-        self.progress.updates = self.progress.epoch * self.updates_per_epoch
-        self._follow_progress()
-
-    def _process_state(self) -> dict[str, Any]:
-        """What differs from process to process: random states, and what chooses how the backward pass is run."""
-        backbone = self.backbone_model.backbone
-        errors = {stage: error.cpu() for stage, error in backbone.reconstruction_errors.by_stage.items()}
-        return {
-            **random_states(self.accelerator.device),
-            "errors": errors,
-            "switch": dict(vars(backbone.backprop_switch)),
-        }
-
-    def _restore_process(self, state: dict[str, Any]) -> None:
-        restore_random_states(state, self.accelerator.device)
-        backbone = self.backbone_model.backbone
-        backbone.reconstruction_errors.by_stage.update(state["errors"])
-        vars(backbone.backprop_switch).update(state["switch"])
+            self.run_folder.write_model(BEST, save, metrics)
 
     def _log(self, record: dict[str, Any]) -> None:
         self.progress.log.append(record)
-        self._write_log()
+        self.run_folder.write_log(self.progress.log)
         self._write_run_record()
         shown = ("epoch", "loss", self.criterion, "beta", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
         self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
-
-    def _write_log(self) -> None:
-        lines = [json.dumps(record, allow_nan=False) + "\n" for record in self.progress.log]
-        self.run_folder.write_text("log.jsonl", "".join(lines))
 
     def _write_run_record(self) -> None:
         record = describe_run(
@@ -496,4 +397,4 @@ class Trainer(ABC):
         record["hub_dataset"] = hub_dataset(self.recipe.data.annotations)
         if self.progress.extensions:
             record["extensions"] = self.progress.extensions
-        self.run_folder.write_text("run.json", json.dumps(record, indent=2, allow_nan=False))
+        self.run_folder.write_record(record)

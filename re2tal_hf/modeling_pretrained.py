@@ -54,12 +54,12 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         """As in transformers, but weights that do not fit are refused.
 
         Args:
-            args, kwargs: As in transformers. With `ignore_mismatched_sizes=True` tensors of the head that have another
+            *args: As in transformers.
+            **kwargs: As in transformers. With `ignore_mismatched_sizes=True` tensors of the head that have another
                 shape, such as those of another number of classes, are begun anew.
-            partial (`bool`, *optional*): `True` begins anew whatever the source lacks or has in another shape. By
-                default this may only be the whole head, where the source is a model of another class, such as the
-                result of the classification stage, and a pipeline refuses the model until it is trained; with `False`
-                nothing.
+            partial: `True` begins anew whatever the source lacks or has in another shape. By default this may only be
+                the whole head, where the source is a model of another class, such as the result of the classification
+                stage, and a pipeline refuses the model until it is trained; with `False` nothing.
 
         Raises:
             ValueError: if a tensor is missing, of another shape, or has no place in the model.

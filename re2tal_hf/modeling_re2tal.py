@@ -24,7 +24,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
     """A rewired video backbone: video in, temporal features out.
 
     Args:
-        config ([`Re2TALConfig`] or that of another model of ours): What the model is.
+        config: What the model is.
     """
 
     def __init__(self, config: RewiredConfig):
@@ -48,7 +48,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         Loading leaves uninitialised memory in them, in those that are never saved as well.
 
         Args:
-            missing (`Collection[str]`): Names, from the backbone or from the whole model, that were not loaded.
+            missing: Names, from the backbone or from the whole model, that were not loaded.
         """
         saved, buffers = self.backbone.state_dict().keys(), dict(self.backbone.named_buffers())
         missing = {name.rpartition("backbone.")[2] for name in missing}
@@ -71,10 +71,10 @@ class Re2TALModel(Re2TALPreTrainedModel):
         """Computes temporal features.
 
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`): Normalised frames.
-            frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real.
-            output_hidden_states (`bool`, *optional*): Whether to return the output of every stage, too.
-            return_dict (`bool`, *optional*): With `False` a tuple is returned.
+            pixel_values_videos: float `(batch, T, channels, height, width)`. Normalised frames.
+            frame_mask: bool `(batch, T)`. True where a frame is real.
+            output_hidden_states: Whether to return the output of every stage, too.
+            return_dict: With `False` a tuple is returned.
 
         Returns:
             [`Re2TALModelOutput`]
@@ -113,7 +113,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
     """A rewired video backbone with a localization head: video in, scored segments out.
 
     Args:
-        config ([`Re2TALConfig`]): What the model is.
+        config: What the model is.
     """
 
     model_tags = ["re2tal", "temporal-action-localization"]
@@ -153,16 +153,15 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         """Localizes actions in windows of video.
 
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`, *optional*):
-                Normalised frames.
-            frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real.
-            labels (`list[dict]`, *optional*): One dictionary for each video: `segments`, float `[N, 2]` in frames of
-                the window, 0.0 being the start of the first, and `class_labels`, int64 `[N]`.
-            temporal_features (`torch.FloatTensor` of shape `(batch, T', D)`, *optional*): Features computed before
-                (`Re2TALModelOutput.last_hidden_state`), in place of the video.
-            feature_mask (`torch.BoolTensor` of shape `(batch, T')`, *optional*): With `temporal_features`.
-            output_hidden_states (`bool`, *optional*): Whether to return the output of every stage, too.
-            return_dict (`bool`, *optional*): With `False` a tuple is returned.
+            pixel_values_videos: float `(batch, T, channels, height, width)`. Normalised frames.
+            frame_mask: bool `(batch, T)`. True where a frame is real.
+            labels: One dictionary for each video: `segments`, float `[N, 2]` in frames of the window, 0.0 being the
+                start of the first, and `class_labels`, int64 `[N]`.
+            temporal_features: float `(batch, T', D)`. Features computed before (`Re2TALModelOutput.last_hidden_state`),
+                in place of the video.
+            feature_mask: bool `(batch, T')`. With `temporal_features`.
+            output_hidden_states: Whether to return the output of every stage, too.
+            return_dict: With `False` a tuple is returned.
 
         Returns:
             [`TemporalActionLocalizationOutput`]
@@ -202,7 +201,7 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
     """A rewired video backbone with a linear classifier, to fine-tune the backbone on clips after the rewiring.
 
     Args:
-        config ([`Re2TALVideoClassificationConfig`]): What the model is.
+        config: What the model is.
     """
 
     config_class = Re2TALVideoClassificationConfig
@@ -238,12 +237,11 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
         """Classifies clips.
 
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, T, channels, height, width)`): Normalised frames.
-            frame_mask (`torch.BoolTensor` of shape `(batch, T)`, *optional*): True where a frame is real; the
-                others do not count.
-            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Classes, for the cross entropy.
-            output_hidden_states (`bool`, *optional*): Whether to return the output of every stage, too.
-            return_dict (`bool`, *optional*): With `False` a tuple is returned.
+            pixel_values_videos: float `(batch, T, channels, height, width)`. Normalised frames.
+            frame_mask: bool `(batch, T)`. True where a frame is real; the others do not count.
+            labels: long `(batch,)`. Classes, for the cross entropy.
+            output_hidden_states: Whether to return the output of every stage, too.
+            return_dict: With `False` a tuple is returned.
 
         Returns:
             [`VideoClassificationOutput`]
@@ -269,8 +267,8 @@ def check_part_settings(where: str, config: Mapping[str, Any]) -> None:
     """Checks what a configuration hands on to backbone, head and loss: types and ranges of what they declare.
 
     Args:
-        where (`str`): What stands before the name of a setting in a message.
-        config (`Mapping`): Any of `backbone_config`, `head_config` and `loss_config`.
+        where: What stands before the name of a setting in a message.
+        config: Any of `backbone_config`, `head_config` and `loss_config`.
 
     Raises:
         ValueError: if a value is not of its type or range.

@@ -76,31 +76,29 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         """Localizes actions in one video or in several.
 
         Args:
-            videos (`str`, `Path`, `bytes`, frames or `dict`, or several of them): A video is the path of a file, its
-                bytes, an open file, a URL (http, https, hf; downloaded to a temporary file), or frames: a list of PIL
-                images or of arrays, or an array or tensor `[T, H, W, 3]` or `[T, 3, H, W]`, uint8, RGB. Or it is a
-                dictionary:
-                `{"frames": ..., "frame_rate": ...}`, or `{"path": ..., "bytes": ...}` as `datasets` has it. A
-                row of a video column of `datasets` is one in either form, decoded or not.
-            frame_rate (`float`, *optional*): Frames per second of frames in memory, which need it.
-            progress (`bool` or `Callable[[int, int], None]`, *optional*, defaults to `False`): `True` for a bar over
-                the windows of each video, or a function that takes the number of windows done and of all of them.
-            threshold (`float`, *optional*): Lowest score returned.
-            top_k (`int`, *optional*): Most actions returned for a video, the best.
-            max_segments (`int`, *optional*): Segments of a video that the suppression keeps, in place of the
-                processor's `max_detections`.
-            window_overlap (`float`, *optional*): Overlap of sliding windows, a share of their length in [0, 1).
-            batch_size (`int`, *optional*): Windows of a video that go through the model together; by default what the
-                pipeline was built with, or 1.
-            video_scores (`dict[str, float]`, `dict[int, float]` or `torch.Tensor`, *optional*): Scores of an external
-                video classifier, which give the segments of a class-agnostic model their classes: by label name, by
-                class id, or `[num_classes]`; for several videos a list with the scores of each. The names are the
-                labels of the actions; a class id is called as the model's configuration names it, `LABEL_7` where it
-                names one class only.
+            videos: A video is the path of a file, its bytes, an open file, a URL (http, https, hf; downloaded to a
+                temporary file), or frames: a list of PIL images or of arrays, or an array or tensor `[T, H, W, 3]` or
+                `[T, 3, H, W]`, uint8, RGB. Or it is a dictionary: `{"frames": ..., "frame_rate": ...}`, or
+                `{"path": ..., "bytes": ...}` as `datasets` has it. A row of a video column of `datasets` is one in
+                either form, decoded or not.
+            frame_rate: Frames per second of frames in memory, which need it.
+            progress: `True` for a bar over the windows of each video, or a function that takes the number of windows
+                done and of all of them.
+            batch_size: Windows of a video that go through the model together; by default what the pipeline was built
+                with, or 1.
+            **settings: For this call, `threshold` and what follows it, or any other setting of the detection.
+            threshold: Lowest score returned.
+            top_k: Most actions returned for a video, the best.
+            max_segments: Segments of a video that the suppression keeps, in place of the processor's `max_detections`.
+            window_overlap: Overlap of sliding windows, a share of their length in [0, 1).
+            video_scores: Scores of an external video classifier, which give the segments of a class-agnostic model
+                their classes: by label name, by class id, or `[num_classes]`; for several videos a list with the scores
+                of each. The names are the labels of the actions; a class id is called as the model's configuration
+                names it, `LABEL_7` where it names one class only.
 
         Returns:
-            `list[dict]`: `label`, `score`, `start` and `end` (seconds) of each action, best first; for several
-            videos a list of such lists, and for an iterator of videos an iterator over them.
+            `label`, `score`, `start` and `end` (seconds) of each action, best first; for several videos a list of
+            such lists, and for an iterator of videos an iterator over them.
 
         Raises:
             VideoReadError: if a file cannot be downloaded or read as a video; names it.
@@ -227,7 +225,7 @@ def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipe
     transformers would put them behind a page of its own.
 
     Args:
-        model (`str`): A folder or a Hub id.
+        model: A folder or a Hub id.
         settings: `device`, of the pipeline; others are of `AutoModel.from_pretrained`.
 
     Raises:

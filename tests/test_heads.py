@@ -148,6 +148,7 @@ def config_of(case, **settings):
     return {"model_type": case.name, **case.settings, **case.learning, "standardize_input": True, **settings}
 
 
+@pytest.mark.training
 @every_case
 def test_learns_a_few_windows_and_survives_saving(case, tmp_path):
     model = tiny_model(config_of(case))

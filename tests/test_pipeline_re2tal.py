@@ -314,6 +314,7 @@ print(json.dumps({"rows": rows, "refused": refused, "module": type(pipe).__modul
 """
 
 
+@pytest.mark.training
 def test_saved_pipelines_load_without_the_package(pipe, video, tmp_path):
     pipe.save_pretrained(tmp_path / "first")
     arguments = [sys.executable, "-c", WITHOUT_THE_PACKAGE, tmp_path / "first", tmp_path / "second", video]

@@ -86,7 +86,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
                 done and of all of them.
             batch_size: Windows of a video that go through the model together; by default what the pipeline was built
                 with, or 1.
-            **settings: For this call, `threshold` and what follows it, or any other setting of the detection.
+            **settings: Any of those that follow, for this call alone.
             threshold: Lowest score returned.
             top_k: Most actions returned for a video, the best.
             max_segments: Segments of a video that the suppression keeps, in place of the processor's `max_detections`.

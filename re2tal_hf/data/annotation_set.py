@@ -94,7 +94,7 @@ class RuleLog:
         self.first: dict[str, str] = {}
 
     def add(self, rule: str, example: str, label: int = 0) -> None:
-        """Count one more case of `rule`, of a segment of class `label`; the first example is kept for the warning."""
+        """Counts one more case of `rule`, of a segment of class `label`; the first example is kept for the warning."""
         self.counts[rule] += 1
         self.first.setdefault(rule, example)
         if rule in LOST:
@@ -109,7 +109,7 @@ class RuleLog:
         ]
 
     def warn(self, source: str | Path, *, repaired: bool = True) -> None:
-        """Log one line per rule that was met in `source`."""
+        """Logs one line per rule that was met in `source`."""
         for line in self.lines(repaired=repaired):
             logger.warning("%s: %s", source, line)
 
@@ -117,7 +117,7 @@ class RuleLog:
 def repair_segments(
     video: AnnotatedVideo, duration: float | None, rules: RuleLog, *, tolerance: float = 0.0
 ) -> tuple[np.ndarray, list[int]]:
-    """Apply the segment rules to one video and count what they find.
+    """Applies the segment rules to one video and counts what they find.
 
     Args:
         video: Segments in seconds; not changed.

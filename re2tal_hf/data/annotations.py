@@ -72,7 +72,7 @@ def read_annotations(
     max_lost: float = MAX_LOST,
     streaming: bool = False,
 ) -> AnnotationSet:
-    """Read and check the annotations of one subset.
+    """Reads and checks the annotations of one subset.
 
     Three forms are read:
 
@@ -141,7 +141,7 @@ def read_annotations(
 
 
 def read_label_names(path: str | Path) -> list[str]:
-    """Read class names from a text file, one a line; blank lines are skipped."""
+    """Reads class names from a text file, one a line; blank lines are skipped."""
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
@@ -178,7 +178,7 @@ def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
 
 
 def _fetch(videos: list[AnnotatedVideo]) -> None:
-    """Replace files on the Hub by their copies here."""
+    """Replaces files on the Hub by their copies here."""
     remote = [video for video in videos if isinstance(video.path, HubVideo)]
     with ThreadPoolExecutor(max_workers=8) as pool:
         paths = pool.map(AnnotatedVideo.local_path, remote)
@@ -322,7 +322,7 @@ def _label_names(records: list[_Record], source: str | Path) -> list[str]:
 def _class_ids(
     records: list[_Record], names: list[str], first_label_id: int, source: str | Path
 ) -> dict[str | int, int]:
-    """Map every label of the records, name or id, to its index in `names`."""
+    """Maps every label of the records, name or id, to its index in `names`."""
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         raise AnnotationError(f"label_names repeats a name: {names}")

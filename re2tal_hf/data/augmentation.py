@@ -71,7 +71,7 @@ class Augmentation:
         labels: Collection[int] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Augment one clip.
+        """Augments one clip.
 
         Args:
             frames: uint8 `[T, C, H, W]`.

@@ -32,7 +32,7 @@ def same_name(name: str) -> str:
 
 
 def find_videos(folder: str | Path) -> dict[str, list[Path]]:
-    """Map the stem of every video file under `folder`, in the form of `same_name`, to its paths.
+    """Maps the stem of every video file under `folder`, in the form of `same_name`, to its paths.
 
     Links are followed, to folders too; what is reached on several ways is given once.
 

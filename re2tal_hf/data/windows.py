@@ -124,7 +124,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the items those of `epoch`; call before iterating over a loader."""
+        """Makes the items those of `epoch`; to be called before iterating over a loader."""
         self._epoch.fill_(epoch)
 
     @property
@@ -154,7 +154,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         return {"frames": frames, "labels": labels}
 
     def draw_window(self, video: AnnotatedVideo, generator: torch.Generator) -> tuple[Window, dict[str, Tensor]]:
-        """Draw a window of a video and find the actions in it, without decoding anything.
+        """Draws a window of a video and finds the actions in it, without decoding anything.
 
         Args:
             video: One of `videos`.

@@ -103,7 +103,7 @@ class TalMap(evaluate.Metric):
         )
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Add one video's predictions, its ground truth, or both.
+        """Adds one video's predictions, its ground truth, or both.
 
         Args:
             prediction: A dict as in `predictions`, or None.
@@ -120,7 +120,7 @@ class TalMap(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Add the predictions of some videos and the ground truth of the same or of other videos.
+        """Adds the predictions of some videos and the ground truth of the same or of other videos.
 
         Args:
             predictions: A list of dicts, or None for none in this batch.
@@ -411,13 +411,13 @@ def _flatten(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str, int]) -
 
 
 def _concatenate(columns: Sequence[Any], dtype: type, width: tuple[int, ...] = ()) -> np.ndarray:
-    """Concatenate lists that may be empty, of rows of the given width."""
+    """Concatenates lists that may be empty, of rows of the given width."""
     empty: np.ndarray = np.zeros((0, *width), dtype)
     return np.concatenate([empty, *(np.asarray(c, dtype).reshape(-1, *width) for c in columns)])
 
 
 def _without_degenerate_segments(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop segments without a positive length and near-copies of an earlier one of a class."""
+    """Drops segments without a positive length and near-copies of an earlier one of a class."""
     kept: list[tuple[list[float], int]] = []
     for (start, end), label in zip(row["segments"], row["labels"], strict=True):
         is_copy = any(

@@ -37,7 +37,7 @@ def known_durations(
     unknown = [number for number, duration in enumerate(durations) if duration is None]
     with ThreadPoolExecutor(max_workers=8) as pool:
         measured = pool.map(lambda number: _measured_duration(videos[number], index), unknown)
-        bar = tqdm(measured, "measuring videos", len(unknown), disable=not (progress and unknown))
+        bar = tqdm(measured, "measuring videos", len(unknown), disable=not progress, delay=2)
         for number, duration in zip(unknown, bar, strict=True):
             durations[number] = duration
     if timelines is None:

@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .annotation_set import AnnotatedVideo, AnnotationError
@@ -27,6 +29,7 @@ _LEFT_OUT = 0.1
 _FRAMES = 64
 """Windows are proposed in multiples of this, which every architecture takes."""
 _HIGHEST_RATE = 240
+_VIDEOS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,30 @@ def find_misfits(windows: TrainingWindows, can_learn: CanLearn, feature_stride: 
         feature_stride: Frames of a feature step.
     """
     misfits = [Misfit(label, "lost") for label, count in windows.lost.items() for _ in range(count)]
-    for video in windows.videos:
-        misfits += _misfits_of_video(windows, video, can_learn, feature_stride)
+    for first in range(0, len(windows.videos), _VIDEOS_AT_ONCE):
+        videos = windows.videos[first : first + _VIDEOS_AT_ONCE]
+        learned = iter(_learned(windows, videos, can_learn, feature_stride))
+        for video in videos:
+            misfits += _misfits_of_video(windows, video, list(islice(learned, len(video.labels))), feature_stride)
     return misfits
 
 
+def _learned(
+    windows: TrainingWindows, videos: Sequence[AnnotatedVideo], can_learn: CanLearn, feature_stride: int
+) -> list[bool]:
+    """Whether the actions of videos, one after another, are learned wherever a feature step begins."""
+    # A whole video is seen in one way only.
+    number = feature_stride if windows.processor.sampling == "sliding" else 1
+    placed = np.concatenate([windows.placements(video, number) for video in videos])
+    segments = torch.from_numpy(placed / feature_stride).float()  # as the windows give them
+    return can_learn(segments.flatten(0, 1)).view(segments.shape[:2]).all(dim=1).tolist()
+
+
 def _misfits_of_video(
-    windows: TrainingWindows, video: AnnotatedVideo, can_learn: CanLearn, feature_stride: int
+    windows: TrainingWindows, video: AnnotatedVideo, learned: Sequence[bool], feature_stride: int
 ) -> list[Misfit]:
     rate = windows.frame_rate(video)
     longest, threshold = windows.longest_window(video), windows.truncation_threshold
-    # Labels are float32, as the windows give them; a whole video is seen in one way only.
-    number = feature_stride if windows.processor.sampling == "sliding" else 1
-    placed = (windows.placements(video, number) / feature_stride).float()
-    learned = can_learn(placed.flatten(0, 1)).view(placed.shape[:2]).all(dim=1).tolist()
     misfits = []
     for (start, end), label, fits in zip(video.segments.tolist(), video.labels, learned, strict=True):
         frames = (end - start) * rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import unicodedata
@@ -43,9 +44,11 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"video folder {folder} does not exist")
     found: dict[str, dict[Path, Path]] = {}
+    resolved = functools.cache(Path.resolve)  # of a folder, once for all that is in it
     for path in files_under(folder):
         if is_video_file(path):
-            found.setdefault(same_name(path.stem), {}).setdefault(path.resolve(), path)
+            file = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
+            found.setdefault(same_name(path.stem), {}).setdefault(file, path)
     if not found:
         raise FileNotFoundError(f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
     return {stem: _without_previews(list(paths.values())) for stem, paths in found.items()}

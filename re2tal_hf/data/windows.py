@@ -185,7 +185,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         """Frames per second of the windows that are drawn from one of `videos`."""
         return self._whole(video).frame_rate
 
-    def placements(self, video: AnnotatedVideo, number: int) -> Tensor:
+    def placements(self, video: AnnotatedVideo, number: int) -> np.ndarray:
         """The actions of one of `videos` as `number` of its longest windows show them.
 
         The windows show the action whole, where one can, and as near their middle as may be. They begin a frame
@@ -195,14 +195,14 @@ class TrainingWindows(Dataset[dict[str, Any]]):
             float64 `[N, number, 2]` in frames of the window, clipped to it.
         """
         whole, length = self._whole(video), self.longest_window(video)
-        segments = torch.from_numpy(video.segments) * whole.frame_rate
-        first = (segments[:, 1] - length).ceil().clamp(min=0)
-        last = segments[:, 0].floor().clamp(max=whole.num_frames - length).maximum(first)
-        middle = (segments.mean(dim=1) - length / 2).floor()
-        middle = middle.minimum(last - number + 1).maximum(first)
-        starts = (middle[:, None] + torch.arange(number)).minimum(last[:, None])
-        starts = starts.clamp(0, whole.num_frames - length).unsqueeze(-1)
-        return (segments.unsqueeze(1) - starts).clamp(0, length)
+        segments = video.segments * whole.frame_rate
+        first = np.maximum(np.ceil(segments[:, 1] - length), 0)
+        last = np.maximum(np.minimum(np.floor(segments[:, 0]), whole.num_frames - length), first)
+        middle = np.floor(segments.mean(axis=1) - length / 2)
+        middle = np.maximum(np.minimum(middle, last - number + 1), first)
+        starts = np.minimum(middle[:, None] + np.arange(number), last[:, None])
+        starts = starts.clip(0, whole.num_frames - length)[..., None]
+        return (segments[:, None] - starts).clip(0, length)
 
     def _crop_lengths(self, total: int) -> tuple[int, int]:
         """The least and the most frames of a window of a video of `total` frames."""

@@ -43,7 +43,8 @@ class DataArguments:
     Args:
         annotations: Annotation file (JSON), a folder of videos with `metadata.jsonl`, or a dataset on the Hub,
             `user/name` or `user/name@revision`.
-        videos: Folder of the video files; not needed where the annotations name them.
+        videos: Folder of the video files; not needed where the annotations name them. Each file is measured once; what
+            is found is kept in `HF_HOME`, and checked by the file's size and time of change.
         streaming: Fetch a video from the Hub when it is first needed, instead of all at the start.
         training_subset, validation_subset: Names of the subsets in the annotations, in any case.
         allow_shared_videos: Train and measure on the same videos on purpose, as to see whether a model can learn them

@@ -8,9 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from torch._utils import ExceptionWrapper
 
 from re2tal_hf.commands import train
 from re2tal_hf.commands.__main__ import commands, main
+from re2tal_hf.commands._command import one_line
+from re2tal_hf.video_reader import VideoReadError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,6 +85,38 @@ def test_launched_in_two_processes_an_error_is_said_once(
     said = [line for line in done.stderr.splitlines() if "error" in line]
     assert len(said) == 1 and said[0].startswith(message)
     assert code == 2 or len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--recipe=quickstart", "--output=run", "processor.size_=3"], "there is no field 'processor.size_'"),
+        (["train", "--recipe=quickstart", "--output=run", "augmentation.flop=3"], "no field 'augmentation.flop'"),
+        (["benchmark", "--backbone", "{model_type: x}"], "backbone_config['model_type'] is 'x'"),
+        (["benchmark", "--device", "nonsense"], "--device nonsense: "),
+        (["predict", "--model", "model", "--device", "nonsense", "a.mp4"], "--device nonsense: "),
+        (["evaluate", "--model=m", "--annotations=a", "--detections=none/d.json"], "a file in a folder that exists"),
+        (["publish", "--repo", "user/name"], "give the folder of a run, or --metric, or --app"),
+    ],
+)
+def test_a_users_error_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_a_data_worker_is_one_line() -> None:
+    try:
+        raise VideoReadError("a.mp4: cannot be decoded")
+    except VideoReadError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(VideoReadError, match="Original Traceback") as raised:
+        wrapped.reraise()
+    assert one_line(raised.value) == "a.mp4: cannot be decoded"
 
 
 def test_where_an_error_came_up_is_shown_to_who_asks(tmp_path: Path) -> None:

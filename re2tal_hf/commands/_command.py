@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from accelerate import PartialState
 from huggingface_hub.errors import HTTPError
 
@@ -81,8 +82,16 @@ def run_command(
         if options.traceback:
             raise
         _let_the_first_process_speak()
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error; of one that PyTorch brings from a data worker, without the traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if lines[1:2] and lines[1].startswith("Original Traceback"):
+        lines = [lines[-1].partition(": ")[2]]
+    return " ".join(lines)
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +117,17 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
 def load_for_inference(options: Options, processes: PartialState) -> TemporalActionLocalizationPipeline:
     """Loads the model of `add_inference_options`, on the device of this process where there are several."""
     device = options.device or (processes.device if processes.num_processes > 1 else None)
+    check_device(device)
     return load_pipeline(str(complete_folder(options.model)), device=device)
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """Raises a `ValueError` if there is no such device here; None is any."""
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {device}: {str(error).partition('. ')[0]}.") from error
 
 
 def add_max_lost(parser: argparse.ArgumentParser) -> None:

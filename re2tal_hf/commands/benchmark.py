@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from ..training.own_files import import_files
 from ..training.recipe_yaml import read_yaml
-from ._command import run_command
+from ._command import check_device, run_command
 
 AS_SHIPPED = "the library's own forward"
 MODES = {
@@ -139,24 +140,19 @@ def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict, fro
     return Step(model, videos, arguments.precision, [label] * shape[0])
 
 
-def _peak(build: Callable[..., Step], parameters: tuple, threads: int, queue) -> None:
+def _peak(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
     torch.set_num_threads(threads)
     import_files(parameters[0].imports)
     step = build(*parameters)
     before = 0.0 if step.videos.device.type == "cuda" else reset_peak_memory()
     step.run()
-    queue.put(peak_memory() - before)
+    return peak_memory() - before
 
 
 def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
     """Returns the MiB that a step adds at its peak to a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(build, parameters, threads, queue))
-    process.start()
-    peak = queue.get()
-    process.join()
-    return peak
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_peak, build, parameters, threads).result()
 
 
 def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> None:
@@ -215,6 +211,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_device(arguments.device)
     torch.set_num_threads(arguments.threads)
 
     builds: dict[str, dict[str, tuple]] = {}

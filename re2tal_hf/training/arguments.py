@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -264,10 +264,7 @@ def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
     """A section from its values, each checked against the field's type and range."""
     hints, arguments = fields_of(cls), {}
     for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(hints)}."
-            raise ValueError(f"{where}: there is no field {f'{prefix}{key}'!r}{hint}")
+        _check_name(f"{where}: ", prefix, key, hints)
         kind, place = hints[key], f"{where}: {prefix}{key}"
         if not (dataclasses.is_dataclass(kind) or get_origin(kind) is dict):
             arguments[key] = check_value(place, value, kind)
@@ -278,6 +275,14 @@ def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
         else:
             arguments[key] = value or {}
     return cls(**arguments)
+
+
+def _check_name(where: str, prefix: str, key: str, known: Collection[str]) -> None:
+    """Refuses a field that a section does not have."""
+    if key not in known:
+        near = difflib.get_close_matches(str(key), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}."
+        raise ValueError(f"{where}there is no field {f'{prefix}{key}'!r}{hint}")
 
 
 def _check_model(settings: dict[str, Any], where: str) -> None:
@@ -297,7 +302,11 @@ def _check_parts(recipe: Recipe, where: str) -> None:
     """Checks what sections hand on to the model, the video processor and the augmentation, and what goes together."""
     check_part_settings(f"{where}model.", recipe.model)
     _check_model(recipe.model, where)
+    for key in recipe.processor:
+        _check_name(where, "processor.", key, Re2TALVideoProcessor.valid_kwargs.__annotations__)
     check_values(f"{where}processor.", recipe.processor, fields_of(Re2TALVideoProcessor))
+    for key in recipe.augmentation:
+        _check_name(where, "augmentation.", key, fields_of(Augmentation))
     check_values(f"{where}augmentation.", recipe.augmentation, fields_of(Augmentation))
     if recipe.model.get("rewiring") == DUAL_RESIDUAL:
         coupling_at(recipe.coupling, 0.0, recipe.training.epochs)

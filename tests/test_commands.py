@@ -67,6 +67,7 @@ def test_options_stand_anywhere_among_overrides(
     assert "seed" in printed.err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -2,7 +2,7 @@
 
 re2tal evaluate --model runs/first/best --annotations annotations.json --videos videos
 
-On several GPUs, which share the videos: accelerate launch -m re2tal_hf.commands.evaluate --model ...
+On several GPUs, which share the videos: re2tal launch evaluate --model ...
 """
 
 from __future__ import annotations

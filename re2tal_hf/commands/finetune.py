@@ -3,7 +3,7 @@
 re2tal finetune --recipe finetune_swin_tiny --output runs/backbone data.annotations=clips
 
 The folder holds clips/train/<class>/*.mp4 and clips/validation/<class>/*.mp4.
-On several GPUs: accelerate launch -m re2tal_hf.commands.finetune --recipe ...
+On several GPUs: re2tal launch finetune --recipe ...
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The results have the name of the video or, where several are called the same, as
 re2tal predict --model runs/first/best --output predictions match.mp4 training.mp4
 re2tal predict --model runs/first/best --format srt match.mp4
 
-On several GPUs, which share the videos: accelerate launch -m re2tal_hf.commands.predict --model ...
+On several GPUs, which share the videos: re2tal launch predict --model ...
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 re2tal train --recipe quickstart --output runs/first data.annotations=annotations.json data.videos=videos
 
-On several GPUs: accelerate launch -m re2tal_hf.commands.train --recipe ...
+On several GPUs: re2tal launch train --recipe ...
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -101,6 +102,12 @@ def test_a_run_leaves_model_metrics_and_log(finished):
     assert (again.training.epochs, again.name) == (2, "quickstart")
     assert list(finished.glob("tracking/**/*tfevents*")) or list(finished.glob("**/*tfevents*"))
     assert not list(finished.glob("*.partial"))
+
+
+def test_a_second_start_opens_no_video(finished, places, tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "open", lambda file, **_: pytest.fail(f"{file} is opened"))
+    trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places]), tmp_path / "again")
+    assert [round(video.duration) >= 20 for video in trainer.windows.videos] == [True] * 3
 
 
 def test_the_same_numbers_on_a_second_run(finished, places, tmp_path):

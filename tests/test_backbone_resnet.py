@@ -81,6 +81,7 @@ def test_blocks_that_change_the_shape_begin_a_stage(layers, block):
         assert_gradients_close(found, expected_gradients)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("backprop", ["checkpoint", "reversible"])
 def test_a_training_step_updates_the_running_statistics_once(backprop, momentum):

@@ -34,6 +34,7 @@ def test_an_unknown_command_is_refused_with_the_names_of_those_known(capsys: pyt
     assert "'trian' is none of the commands: " in capsys.readouterr().err
 
 
+@pytest.mark.training
 def test_scripts_hand_over_to_the_commands_and_hide_no_library() -> None:
     scripts = sorted((ROOT / "scripts").glob("*.py"))
     assert scripts
@@ -68,6 +69,7 @@ def test_options_stand_anywhere_among_overrides(
 
 
 @pytest.mark.training
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -79,6 +81,7 @@ def test_launched_in_two_processes_an_error_is_said_once(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
     launcher = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    launcher.append("--main_process_port=0")  # any that is free; where the usual one is not, accelerate warns
     command = [sys.executable, "-m", "re2tal_hf.commands.launch", *launcher, "train", "--output", "run", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -78,6 +78,7 @@ def test_graph_of_a_model_that_is_not_rewired():
     check(export_graph(model, SHAPE).module(), model)
 
 
+@pytest.mark.training
 def test_a_difference_shows(model, program):
     torch.manual_seed(1)
     other = make_model()

@@ -434,6 +434,7 @@ assert results == {"map": 0.5, "map@0.5": 1.0, "map@0.9": 0.0, "per_class": {2: 
 """
 
 
+@pytest.mark.training
 def test_loads_by_path_where_the_package_is_absent(tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "tal_map", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

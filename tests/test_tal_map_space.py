@@ -301,6 +301,7 @@ def served(tmp_path):
         server.wait()
 
 
+@pytest.mark.training
 def test_app_serves_its_api(served, file, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError

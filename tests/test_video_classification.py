@@ -109,6 +109,7 @@ def test_the_card_names_the_pipeline_that_runs_the_model(model_class, tag, tmp_p
     assert ("video-classification" in card.data.tags) == (tag is not None)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])
 def test_the_model_learns_and_loads(rewiring, tmp_path):
     torch.manual_seed(0)

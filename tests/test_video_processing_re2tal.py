@@ -597,6 +597,7 @@ processor.save_pretrained(sys.argv[3])
 """
 
 
+@pytest.mark.training
 def test_loaded_without_the_package(tmp_path, video, monkeypatch):
     monkeypatch.setattr(Re2TALVideoProcessor, "_auto_class", None)
     Re2TALVideoProcessor.register_for_auto_class()

@@ -79,11 +79,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | Path, is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
-        """As in transformers; of our code only what the model uses is saved with it, and a file of the user's own.
-
-        Raises:
-            ValueError: if such a file cannot be saved with a model, before anything is written.
-        """
+        """As in transformers; of our code only what the model uses is saved with it, and a file of the user's own."""
         code = code_of(type(self), self.registered_parts())
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:

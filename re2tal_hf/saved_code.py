@@ -33,18 +33,22 @@ FAMILIES = [{names}]
 def code_of(model: type, parts: Sequence[type]) -> dict[str, str]:
     """Returns all files of a model's code, text by name.
 
+    A class that cannot travel is left out with a warning: the weights are not to be lost for it.
+
     Args:
         model: the model's class.
         parts: classes of its architecture, and of its head and loss if it has them.
-
-    Raises:
-        ValueError: if a user's own file cannot be saved with a model; names file, line and remedy.
     """
     files: dict[str, str] = {}
-    found = [(cls, path) for cls in (model, *parts) if (path := _file_of(cls))]
-    for _, path in found:
-        if path.parent != _HERE:
-            files |= own_code(path)
+    found = []
+    for cls in (model, *parts):
+        try:
+            path = _file_of(cls)
+            files |= own_code(path) if path.parent != _HERE else {}
+        except (OSError, SyntaxError, ValueError) as error:
+            logger.warning("%s is not saved with the model, which will not load elsewhere: %s", cls.__qualname__, error)
+        else:
+            found.append((cls, path))
     imported = sorted({(path.stem, cls.__qualname__) for cls, path in found if cls is not model})
     files["families.py"] = _FAMILIES.format(
         imports="\n".join(f"from .{module} import {name}" for module, name in imported),
@@ -89,16 +93,12 @@ def own_code(path: Path) -> dict[str, str]:
     return files
 
 
-def _file_of(cls: type) -> Path | None:
+def _file_of(cls: type) -> Path:
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None)
     if file and cls.__module__ != "__main__" and getattr(module, cls.__qualname__, None) is cls:
         return Path(file).resolve()
-    logger.warning(
-        "%s is not saved with the model, which will not load elsewhere: define it in a file that is imported.",
-        cls.__qualname__,
-    )
-    return None
+    raise ValueError("define it in a file that is imported.")
 
 
 def _reached(names: Iterable[str], files: Mapping[str, str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def test_files(tmp_path, prefix):
 
 @pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
 def test_the_result_of_the_classification_stage(tmp_path, max_shard_size):
-    config = Re2TALConfig(backbone_config=SWIN, rewiring="none", id2label={0: "jump", 1: "run"})
+    config = Re2TALVideoClassificationConfig(backbone_config=SWIN, rewiring="none", id2label={0: "jump", 1: "run"})
     trained = Re2TALForVideoClassification(config)
     trained.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     model = backbone()

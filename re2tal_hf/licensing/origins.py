@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 
+from ..configuration_re2tal import CONFIGS
 from .families import FAMILIES, Family, Kind
 
 OWN_LICENSE = "apache-2.0"
@@ -239,7 +240,7 @@ def _our_config(path: Path) -> dict[str, Any] | None:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a configuration: {error}") from error
-    return config if isinstance(config, dict) and config.get("model_type") == "re2tal" else None
+    return config if isinstance(config, dict) and config.get("model_type") in CONFIGS else None
 
 
 def _by_name(source: str) -> Origin:

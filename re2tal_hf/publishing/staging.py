@@ -46,6 +46,8 @@ APP_FILES = (
 )
 PACKAGE_FILES = (
     "README.md",
+    "recipes/README.md",
+    "training/README.md",
     "*.py",
     *(f"{folder}/*.py" for folder in ("commands", "data", "demo", "licensing", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "timeline.css", "timeline.js")),

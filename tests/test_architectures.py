@@ -275,7 +275,7 @@ class ResidualVideoModel(nn.Module):
 # As the README shows it.
 @register_backbone
 class ResidualVideo(Architecture):
-    model_type = "residual_video"
+    model_type = "small_residual_video"
     model_class = ResidualVideoModel
 
     def build(self, width=16, depth=4):
@@ -334,7 +334,7 @@ def test_an_architecture_of_ones_own():
     assert_close(rewire(users_model, "none", "plain")(inputs), expected, depth=depth_of(users_model))
     assert rewire(users_model)(inputs).shape == (1, 5)
 
-    config = {"model_type": "residual_video", "depth": 6}
+    config = {"model_type": ResidualVideo.model_type, "depth": 6}
     model = Re2TALModel(Re2TALConfig(backbone_config=config)).double()
     videos = torch.randn(2, 8, 3, 16, 16, dtype=torch.float64)
     assert model(videos).last_hidden_state.shape == (2, 4, 16)

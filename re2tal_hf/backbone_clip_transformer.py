@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from huggingface_hub.errors import StrictDataclassError
@@ -13,7 +14,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
-from .configuration_limits import check_clip_values
 from .rewiring import Architecture
 
 
@@ -109,3 +109,28 @@ def clip_and_patch(config: Any) -> tuple[list[int], list[int]]:
     tubelet = getattr(config, "tubelet_size", 1)
     patch = [tubelet, *pair(config.patch_size)] if isinstance(tubelet, int) else list(tubelet)
     return [frames, *pair(getattr(config, "crop_size", None) or config.image_size)], patch
+
+
+def check_clip_values(name: str, clip: Sequence[int], patch: Sequence[int], width: int, largest: int) -> None:
+    """Checks the number of patches in a clip, multiplied by the width: the size of a table of their positions.
+
+    Args:
+        name: of the family, for error messages.
+        clip: frames, height and width.
+        patch: the same of a patch.
+        width: of the network.
+        largest: number of values allowed.
+
+    Raises:
+        ValueError: if there are more, or a size is not above 0.
+    """
+    if min(*clip, *patch, width) < 1:
+        raise ValueError(
+            f"{name}: clips of {list(clip)}, patches of {list(patch)}, width {width}: all must be above 0."
+        )
+    grid = [length // side for length, side in zip(clip, patch, strict=True)]
+    if math.prod(grid) * width > largest:
+        raise ValueError(
+            f"{name}: clips of {grid[0]} x {grid[1]} x {grid[2]} patches and width {width} are more than {largest} "
+            "values; use fewer frames, smaller images or larger patches."
+        )

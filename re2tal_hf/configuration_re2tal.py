@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from transformers import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .configuration_limits import check_labels, check_settings
+from .configuration_labels import check_labels
 from .rewiring import check_rewiring, default_backprop
-from .value_checks import BELOW_ONE, COUNT, check_values, fields_of
+from .value_checks import BELOW_ONE, COUNT, check_bounds, check_values, fields_of
 
 # What transformers' `pipeline()` looks for in a saved configuration.
 PIPELINES = {
@@ -48,7 +48,7 @@ class RewiredConfig(PreTrainedConfig):
             if name.endswith("_config") and not isinstance(value, Mapping):
                 raise TypeError(f"{name} is a {type(value).__name__}; it must map settings to values.")
             if name != "origin":
-                check_settings(name, value)
+                check_bounds(name, value)
         check_values("", {name: getattr(self, name) for name in hints}, hints)
         if self.backprop is None:
             self.backprop = default_backprop(self.rewiring)
@@ -79,7 +79,7 @@ class Re2TALConfig(RewiredConfig):
         num_labels: Number of action classes; 1 for a class-agnostic model.
 
     Raises:
-        ValueError: if a value is unknown or beyond the bounds of `configuration_limits`, or rewiring and backprop do
+        ValueError: if a value is unknown or beyond the bounds of `value_checks`, or rewiring and backprop do
             not go together.
 
     Example:

@@ -14,18 +14,15 @@ from typing import NoReturn
 
 import torch
 from accelerate import PartialState
-from huggingface_hub.errors import HTTPError
 
-from ..data.readable_videos import UnreadableVideosError
 from ..data.time_units import MAX_LOST
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
-from ..publishing.upload import UploadError
 from ..training.arguments import recipe_names
 from ..training.own_files import import_files
 from ..training.run_folder import complete_folder
+from ._errors import expected, quiet_without_reader, unexpected
 
 Options = argparse.Namespace
-USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HTTPError, UploadError, UnreadableVideosError)
 # Of the other processes, before one that fails says so itself.
 SECONDS_TO_SPEAK = 10.0
 
@@ -47,10 +44,12 @@ def run_command(
         log_level: What is less than that is not shown.
 
     Returns:
-        The exit code: that of `run`, or 1 after a user's error, which is one line on stderr.
+        The exit code: that of `run`, or 1 after a user's error, which is one line on stderr, and after one of ours,
+        which is three and a file.
 
     Raises:
-        SystemExit: of argparse, with 0 after `--help` and 2 where the arguments are not understood.
+        SystemExit: of argparse, with 0 after `--help` and 2 where the arguments are not understood; with 141 where
+            nobody reads what is printed.
     """
     parser = _Parser(
         prog=f"re2tal {Path(run.__code__.co_filename).stem}",
@@ -76,22 +75,17 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        import_files(options.imports)
-        return run(options)
-    except USER_ERRORS as error:
+        with quiet_without_reader():
+            import_files(options.imports)
+            return run(options)
+    except Exception as error:
         if options.traceback:
             raise
         _let_the_first_process_speak()
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        line = expected(error)
+        given = sys.argv[1:] if arguments is None else arguments
+        print(f"error: {line}" if line else unexpected(error, parser.prog, given), file=sys.stderr)
         return 1
-
-
-def one_line(error: Exception) -> str:
-    """Returns the message of an error; of one that PyTorch brings from a data worker, without the traceback."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    if lines[1:2] and lines[1].startswith("Original Traceback"):
-        lines = [lines[-1].partition(": ")[2]]
-    return " ".join(lines)
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,11 @@ the model does; beyond these bounds, far above what is published, building would
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import itertools
 import math
+import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -59,6 +61,8 @@ POSITIVE_SHARE = Range(low=0, high=1, with_low=False)
 BELOW_ONE = Range(low=0, high=1, with_high=False)
 INSIDE_ONE = Range(low=0, high=1, with_low=False, with_high=False)
 
+# Of a value in a message.
+SHOWN_LETTERS = 150
 MAX_LETTERS = 1000
 MAX_LAYERS = 256
 MAX_VALUES = 2**14
@@ -154,21 +158,45 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     if not _fits(value, kind):
         bounds = f", {expected}" if expected != Range() else ""
         quotes = " (put it in quotes)" if _fits(value, float) and _fits("", kind) else ""
-        raise ValueError(f"{name} is {value!r}; it must be {_named(kind)}{bounds}{quotes}.")
+        raise ValueError(f"{name} is {shown(value)}; it must be {_named(kind)}{bounds}{quotes}.")
     for place, number in leaves(name, value):
-        if _fits(number, float) and (not math.isfinite(number) or number not in expected):
-            raise ValueError(f"{place} is {number!r}; it must be {expected}.")
+        # A whole number may be too large to be a float.
+        if _fits(number, float) and (number not in expected or not (_fits(number, int) or math.isfinite(number))):
+            raise ValueError(f"{place} is {shown(number)}; it must be {expected}.")
     if kind is not Any and expected != Range() and isinstance(value, Sequence):
         _check_list(name, value, expected)
     kinds = get_args(kind) or (kind,)
     return float(value) if _fits(value, int) and float in kinds and int not in kinds else value
 
 
+def shown(value: Any) -> str:
+    """A value for a message: one line, and a short one; of an array or a tensor its type and shape."""
+    if getattr(value, "shape", ()) and hasattr(value, "dtype"):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{type(value).__name__} {kind} {list(value.shape)}"
+    try:
+        text = " ".join(_REPR.repr(value).split())
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        text = f"{type(value).__name__} too long to show"
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 4, 10, 10, 10
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
+
+
+def did_you_mean(name: Any, known: Collection[str]) -> str:
+    """The end of a message on a name that is not known: the one that is nearest, or all."""
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {sorted(known)}."
+
+
 def _check_list(name: str, values: Sequence[Any], expected: Range) -> None:
     if len(values) != (expected.length or max(len(values), 1)):
-        raise ValueError(f"{name} is {list(values)}; it must hold {expected.length or 'one or more'} numbers.")
+        raise ValueError(f"{name} is {shown(list(values))}; it must hold {expected.length or 'one or more'} numbers.")
     if expected.rising and any(after < before for before, after in zip(values, values[1:], strict=False)):
-        raise ValueError(f"{name} is {list(values)}; no number may be below the one before.")
+        raise ValueError(f"{name} is {shown(list(values))}; no number may be below the one before.")
 
 
 def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -4,13 +4,15 @@ import copy
 import json
 import random
 import time
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import pytest
 import torch
 from architecture_cases import CASES
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf.value_checks import COUNT, SHARE, check_value, shown
 
 LARGEST_PUBLISHED: list[dict[str, Any]] = [
     {"backbone_config": {"model_type": "video_swin", "variant": "base", "window_size": [16, 7, 7]}},
@@ -165,3 +167,27 @@ def test_mutated_configurations_are_refused_or_built_in_seconds(case: Any) -> No
             outcomes["refused"] += 1
         assert time.process_time() - start < 60, settings
     assert min(outcomes.values()) > 0, outcomes
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.5, "0.5"),
+        ("softer", "'softer'"),
+        ("a\nb", r"'a\nb'"),
+        (torch.zeros(2, 3), "Tensor float32 [2, 3]"),
+        (np.zeros((2, 3)), "ndarray float64 [2, 3]"),
+        (10**5000, "int too long to show"),
+        ([torch.zeros(2, 2)], "[tensor([[0., 0.], [0., 0.]])]"),
+    ],
+)
+def test_values_in_messages_are_short_and_of_one_line(value, expected):
+    assert shown(value) == expected
+    assert len(shown([value, "x" * 10**6] * 100)) < 200
+
+
+@pytest.mark.parametrize("number", [10**30, 10**400, 10**5000])
+def test_whole_numbers_of_any_size_are_compared(number):
+    with pytest.raises(ValueError, match="share is .*; it must be at least 0 and at most 1"):
+        check_value("share", number, Annotated[float, SHARE])
+    assert check_value("count", number, Annotated[int, COUNT]) == number

@@ -27,6 +27,7 @@ from ..value_checks import (
     Range,
     check_value,
     check_values,
+    did_you_mean,
     fields_of,
     leaves,
 )
@@ -280,9 +281,7 @@ def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
 def _check_name(where: str, prefix: str, key: str, known: Collection[str]) -> None:
     """Refuses a field that a section does not have."""
     if key not in known:
-        near = difflib.get_close_matches(str(key), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}."
-        raise ValueError(f"{where}there is no field {f'{prefix}{key}'!r}{hint}")
+        raise ValueError(f"{where}there is no field {f'{prefix}{key}'!r}; {did_you_mean(key, known)}")
 
 
 def _check_model(settings: dict[str, Any], where: str) -> None:

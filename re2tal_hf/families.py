@@ -3,6 +3,7 @@
 No other file imports them. Saved with a model, this one names what the model uses; see `saved_code`.
 """
 
+from .backbone_image import ImageNetwork
 from .backbone_mvit import MultiscaleViT
 from .backbone_resnet import VideoResNetArchitecture
 from .backbone_slowfast import FastOnlyArchitecture, SlowFastArchitecture, SlowOnlyArchitecture
@@ -16,6 +17,7 @@ from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
 
 FAMILIES = [
+    ImageNetwork,
     MultiscaleViT,
     VideoResNetArchitecture,
     FastOnlyArchitecture,

@@ -5,6 +5,7 @@ A file `backbone_<family>.py` describes one family of video models to this regis
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -100,6 +101,10 @@ class Architecture(ABC):
     def feature_stride(self, model: Any) -> int:
         """Returns the number of input frames for each temporal feature."""
 
+    def describes(self, model_class: type[nn.Module]) -> bool:
+        """Whether a class of models is of this family: by default a subclass of `model_class`."""
+        return issubclass(model_class, self.model_class)
+
     def check_attention(self, attn_implementation: Any) -> None:
         """Raises a `ValueError` if there is one implementation of the attention only."""
         if not self.chooses_attention:
@@ -107,6 +112,10 @@ class Architecture(ABC):
                 f"attn_implementation is {attn_implementation!r}, but a backbone of type {self.model_type!r} has none "
                 "to choose; leave it out."
             )
+
+    def todays_names(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Renames weights of the same network that others have published under names of their own."""
+        return state
 
     def clip_length(self, model: Any) -> int | None:
         """Returns the number of frames that the model takes, None if it takes any; longer videos are cut into clips."""
@@ -275,7 +284,7 @@ def _as_couplings(values: AnyCoupling, num_stages: int | None = None) -> list[Co
 def architecture_of(model_class: type[nn.Module]) -> Architecture:
     """Returns the registered architecture that a class of models belongs to; `ValueError` if there is none."""
     for architecture in BACKBONES.values():
-        if issubclass(model_class, architecture.model_class):
+        if architecture.describes(model_class):
             return architecture
     raise ValueError(
         f"{model_class.__name__} is not a registered architecture (known: {sorted(BACKBONES)}). "
@@ -370,10 +379,11 @@ class RewiredModel(nn.Module):
     def video_features(self, videos: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
         """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames."""
         length = self.architecture.clip_length(self)
+        clips = videos if length is None else cut_into_clips(videos, length)
+        with _own_weights_in_place(self):
+            features = self.temporal_features(self.architecture.to_library_input(clips), stage_outputs)
         if length is None:
-            return self.temporal_features(self.architecture.to_library_input(videos), stage_outputs)
-        clips = cut_into_clips(videos, length)
-        features = self.temporal_features(self.architecture.to_library_input(clips), stage_outputs)
+            return features
         num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))
         return join_clips(features, len(videos), num_features)
 
@@ -412,6 +422,18 @@ class RewiredModel(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # The class is made at run time; pickle cannot name it.
         return _unpickled, (type(self).original_class,), self.__dict__
+
+
+@contextlib.contextmanager
+def _own_weights_in_place(model: nn.Module) -> Iterator[None]:
+    """Of offloaded weights accelerate brings those of a module, not of its parts, for the module's own forward only."""
+    hook = getattr(model, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(model)
+    yield
+    hook.post_forward(model, None)
 
 
 def _set_mode(module: nn.Module, own: Collection[nn.Module], default: bool) -> None:

@@ -59,7 +59,7 @@ UNKNOWN = [
 
 
 def test_every_row_has_a_source():
-    assert all(family.terms.startswith("https://github.com/") for family in FAMILIES)
+    assert all(family.terms.startswith(("https://github.com/", "https://ai.meta.com/")) for family in FAMILIES)
 
 
 @pytest.mark.parametrize("source", NON_COMMERCIAL)

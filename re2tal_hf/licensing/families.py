@@ -50,6 +50,26 @@ FAMILIES = (
         "ViViT", r"^google/vivit", ("hub",), "apache-2.0",
         "https://github.com/google-research/scenic/blob/main/LICENSE",
     ),
+    # The license of the repository with the networks and their checkpoints.
+    Family(
+        "EfficientNet-Lite", r"^timm/tf_efficientnet_lite|^efficientnet-lite\d-\w{8}\.pth$", _ANYWHERE, "apache-2.0",
+        "https://github.com/tensorflow/tpu/blob/master/LICENSE",
+    ),
+    # "DINOv2 code and model weights are released under the Apache License 2.0".
+    Family("DINOv2", r"^timm/.*dinov2", ("hub",), "apache-2.0", "https://github.com/facebookresearch/dinov2#license"),
+    # Terms of their own, which permit commercial use under conditions.
+    Family(
+        "DINOv3", r"dinov3", _ANYWHERE, "other", "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
+        remark="They are under the DINOv3 License, which whoever passes on this model must pass on too.",
+    ),
+    Family(
+        "SigLIP 2", r"^timm/.*siglip.*\.v2_", ("hub",), "apache-2.0",
+        "https://github.com/google-research/big_vision/blob/main/LICENSE",
+    ),
+    Family(
+        "Perception Encoder", r"^timm/vit_pe_", ("hub",), "apache-2.0",
+        "https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PE",
+    ),
     # BSD-3-Clause is the library's; of weights its README says that they may have terms of their own.
     Family(
         "torchvision", r"^\w+_weights\.\w*kinetics400\w*$", ("library",), "other",

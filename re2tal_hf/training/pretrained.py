@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..backbone_clip_transformer import ClipTransformer
+from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, Re2TALVideoClassificationConfig
 from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
 from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
@@ -38,7 +39,7 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
         source: One of - a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`; - the path of a `.safetensors`,
             `.pth` or `.pt` file: a state dict, or a checkpoint that holds one; - a folder as `save_pretrained` writes
             it of a Re2TAL model, such as the result of the classification stage, or of the library's own model, where
-            that is of transformers; - the Hub id of such a folder.
+            that is of transformers or timm; - the Hub id of such a folder, or timm's name of it.
         partial: Take what fits; the rest of the backbone keeps the weights that it has.
 
     Returns:
@@ -50,6 +51,7 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
     """
     state, original = _read(backbone, source)
     state = unwrap(state, backbone.state_dict().keys(), [getattr(backbone, "base_model_prefix", "")])
+    state = backbone.architecture.todays_names(backbone, state)
     if isinstance(backbone, PreTrainedModel):
         state = _with_todays_names(backbone, state)
     own, left_out = backbone.state_dict(), backbone.architecture.classifier_names
@@ -89,6 +91,11 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
     return summary
 
 
+def full_name(source: str | None, model_type: str) -> str | None:
+    """Returns the Hub id that timm's name of an image network's weights stands for; any other source as it is."""
+    return hub_id(source) if source and model_type == ImageNetwork.model_type and not Path(source).exists() else source
+
+
 def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source: str) -> bool:
     """Loads classifier and norm of a model of ours where it tells the same classes apart; returns whether it does."""
     folder = Path(source)
@@ -106,17 +113,17 @@ def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source
 
 def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
     """Returns the weights, and the network that they belong to, on the meta device, where its settings are known."""
+    source = str(full_name(source, backbone.architecture.model_type))
     path = Path(source)
     if path.is_file():
         of_family = _model_type(path.parent) in (*CONFIGS, backbone.architecture.model_type)
         return read_weight_file(path), _described(backbone, path.parent) if of_family else None
     if path.is_dir():
-        original = _described(backbone, path) if _model_type(path) else None
-        return read_weight_folder(path), original
+        return read_weight_folder(path), _described(backbone, path) if _is_described(path) else None
     try:
         if path.suffix in FILE_SUFFIXES:
             raise FileNotFoundError("there is no such file")
-        if not isinstance(backbone, PreTrainedModel) and "/" not in source:
+        if _known_name(backbone).endswith("torchvision weights") and "/" not in source:
             weights = torchvision.models.get_weight(source)
             return dict(weights.get_state_dict(progress=True, check_hash=True)), _of_torchvision(weights)
         folder = _download(source)
@@ -129,6 +136,8 @@ def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Mo
 
 
 def _known_name(backbone: RewiredModel) -> str:
+    if isinstance(backbone.architecture, ImageNetwork):
+        return "name or Hub id of timm's"
     return "Hub id of transformers" if isinstance(backbone, PreTrainedModel) else "name of torchvision weights"
 
 
@@ -143,15 +152,23 @@ def _download(repository: str) -> Path:
     return folder
 
 
-def _model_type(folder: Path) -> str | None:
+def _settings_in(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if not config.is_file():
-        return None
+        return {}
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{config} is not a configuration: {error}") from error
-    return values.get("model_type") if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def _model_type(folder: Path) -> str | None:
+    return _settings_in(folder).get("model_type")
+
+
+def _is_described(folder: Path) -> bool:
+    return not _settings_in(folder).keys().isdisjoint({"model_type", "architecture"})
 
 
 def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
@@ -166,6 +183,8 @@ def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
         elif isinstance(architecture, ClipTransformer) and model_type == architecture.config_class.model_type:
             network = architecture.encoder(architecture.config_class.from_pretrained(folder))
             return rewire(network, "none", "plain")
+        elif isinstance(architecture, ImageNetwork) and "architecture" in (values := _settings_in(folder)):
+            return rewire(architecture.build(variant=values["architecture"], **values.get("model_args", {})), "none")
     raise ValueError(
         f"{folder} holds a model of type {model_type!r}, but the backbone is of type {architecture.model_type!r}: "
         "choose other weights, or another model.backbone_config."

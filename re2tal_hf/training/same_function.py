@@ -15,10 +15,10 @@ from transformers import PreTrainedConfig
 # What acts in training only, what an input or output may be, and what the libraries note for themselves.
 FREE = re.compile(
     r".*drop.*|.*prob|p|training|momentum|inplace|norm_eval|gradient_checkpointing|initializer_range"
-    r"|image_size|crop_size|spatial_size|temporal_size|num_frames|frames_per_clip|num_patches|grid_size|grid_depth"
+    r"|image_size|img_size|crop_size|spatial_size|temporal_size|num_frames|frames_per_clip|num_patches|grid_size|grid_depth"
     r"|feature_stride|num_classes|num_labels|id2label|label2id|problem_type|return_dict|use_cache|norm_pix_loss"
     r"|output_attentions|output_hidden_states|name_or_path|kernel_config|loss_type|architectures|.*dtype|transformers_version|decoder_.*|pred_.*|.*pooler.*"
-    r"|rewiring|backprop|coupling|_.*"
+    r"|rewiring|backprop|coupling|temporal_shift|_.*"
 )
 
 

@@ -35,6 +35,7 @@ from .checkpoint import PROGRESS, RunState, read_checkpoint
 from .coupling_schedule import coupling_at
 from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from .pretrained import full_name
 from .processes import Result, meeting_point, on_every_process, on_main_process
 from .run_folder import BEST, LAST, RunFolder, comparable, differences
 from .run_record import describe_run, identify_data
@@ -91,7 +92,10 @@ class Trainer(ABC):
         backbone = str((recipe.model.get("backbone_config") or {}).get("model_type"))
         self.origin = self._on_all(
             lambda: permitted_origin(
-                arguments.pretrained_backbone, arguments.pretrained_license, recipe.licence, backbone
+                full_name(arguments.pretrained_backbone, backbone),
+                arguments.pretrained_license,
+                recipe.licence,
+                backbone,
             )
         )
         if self.accelerator.is_main_process and (line := start_line(self.origin, backbone)):

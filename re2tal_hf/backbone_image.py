@@ -1,0 +1,188 @@
+"""Image networks, frame by frame, as timm ships them, with timm's parameter names."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Annotated, Any
+
+from torch import Tensor, nn
+
+from .reversible import Stage
+from .rewiring import Architecture, register_backbone
+from .value_checks import BELOW_ONE, COUNT, POSITIVE, Range
+
+
+@register_backbone
+class ImageNetwork(Architecture):
+    """timm's EfficientNets, ResNets, ConvNeXts and vision transformers (DINOv2 and 3, SigLIP 2, Perception Encoder).
+
+    Every frame goes through the network alone, unless a temporal shift (TSM, arXiv 1811.08383) brings channels of its
+    neighbours into every residual branch: no parameters more, and the pretrained ones are of use from the start.
+
+    A rewired network takes images `[N, 3, H, W]`, as timm's do, or videos `[B, T, 3, H, W]`.
+    """
+
+    model_type = "image"
+    classifier_names = ("classifier", "fc", "head")
+
+    def build(
+        self,
+        *,
+        variant: str = "tf_efficientnet_lite0",
+        temporal_shift: Annotated[float, Range(0, 0.5)] = 0.0,
+        drop_path_rate: Annotated[float, BELOW_ONE] = 0.0,
+        drop_rate: Annotated[float, BELOW_ONE] = 0.0,
+        img_size: Annotated[int | list[int] | None, COUNT] = None,
+        patch_size: Annotated[int | None, COUNT] = None,
+        layers: Annotated[list[int] | None, COUNT] = None,
+        depths: Annotated[list[int] | None, COUNT] = None,
+        dims: Annotated[list[int] | None, COUNT] = None,
+        depth: Annotated[int | None, COUNT] = None,
+        embed_dim: Annotated[int | None, COUNT] = None,
+        num_heads: Annotated[int | None, COUNT] = None,
+        depth_multiplier: Annotated[float | None, POSITIVE] = None,
+    ) -> nn.Module:
+        """Builds a network without classifier.
+
+        Args:
+            variant: timm's name of it, such as `"tf_efficientnet_lite0"` or `"vit_small_patch14_dinov2"`.
+            temporal_shift: Share of the channels that a branch takes from the frame before, and as many from the one
+                after; an eighth is usual, 0 for frames that are seen alone.
+            drop_path_rate: Of stochastic depth.
+            drop_rate: Of the dropout before the classifier.
+            img_size: Of a transformer, as are the next four, in place of the variant's.
+            patch_size: Side of a patch.
+            depth: Number of blocks.
+            embed_dim: Width.
+            num_heads: Of the attention.
+            layers: Blocks of each stage of a ResNet.
+            depths: The same of a ConvNeXt.
+            dims: Widths of the stages of a ConvNeXt.
+            depth_multiplier: Of the number of blocks of an EfficientNet, as far as timm has the variant take it.
+
+        Raises:
+            ValueError: if the variant is none of timm's, or of a kind that is not supported, or a setting is unknown.
+            ImportError: if timm is not installed.
+        """
+        timm = import_timm()
+        if not timm.is_model(variant):
+            near = difflib.get_close_matches(variant, timm.list_models(), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; timm.list_models() names them."
+            raise ValueError(f"backbone_config['variant'] is {variant!r}, which timm does not have{hint}")
+        sizes = {
+            "img_size": img_size, "patch_size": patch_size, "layers": layers, "depths": depths, "dims": dims,
+            "depth": depth, "embed_dim": embed_dim, "num_heads": num_heads, "depth_multiplier": depth_multiplier,
+        }  # fmt: skip
+        settings = {name: value for name, value in sizes.items() if value is not None}
+        model = timm.create_model(
+            variant, num_classes=0, drop_path_rate=drop_path_rate, drop_rate=drop_rate, **settings
+        )
+        if not self.describes(type(model)):
+            raise ValueError(
+                f"backbone_config['variant'] is {variant!r}, a {type(model).__name__}: it has no rewiring."
+            )
+        if hasattr(model, "patch_embed"):
+            model.patch_embed.strict_img_size = False  # positions are interpolated
+        model.temporal_shift = temporal_shift
+        return model
+
+    def describes(self, model_class: type[nn.Module]) -> bool:
+        """Whether it is a class of timm's that can be taken apart."""
+        # No object of one is there before timm is imported, which takes a while.
+        return "timm" in sys.modules and issubclass(model_class, (*_blocks().CONVOLUTIONAL, *_blocks().TRANSFORMERS))
+
+    @property
+    def recast_modules(self) -> Mapping[type[nn.Module], type[nn.Module]]:  # type: ignore[override]
+        return _blocks().RECAST
+
+    def clip_length(self, model: Any) -> int | None:
+        return None if temporal_shift_of(model) else 1
+
+    def to_library_input(self, videos: Tensor) -> Tensor:
+        """`[B, T, C, H, W]`, or images `[B, C, H, W]` of videos of one frame."""
+        return videos[:, 0] if videos.shape[1] == 1 else videos
+
+    def stages(self, model: nn.Module, size: Sequence[int] | None = None) -> list[Stage]:
+        blocks = _blocks()
+        blocks.check_parts(model)
+        return blocks.stages_of(model, size, temporal_shift_of(model))
+
+    def norm(self, model: nn.Module, *outputs: Tensor) -> Tensor:
+        return _blocks().end(model, outputs[0])
+
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:
+        """Each frame pooled as timm pools it for its classifier."""
+        blocks = _blocks()
+        of_images = features.dim() == (3 if isinstance(model, blocks.TRANSFORMERS) else 4)
+        frames = features.unsqueeze(1) if of_images else features
+        pooled = model.forward_head(blocks.as_of_timm(model, frames.flatten(0, 1)), pre_logits=True)
+        return pooled.unflatten(0, frames.shape[:2])
+
+    def classify(self, model: Any, features: Tensor) -> Tensor:
+        """Class scores `[N, classes]`; of videos by the mean of their frames."""
+        blocks = _blocks()
+        if features.dim() == (3 if isinstance(model, blocks.TRANSFORMERS) else 4):
+            return model.forward_head(blocks.as_of_timm(model, features))
+        return model.get_classifier()(self.temporal_features(model, features).mean(1))
+
+    def initialize(self, model: nn.Module) -> None:
+        _blocks().initialize(model)
+
+    def todays_names(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of the package efficientnet_lite_pytorch, whose tensors stand in the order of timm's."""
+        if "_conv_stem.weight" not in state:
+            return state
+        features = [name for name in state if not name.startswith("_fc.")]
+        own = model.state_dict()
+        ends = [[name.rpartition(".")[2] for name in names] for names in (features, own)]
+        if ends[0] != ends[1]:
+            return state
+        return {new: state[old] for new, old in zip(own, features, strict=True)}
+
+    def feature_size(self, model: Any) -> int:
+        return model.head_hidden_size
+
+    def feature_stride(self, model: nn.Module) -> int:
+        return 1
+
+
+def hub_id(name: str) -> str:
+    """Returns where on the Hub pretrained weights are, by timm's name of them such as `"tf_efficientnet_lite0.in1k"`.
+
+    Names that are none of timm's are returned as they are, without `"hf-hub:"` in front.
+    """
+    name = name.removeprefix("hf-hub:")
+    if "/" in name or not import_timm().is_model(name):
+        return name
+    return import_timm().get_pretrained_cfg(name).hf_hub_id or name
+
+
+def temporal_shift_of(model: nn.Module) -> float:
+    """Returns the temporal shift of a network; one that was built elsewhere has it once the attribute is set."""
+    return float(getattr(model, "temporal_shift", 0.0))
+
+
+def import_timm() -> ModuleType:
+    """Returns timm.
+
+    Raises:
+        ImportError: if it is not installed; says how to.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            "Image networks are timm's, which is not installed: pip install 're2tal_hf[timm]'."
+        ) from error
+    return timm
+
+
+def _blocks() -> Any:
+    """The module that takes timm's networks apart, which can be imported where timm is."""
+    import_timm()
+    from . import backbone_image_blocks
+
+    return backbone_image_blocks

@@ -1,11 +1,9 @@
 import dataclasses
 import re
-from importlib import resources
 from typing import Annotated, get_origin
 
 import pytest
 import torch
-import yaml
 
 from re2tal_hf import (
     Re2TALConfig,
@@ -16,7 +14,6 @@ from re2tal_hf import (
 from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.head import HEADS
 from re2tal_hf.training.arguments import Recipe, load_recipe, recipe_names
-from re2tal_hf.training.recipe_yaml import read_yaml, write_yaml
 from re2tal_hf.value_checks import arguments_of, fields_of
 
 
@@ -156,26 +153,6 @@ def test_a_model_refuses_what_a_recipe_does(head, part):
     [(name, value)] = settings[part].items()
     with torch.device("meta"), pytest.raises(ValueError, match=rf"{part}.{name} is {value}; it must be"):
         Re2TALForTemporalActionLocalization(Re2TALConfig(**config | {part: config[part] | settings[part]}))
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_packaged_recipes_are_the_same_in_both_versions_of_yaml(name):
-    text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text()
-    assert read_yaml(text, name) == yaml.safe_load(text)
-
-
-def test_yaml_comes_back_as_it_was():
-    texts = ["1e5", "no", "010", "1:30", "0o7", "0x", "null", "", "~", "2024-01-01", "true", "a: b", ".nan", "-", "é"]
-    values = {"texts": texts, "numbers": [0, -1, 10, 1e-5, 1e300, 0.1], "others": [True, None, {}, []]}
-    assert read_yaml(write_yaml(values), "values") == values
-    assert read_yaml("[0x1F, 0o17, 010, 1., +1e3]", "numbers") == [31, 15, 10, 1.0, 1000.0]
-
-
-def test_no_key_twice(tmp_path):
-    (tmp_path / "own.yaml").write_text("seed: 4\ntraining:\n  epochs: 2\n  batch_size: 1\n  epochs: 3\n")
-    with pytest.raises(ValueError, match=r"own.yaml: 'epochs' is given twice, in line 3 and in line 5"):
-        load_recipe(str(tmp_path / "own.yaml"))
-    assert read_yaml("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n", "merged")["b"] == {"x": 3, "y": 2}
 
 
 NUMBER = re.compile(r"\b(int|float)\b")

@@ -213,7 +213,10 @@ def _follow(source: str | None, seen: set[Path], download: bool) -> Origin:
     # Runs of earlier versions say it in their recipe only.
     recipe = folder.resolve().parent / "recipe.yaml"
     if recipe.is_file() and recipe not in seen:
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        try:
+            values = yaml.safe_load(recipe.read_bytes())
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{recipe} is not YAML ({str(error).splitlines()[0]}): restore it.") from error
         training = values.get("training") if isinstance(values, dict) else None
         if isinstance(training, dict) and "pretrained_backbone" in training:
             return _follow(training["pretrained_backbone"], seen | {recipe}, download)

@@ -30,11 +30,12 @@ from ..value_checks import (
     did_you_mean,
     fields_of,
     leaves,
+    shown,
 )
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .coupling_schedule import CouplingArguments, coupling_at
 from .own_files import import_files
-from .recipe_yaml import read_yaml
+from .recipe_yaml import MAX_BYTES, read_yaml
 
 
 @dataclass
@@ -228,18 +229,12 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
         ValueError: if the recipe or a field does not exist, a key is there twice, a value is of the wrong type or
             out of its range, or a file cannot be imported.
     """
-    if name in recipe_names():
-        text = (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        raise ValueError(f"There is no recipe {name!r}; give a YAML file or one of {recipe_names()}.")
-    values = {"name": Path(name).stem, **_mapping(read_yaml(text, name), name)}
+    values = {"name": Path(name).stem, **_mapping(read_yaml(_text_of(name), name), name)}
     for override in overrides:
         path, separator, value = override.partition("=")
         if not separator:
-            raise ValueError(f"The override {override!r} is not of the form section.field=value.")
-        _set(values, path.split("."), read_yaml(value, f"The override {override!r}"))
+            raise ValueError(f"The override {shown(override)} is not of the form section.field=value.")
+        _set(values, path.split("."), _override_value(value, override))
     recipe: Recipe = _build(Recipe, values, f"Recipe {name}", "")
     recipe.imports = list(dict.fromkeys([*recipe.imports, *imports]))
     import_files(recipe.imports)
@@ -247,9 +242,31 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
     return recipe
 
 
+def _text_of(name: str) -> bytes:
+    """The file of a recipe, no more of it than a recipe can have."""
+    if name in recipe_names():
+        return (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_bytes()
+    path = Path(name)
+    if path.is_dir():
+        inside = sorted(path.glob("*.yaml"))
+        hint = f"; did you mean {inside[0]}?" if inside else "; give a YAML file in it."
+        raise ValueError(f"The recipe {shown(name)} is a folder{hint}")
+    if not path.is_file():
+        raise ValueError(f"There is no recipe {shown(name)}; {did_you_mean(name, recipe_names())} Or give a YAML file.")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _override_value(text: str, override: str) -> Any:
+    try:
+        return read_yaml(text, f"The override {shown(override)}")
+    except ValueError as error:
+        raise ValueError(f"{error}; in YAML, text with signs such as brackets or colons needs quotes.") from error
+
+
 def _mapping(values: Any, name: str) -> dict[str, Any]:
     if not isinstance(values, (dict, type(None))):
-        raise ValueError(f"Recipe {name}: {values!r} must be sections with fields.")
+        raise ValueError(f"Recipe {name}: {shown(values)} must be sections with fields.")
     return values or {}
 
 
@@ -270,7 +287,7 @@ def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
         if not (dataclasses.is_dataclass(kind) or get_origin(kind) is dict):
             arguments[key] = check_value(place, value, kind)
         elif not isinstance(value, (dict, type(None))):
-            raise ValueError(f"{place} is {value!r}; it must be a section with fields.")
+            raise ValueError(f"{place} is {shown(value)}; it must be a section with fields.")
         elif dataclasses.is_dataclass(kind):
             arguments[key] = _build(cast(type, kind), value or {}, where, f"{prefix}{key}.")
         else:

@@ -401,7 +401,7 @@ def _read_json(path: Path, fix: str) -> dict[str, Any]:
 
 
 def _parse_recipe(path: Path) -> dict[str, Any]:
-    recipe = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    recipe = read_yaml(path.read_bytes(), str(path))
     sections = ("model", "processor", "augmentation", "data", "training", "evaluation", "freeze")
     missing = [name for name in (*sections, "name") if not isinstance(recipe, dict) or name not in recipe]
     if missing:

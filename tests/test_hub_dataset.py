@@ -146,7 +146,7 @@ def test_problems_are_counted_before_anything_is_written(videos, tmp_path):
     (folder / "broken.mp4").write_bytes(b"not a video")
     dataset = read_dataset(source, folder)
     problems = "\n".join(dataset.problems)
-    for rule in ("missing_file", "past_video_edge", "duplicate_segment", "outside_video", "empty_segment"):
+    for rule in ("missing_file", "past_video_edge", "duplicate_segment", "outside_video", "point"):
         assert f"{rule}: 1 " in problems
     assert "unreadable_video: 1 " in problems and "broken.mp4" in dataset.unreadable[0]
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 2, "validation": 2, "test": 1}

@@ -124,13 +124,19 @@ def check_device(device: str | torch.device | None) -> None:
             raise ValueError(f"--device {device}: {str(error).partition('. ')[0]}.") from error
 
 
-def add_max_lost(parser: argparse.ArgumentParser) -> None:
-    """Adds `max_lost`, how much of the annotations may be wrong."""
+def add_annotation_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how annotations are read: `max_lost`, how much of them may be wrong, and `point_width`."""
     parser.add_argument(
         "--max-lost",
         type=float,
         default=MAX_LOST,
         help="largest share of actions outside their video or that end before they start; default %(default)s",
+    )
+    parser.add_argument(
+        "--point-width",
+        type=float,
+        metavar="SECONDS",
+        help="make segments of this width of actions that start where they end; by default they do not count",
     )
 
 

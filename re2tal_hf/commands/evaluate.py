@@ -8,20 +8,21 @@ On several GPUs, which share the videos: re2tal launch evaluate --model ...
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
 from ..class_scores import checked_class_scores
+from ..data.annotation_records import clean_label
 from ..data.annotations import AnnotationSet, read_annotations
 from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
+from ..data.json_files import read_json, some
 from ..data.subsets import actions_by_class, check_actions
 from ..training.evaluation import localize_videos, mean_average_precision
 from ..training.processes import on_every_process, on_main_process, start_processes
-from ._command import add_inference_options, add_max_lost, load_for_inference, run_command
+from ._command import add_annotation_options, add_inference_options, load_for_inference, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streaming", action="store_true", help="fetch each video from the Hub when its turn comes")
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
-    add_max_lost(parser)
+    add_annotation_options(parser)
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds")
     parser.add_argument(
         "--video-scores",
@@ -42,13 +43,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, float]]:
-    scores = json.loads(Path(path).read_text())
-    if not isinstance(scores, dict) or not all(isinstance(by_label, dict) for by_label in scores.values()):
-        raise ValueError(f"{path} is not of the form {{video_id: {{label: score}}}}.")
+    form = "{video_id: {label: score}}"
+    scores = read_json(Path(path), form)
+    if not (isinstance(scores, dict) and scores and all(isinstance(by_label, dict) for by_label in scores.values())):
+        raise ValueError(f"{path} is not of the form {form}.")
+    known = {clean_label(name): name for name in label_names}
+    checked: dict[str, dict[str, float]] = {}
     for video_id, by_label in scores.items():
-        if unknown := checked_class_scores(by_label, video_id).keys() - set(label_names):
-            raise ValueError(f"{path} has labels that the annotations do not: {sorted(map(str, unknown))[:5]}.")
-    return scores
+        try:
+            found = {clean_label(label): score for label, score in checked_class_scores(by_label, video_id).items()}
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if unknown := found.keys() - known.keys():
+            raise ValueError(f"{path} has labels that the annotations do not: {some(sorted(unknown))}.")
+        checked[video_id] = {known[label]: score for label, score in found.items()}
+    return checked
 
 
 def check_classes(annotations: AnnotationSet, known: Collection[str]) -> None:
@@ -76,6 +85,7 @@ def read_truth(arguments: argparse.Namespace) -> AnnotationSet:
         subset=arguments.subset,
         video_folder=arguments.videos,
         repair=False,
+        point_width=arguments.point_width,
         streaming=arguments.streaming,
     )
     check_actions(annotations, arguments.subset)

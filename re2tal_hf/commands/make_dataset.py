@@ -15,7 +15,7 @@ from pathlib import Path
 from ..data.annotations import read_label_names
 from ..publishing.dataset import HubDataset, read_dataset, upload_dataset, write_dataset
 from ..publishing.upload import Target
-from ._command import add_max_lost, run_command
+from ._command import add_annotation_options, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="the dataset folder, new")
     parser.add_argument("--subsets", nargs="+", help="subsets of the annotations to take; default all")
     parser.add_argument("--labels", help="text file with the names of the classes in order, one a line")
-    add_max_lost(parser)
+    add_annotation_options(parser)
     parser.add_argument("--repo", help="user/name on the Hub to upload to")
     parser.add_argument("--tag", help="name of the version on the Hub, such as v1; default none")
     parser.add_argument("--public", action="store_true", help="make a new dataset on the Hub public, not private")
@@ -53,6 +53,7 @@ def make(arguments: argparse.Namespace) -> None:
         subsets=arguments.subsets,
         label_names=label_names,
         max_lost=arguments.max_lost,
+        point_width=arguments.point_width,
     )
     print_report(dataset)
     if arguments.dry_run:

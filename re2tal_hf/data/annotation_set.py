@@ -16,15 +16,22 @@ logger = logging.getLogger(__name__)
 
 # Found in the public benchmarks themselves, so never fatal. Rule -> (finding, what repair does).
 RULES = {
-    "empty_segment": ("segments that start at or after their end", "dropped"),
+    "empty_segment": ("segments that start after their end", "dropped"),
+    "point": ("actions that start where they end", "dropped"),
     "outside_video": ("segments that lie wholly outside their video", "dropped"),
     "past_video_edge": ("segments that reach past the start or end of their video", "clipped"),
     "duplicate_segment": ("segments given twice with the same label and times", "dropped"),
     "missing_file": ("videos without a file in the video folder", "dropped"),
     "wrong_duration": ("videos whose file is shorter or longer than the annotations say", "the file's duration counts"),
+    "label_spelling": ("labels with blanks, or characters that are not seen, around or inside them", "taken without"),
+    "detection": ("actions that are detections, with a score", "taken whatever their score"),
 }
+# What is done with these also where nothing is repaired.
+_ALWAYS = ("wrong_duration", "label_spelling", "detection")
 # Nothing is trained or measured by these.
-LOST = ("outside_video", "empty_segment")
+LOST = ("outside_video", "empty_segment", "point")
+# What else there is to be done.
+POINT_HINT = "give points a width in seconds: data.point_width=1 in a recipe, --point-width 1 of a command"
 
 
 class AnnotationError(ValueError):
@@ -71,7 +78,7 @@ class AnnotationSet:
         videos: In the order of the file.
         label_names: Name of class 0, 1, ...; the same for every subset of a file.
         counts: How often each of `RULES` was met; rules that were not met are absent.
-        lost: Segments outside their video, or that end before they start, by class id.
+        lost: Segments outside their video, or that end where or before they start, by class id.
     """
 
     videos: list[AnnotatedVideo]
@@ -103,8 +110,8 @@ class RuleLog:
     def lines(self, *, repaired: bool = True) -> list[str]:
         """Returns one line per rule that was met."""
         return [
-            f"{rule}: {count} {RULES[rule][0]}, {RULES[rule][1] if repaired or rule == 'wrong_duration' else 'kept'};"
-            f" first: {self.first[rule]}"
+            f"{rule}: {count} {RULES[rule][0]}, {RULES[rule][1] if repaired or rule in _ALWAYS else 'kept'};"
+            f" first: {self.first[rule]}{f'; {POINT_HINT}' if rule == 'point' else ''}"
             for rule, count in self.counts.items()
         ]
 
@@ -133,7 +140,7 @@ def repair_segments(
     for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True):
         example = f"{video.video_id} [{start:g}, {end:g}]"
         if start >= end:
-            rules.add("empty_segment", example, label)
+            rules.add("point" if start == end else "empty_segment", example, label)
         elif start >= end_of_video or end <= 0:
             rules.add("outside_video", f"{example}, {end_of_video:g} s long", label)
         elif (label, start, end) in seen:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..value_checks import POSITIVE, check_value
+from .annotation_records import Record, clean_label, parse_record
 from .annotation_set import (
     RULES,
     AnnotatedVideo,
@@ -25,8 +26,9 @@ from .annotation_set import (
     repair_video,
 )
 from .hub_video import HubVideo
+from .json_files import check_unique, read_json, shown, some
 from .time_units import MAX_LOST, check_times
-from .video_files import VIDEO_EXTENSIONS, find_videos, same_name
+from .video_files import files_of_id, find_videos, same_name
 
 __all__ = [
     "RULES",
@@ -47,20 +49,6 @@ _SUBSET_SYNONYMS = (
 )
 
 
-@dataclass
-class _Record:
-    """A video as its file describes it: labels not yet resolved, segments not yet checked."""
-
-    video_id: str
-    subset: str
-    duration: float | None
-    segments: list[tuple[float, float]]
-    labels: list[str | int]
-    label_ids: list[int | None]
-    path: Path | HubVideo | None = None
-    folders: tuple[str, ...] = ()
-
-
 def read_annotations(
     source: str | Path,
     *,
@@ -69,12 +57,13 @@ def read_annotations(
     label_names: Sequence[str] | None = None,
     first_label_id: int = 0,
     repair: bool = True,
+    point_width: float | None = None,
     max_lost: float = MAX_LOST,
     streaming: bool = False,
 ) -> AnnotationSet:
     """Reads and checks the annotations of one subset.
 
-    Three forms are read:
+    Four forms are read, with times in seconds or as timecodes (`1:02:03.5`):
 
     - ActivityNet: `{"database": {video_id: {"subset", "duration", "annotations": [{"segment":
       [start, end], "label"}]}}}`. Times may be strings, the duration may be absent, and `label_id`
@@ -85,6 +74,12 @@ def read_annotations(
       `video_id` (else the file's stem), `duration` and `subset` (else the split, which in a folder
       is told by the names of the folders as `datasets` does, see `read_hub_rows`; the name of any
       other folder is understood too).
+    - Detections, as `re2tal predict` writes them for one video (its id is the name of the file) and
+      `re2tal evaluate` for many: `[{"label", "start", "end"}]`, `{"results": {video_id: [{"label",
+      "segment"}]}}`. They have no subsets, and are all of the one asked for.
+
+    Blanks and characters that are not seen are taken away from labels, and counted. Labels that then
+    differ only in case are an error, unless `label_names` or the card of a dataset have both.
 
     Args:
         source: JSON file, folder with `metadata.jsonl`, or dataset on the Hub, "user/name" or
@@ -94,13 +89,16 @@ def read_annotations(
             Which subset a benchmark trains on is its own matter: THUMOS-14 files call their
             training videos "Validation", "training" or "train". `None` reads all; an empty name is
             an error.
-        video_folder: Where the videos lie, in any subfolder, as `<id>.<ext>` or `v_<id>.<ext>`.
+        video_folder: Where the videos lie, in any subfolder, as `<id>.<ext>` or `v_<id>.<ext>`; an id
+            may have the extension and folders (`train/a.mp4`). Hidden folders are passed over.
         label_names: The classes, in order; any other label is an error. Default: those that the
             card of a dataset declares, else the labels of all subsets of the file, by their ids
             where it gives both, else sorted.
         first_label_id: Id of `label_names[0]` in files that give ids only (MultiTHUMOS: 1).
         repair: Drop or clip what breaks one of `RULES`, as training needs. `False` counts it but
             keeps every segment and video as it stands: the ground truth of the ActivityNet metric.
+        point_width: Makes segments of this many seconds, about its time, of every action that starts
+            where it ends; otherwise such points count as a broken rule.
         max_lost: With `repair`, the largest share of the segments that may be dropped because they lie
             outside their video, or end before they start, by the durations in the file: more are times
             that are not seconds (see `check_times`).
@@ -108,11 +106,14 @@ def read_annotations(
             `False` fetches those of the subset now.
 
     Raises:
-        AnnotationError: Malformed file, duplicate ids, unknown subset or label, no video files, no
-            such dataset, times that are not seconds.
+        AnnotationError: Malformed file, duplicate ids, unknown subset or label, labels that differ only
+            in case, no video files, no such dataset, times that are not seconds.
+        ValueError: `point_width` is not above 0.
         FileNotFoundError: No such annotation file or video folder.
         VideoReadError: A video cannot be fetched from the Hub.
     """
+    if point_width is not None:
+        check_value("point_width", point_width, Annotated[float, POSITIVE])
     records, declared_names = _read_records(source)
     names = list(label_names) if label_names is not None else declared_names or _label_names(records, source)
     records = _select_subset(records, subset, source)
@@ -123,11 +124,13 @@ def read_annotations(
     names_files = video_folder is not None or not Path(source).is_file()
     videos = []
     for record in records:
+        for rule, example in record.found:
+            rules.add(rule, example)
         if record.path is None and names_files:
             rules.add("missing_file", record.video_id)
             if repair:
                 continue
-        videos.append(_annotated_video(record, class_ids))
+        videos.append(_annotated_video(record, class_ids, point_width))
     if not videos:
         raise AnnotationError(f"{source}: no video of the {len(records)} in subset {subset!r} has a file")
     if repair:
@@ -141,15 +144,32 @@ def read_annotations(
 
 
 def read_label_names(path: str | Path) -> list[str]:
-    """Reads class names from a text file, one a line; blank lines are skipped."""
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    """Reads class names from a text file, one a line; blank lines are skipped.
+
+    Raises:
+        AnnotationError: Not such a file: no text, no names, or a name twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not a text in UTF-8 ({error.reason}); give a name on each line") from error
+    names = [name for line in lines if (name := clean_label(line))]
+    if not names or any(unicodedata.category(c) == "Cc" for line in lines for c in line if not c.isspace()):
+        raise AnnotationError(f"{path}: no names of classes in it; give one on each line")
+    if lines[0].lstrip().startswith(("[", "{", "<")):
+        raise AnnotationError(f"{path}: this is no list of names, but begins {shown(lines[0])}; give one on each line")
+    check_unique(names, path)
+    return names
 
 
-def _annotated_video(record: _Record, class_ids: dict[str | int, int]) -> AnnotatedVideo:
+def _annotated_video(record: Record, class_ids: dict[str | int, int], point_width: float | None) -> AnnotatedVideo:
     segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
+    if point_width is not None:
+        points = segments[:, 0] == segments[:, 1]
+        widened = segments[points] + np.array([-0.5, 0.5]) * point_width
+        segments[points] = widened.clip(0, record.duration)
     labels = [class_ids[label] for label in record.labels]
-    return AnnotatedVideo(record.video_id, record.subset, record.path, record.duration, segments, labels)
+    return AnnotatedVideo(record.video_id, record.subset or "", record.path, record.duration, segments, labels)
 
 
 def hub_dataset(source: str | Path) -> str | None:
@@ -159,11 +179,11 @@ def hub_dataset(source: str | Path) -> str | None:
     return str(source) if named and not path.exists() else None
 
 
-def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
+def _read_records(source: str | Path) -> tuple[list[Record], list[str] | None]:
     """The videos of all subsets, and the names of the classes where the source declares them."""
     path = Path(source)
     if path.is_file():
-        return _read_json(path), None
+        return [parse_record(video_id, entry, path) for video_id, entry in _entries(path).items()], None
     if not path.exists() and hub_dataset(source) is None:
         raise FileNotFoundError(f"annotations {source} do not exist")
     from .hub_annotations import read_hub_rows  # here, because it takes seconds to import and files do not need it
@@ -171,7 +191,7 @@ def _read_records(source: str | Path) -> tuple[list[_Record], list[str] | None]:
     rows, names = read_hub_rows(source)
     records = []
     for row in rows:
-        record = _parse_record(row["video_id"], row, row["source"])
+        record = parse_record(row["video_id"], row, row["source"])
         record.path, record.folders = row["path"], row.get("folders", ())
         records.append(record)
     return records, names
@@ -186,146 +206,122 @@ def _fetch(videos: list[AnnotatedVideo]) -> None:
             video.path = path
 
 
-def _read_json(path: Path) -> list[_Record]:
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _check_unique((key for key, _ in pairs), path)
-        return dict(pairs)
+_FORM = '{"database": {video_id: {"subset", "annotations": [{"segment": [start, end], "label"}]}}}'
 
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: not a JSON file: {error}") from error
-    database = content.get("database", content) if isinstance(content, dict) else None
-    if not isinstance(database, dict) or not database:
+
+def _entries(path: Path) -> dict[str, Any]:
+    """What a JSON file says of each video, in whichever of the forms."""
+    content = read_json(path, _FORM)
+    if isinstance(content, list) and content and all(_is_detection(entry) for entry in content):
+        return {path.stem: content}
+    for key in ("database", "results"):
+        inside = content.get(key) if isinstance(content, dict) else None
+        if inside is not None and not (isinstance(inside, dict) and "annotations" in inside):  # of a video of this name
+            content = inside
+    if not isinstance(content, dict) or not content:
         raise AnnotationError(
-            f'{path}: expected {{"database": {{video_id: {{"subset", "annotations"}}}}}}'
-            ' or {video_id: {"subset", "actions"}}'
+            f'{path}: expected {_FORM}, {{video_id: {{"subset", "actions"}}}} or detections as re2tal predict and'
+            f" evaluate write them, not {shown(content)}"
         )
-    return [_parse_record(video_id, entry, path) for video_id, entry in database.items()]
+    return content
 
 
-def _check_unique(ids: Iterable[str], source: str | Path) -> None:
-    repeated = [key for key, count in Counter(map(same_name, ids)).items() if count > 1]
-    if repeated:
-        raise AnnotationError(
-            f"{source}: duplicate ids {_some(repeated)}: keep one entry of each (accents written with their letters or"
-            " apart from them are the same)"
-        )
+def _is_detection(entry: Any) -> bool:
+    return isinstance(entry, dict) and {"label", "start", "end"} <= entry.keys()
 
 
-def _parse_record(video_id: str, entry: Any, source: str | Path) -> _Record:
-    where = f"{source}: video {video_id!r}"
-    if not isinstance(entry, dict) or not ("annotations" in entry or "actions" in entry):
-        raise AnnotationError(f'{where}: expected an object with "annotations" (or "actions")')
-    duration = entry.get("duration")
-    if duration is not None:
-        duration = _number(duration, f"{where}: duration")
-        if duration <= 0:
-            raise AnnotationError(f"{where}: duration {duration:g} is not positive; leave it out")
-    record = _Record(video_id, str(entry.get("subset") or ""), duration, [], [], [])
-    actions = entry["annotations"] if "annotations" in entry else entry["actions"]
-    for i, action in enumerate(actions or []):
-        label, label_id, segment = _parse_action(action, f"{where}, annotation {i}")
-        record.labels.append(label)
-        record.label_ids.append(label_id)
-        record.segments.append(segment)
-    return record
-
-
-def _parse_action(action: Any, where: str) -> tuple[str | int, int | None, tuple[float, float]]:
-    """One action -> (its name, or its id where it has no name; its id; start and end)."""
-    if isinstance(action, dict):
-        label_id, times = action.get("label_id"), action.get("segment")
-        label = label_id if action.get("label") is None else action["label"]
-    elif isinstance(action, list) and len(action) == 3:
-        label, label_id, times = action[0], None, action[1:]
-    else:
-        label, label_id, times = None, None, None
-    if not isinstance(label, str | int) or not isinstance(label_id, int | None):
-        raise AnnotationError(f'{where}: no usable "label" (a name) or "label_id" (an integer)')
-    if not isinstance(times, list) or len(times) != 2:
-        raise AnnotationError(f'{where}: "segment" must be [start, end] in seconds, not {times!r}')
-    start, end = (_number(time, f"{where}: segment") for time in times)
-    return label, label_id, (start, end)
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise AnnotationError(f"{where}: {value!r} is not a number of seconds")
-    return number
-
-
-def _select_subset(records: list[_Record], subset: str | None, source: str | Path) -> list[_Record]:
+def _select_subset(records: list[Record], subset: str | None, source: str | Path) -> list[Record]:
     selected = records
     if subset is not None and not subset.strip():
         selected = []
     elif subset is not None:
-        present = {record.subset.lower() for record in records}
-        wanted = {subset.lower()}
+        asked = subset.strip().lower()
+        # Where the form of the file has no place for subsets, all is of the one asked for.
+        records = [replace(record, subset=subset) if record.subset is None else record for record in records]
+        present = {str(record.subset).lower() for record in records}
+        wanted = {asked}
         if not wanted & present:
-            wanted.update(*(names for names in _SUBSET_SYNONYMS if subset.lower() in names))
-        selected = [record for record in records if record.subset.lower() in wanted] or [
+            wanted.update(*(names for names in _SUBSET_SYNONYMS if asked in names))
+        selected = [record for record in records if str(record.subset).lower() in wanted] or [
             replace(record, subset=subset)
             for record in records
-            if subset.lower() in (folder.lower() for folder in record.folders)
+            if asked in (folder.lower() for folder in record.folders)
         ]
     if not selected:
-        available = Counter(record.subset for record in records)
-        listing = ", ".join(f"{name!r} ({count} videos)" for name, count in available.items())
-        wanting = f"no videos in subset {subset!r}" if subset and subset.strip() else "the name of the subset is empty"
-        raise AnnotationError(f"{source}: {wanting}; the file has {listing}")
-    _check_unique((record.video_id for record in selected), source)
+        available = Counter(record.subset or "" for record in records)
+        listing = ", ".join(f"{shown(name)} ({count} videos)" for name, count in available.most_common(8) if name)
+        wanting = (
+            f"no videos in subset {shown(subset)}" if subset and subset.strip() else "the name of the subset is empty"
+        )
+        has = f"the file has {listing}" if listing else 'no video has a "subset"; give each one'
+        raise AnnotationError(f"{source}: {wanting}; {has}")
+    check_unique((record.video_id for record in selected), source)
     return selected
 
 
-def _find_files(records: list[_Record], folder: Path) -> None:
+def _find_files(records: list[Record], folder: Path) -> None:
     files = find_videos(folder)
+    ids: dict[Path, str] = {}
     for record in records:
-        stem = same_name(record.video_id)
-        found = files.get(stem) or files.get(f"v_{stem}") or []
-        if not found and Path(stem).suffix.lower() in VIDEO_EXTENSIONS:
-            found = files.get(Path(stem).stem) or files.get(f"v_{Path(stem).stem}") or []
+        found = files_of_id(record.video_id, files, folder)
         if len(found) > 1:
             alike = len({same_name(str(path)) for path in found}) == 1
             hint = " (their names differ only in how accents are written)" if alike else ""
             raise AnnotationError(
-                f"{folder}: several files for video {record.video_id!r}: {_some(found)}{hint}; keep one"
+                f"{folder}: several files for video {shown(record.video_id)}: {some(found)}{hint}; keep one"
             )
         record.path = found[0] if found else None
+        if found and (other := ids.setdefault(found[0], record.video_id)) != record.video_id:
+            raise AnnotationError(
+                f"{folder}: {shown(other)} and {shown(record.video_id)} are both called by {found[0].name}; keep one"
+                " entry of a video, or put its file into the folder that its id names"
+            )
     if all(record.path is None for record in records):
         raise AnnotationError(
             f"{folder}: none of its {len(files)} videos is one of the {len(records)} annotated ones"
-            f" (first annotated: {records[0].video_id!r}, first file: {next(iter(files))!r})"
+            f" (first annotated: {shown(records[0].video_id)}, first file: {shown(next(iter(files)))})"
         )
 
 
-def _label_names(records: list[_Record], source: str | Path) -> list[str]:
+def _label_names(records: list[Record], source: str | Path) -> list[str]:
     ids: dict[Any, Any] = {}
     for record in records:
         for label, label_id in zip(record.labels, record.label_ids, strict=True):
             if ids.setdefault(label, label_id) != label_id:
                 raise AnnotationError(
-                    f"{source}: video {record.video_id!r}: label {label!r} has label_id {label_id}"
-                    f" here and {ids[label]} elsewhere; give it one"
+                    f"{source}: video {shown(record.video_id)}: label {shown(label)} has label_id {shown(label_id)}"
+                    f" here and {shown(ids[label])} elsewhere; give it one"
                 )
     if len({type(label) for label in ids}) > 1:
         raise AnnotationError(f"{source}: some labels are names and some are ids; use one kind, or give label_names")
+    _check_case(records, source)
     if any(label_id is None for label_id in ids.values()):
         return [str(label) for label in sorted(ids)]
     return [str(label) for label in sorted(ids, key=ids.__getitem__)]
 
 
+def _check_case(records: list[Record], source: str | Path) -> None:
+    """Refuses names that are one for a reader: which of two spellings is meant, only the user knows."""
+    counts = Counter(label for record in records for label in record.labels if isinstance(label, str))
+    alike: dict[str, list[str]] = {}
+    for name in sorted(counts):
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            listing = " and ".join(f"{shown(name)} ({counts[name]} actions)" for name in names)
+            raise AnnotationError(
+                f"{source}: labels {listing} differ only in case: write one name in one way, or give label_names"
+                " (--labels of re2tal make_dataset) where they are classes of their own"
+            )
+
+
 def _class_ids(
-    records: list[_Record], names: list[str], first_label_id: int, source: str | Path
+    records: list[Record], names: list[str], first_label_id: int, source: str | Path
 ) -> dict[str | int, int]:
     """Maps every label of the records, name or id, to its index in `names`."""
-    index = {name: i for i, name in enumerate(names)}
+    index = {clean_label(name): i for i, name in enumerate(names)}
     if len(index) < len(names):
-        raise AnnotationError(f"label_names repeats a name: {names}")
+        raise AnnotationError(f"{source}: label_names repeats a name: {some(names)}")
     class_ids: dict[str | int, int] = {}
     for label in {label for record in records for label in record.labels}:
         if str(label) in index:
@@ -336,13 +332,6 @@ def _class_ids(
     if unknown:
         hint = " (where ids count from 1, set first_label_id=1)" if len(names) in unknown else ""
         raise AnnotationError(
-            f"{source}: unknown labels {_some(sorted(unknown, key=str))}{hint};"
-            f" the label names given are {', '.join(map(repr, names))}"
+            f"{source}: unknown labels {some(sorted(unknown, key=str))}{hint}; the label names given are {some(names)}"
         )
     return class_ids
-
-
-def _some(values: Iterable[Any], limit: int = 5) -> str:
-    values = list(values)
-    more = f" and {len(values) - limit} more" if len(values) > limit else ""
-    return ", ".join(repr(str(value)) for value in values[:limit]) + more

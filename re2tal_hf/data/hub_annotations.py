@@ -7,10 +7,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import datasets
+import pyarrow
+import pyarrow.parquet
+import yaml
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
@@ -23,11 +26,13 @@ from huggingface_hub.errors import (
 
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
+from .json_files import parse_json, shown
 from .video_files import files_under, find_file, same_name
 
 logger = logging.getLogger(__name__)
 
 METADATA_FILES = ("metadata.jsonl", "metadata.parquet")
+CSV = "metadata.csv"
 _FORM = '{"file_name": ..., "annotations": [{"segment": [start, end], "label": ...}]}'
 
 Row = dict[str, Any]
@@ -55,28 +60,89 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
     if not Path(source).is_dir():
         return _read_dataset(str(source))
     folder = Path(source)
-    tables = sorted(path for path in files_under(folder) if path.name in METADATA_FILES and not _hidden(path, folder))
+    files = list(files_under(folder))
+    tables = [path for path in files if path.name in METADATA_FILES]
+    _check_tables(files, str(folder))
     if not tables:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"
-    if card.is_file() and DatasetCard.load(card, ignore_metadata_errors=True).data.get("configs"):
+    if card.is_file() and _card(card).get("configs"):
         splits = _load(str(folder), str(folder))
         return list(_rows(splits, str(folder), _local_file)), _declared_names(splits)
-    rows: list[Row] = []
-    for table in tables:
-        # Given a folder without a card, datasets would also split it by words in the names of the videos
-        # ("test_3.mp4"), and would refuse splits of which one has whole seconds only.
-        loaded = _load("videofolder", str(table), data_dir=str(table.parent), data_files=[table.name])
-        place = table.relative_to(folder).parts[:-1]
-        for row in _rows({"": loaded["train"]}, str(table), _local_file):
-            # datasets resolves links.
-            beside = os.path.relpath(row["video"]["path"], table.parent.resolve())
-            row["folders"] = (*place, *Path(beside).parts[:-1])
-            # As in datasets, the place of the table comes before that of the video.
-            row["splits"] = _splits(place) or _splits(row["folders"])
-            rows.append(row)
+    rows = [row for table in tables for row in _table_rows(table, table.relative_to(folder).parts[:-1])]
     _place(rows)
     return rows, None
+
+
+def _check_tables(files: Sequence[PurePath], source: str) -> None:
+    """Refuses two tables for the same videos, and one alone that is not read."""
+    by_folder: dict[PurePath, list[str]] = {}
+    for file in files:
+        if file.name in (*METADATA_FILES, CSV):
+            by_folder.setdefault(file.parent, []).append(file.name)
+    if by_folder and all(names == [CSV] for names in by_folder.values()):
+        raise AnnotationError(
+            f"{min(by_folder) / CSV}: this is a CSV table, which is not read; write metadata.jsonl with lines {_FORM}"
+        )
+    for folder, names in by_folder.items():
+        if len(names) > 1:
+            raise AnnotationError(f"{source}: {' and '.join(names)} are both in {folder}; keep one of them")
+
+
+def _card(path: Path) -> Any:
+    try:
+        return DatasetCard.load(path, ignore_metadata_errors=True).data
+    except (ValueError, yaml.YAMLError) as error:
+        raise AnnotationError(f"{path}: its metadata cannot be read ({' '.join(str(error).split())[:200]})") from error
+
+
+def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:
+    """The rows of a table that lies in the folders `place`.
+
+    Read here and not by `datasets`, which would also split the videos by words in their names ("test_3.mp4"), would
+    refuse tables of which one has whole seconds only, and takes brackets in a name for a pattern.
+    """
+    for number, row in enumerate(_read_table(table), 1):
+        where = f"{table}: row {number}"
+        name = row.get("file_name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            raise AnnotationError(f'{where} has no "file_name"; it needs {_FORM}')
+        path = Path(os.path.normpath(table.parent / name))
+        folders = (*place, *Path(os.path.relpath(path, table.parent)).parts[:-1])
+        yield {
+            **row,
+            "path": find_file(path),
+            "video": {"path": str(path)},
+            "video_id": path.stem if row.get("video_id") is None else row["video_id"],
+            "source": where,
+            "folders": folders,
+            # As in datasets, the place of the table comes before that of the video.
+            "splits": _splits(place) or _splits(folders),
+        }
+
+
+def _read_table(table: Path) -> Iterator[Any]:
+    if table.suffix == ".parquet":
+        try:
+            yield from pyarrow.parquet.read_table(table).to_pylist()
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AnnotationError(f"{table}: not a Parquet table ({reason}); make it anew") from error
+        return
+    try:
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{table}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield parse_json(line, f"{table}: line {number}")
+            except AnnotationError:
+                raise
+            except (ValueError, RecursionError) as error:
+                raise AnnotationError(
+                    f"{table}: line {number} is not JSON ({shown(line)}); each line is of the form {_FORM}"
+                ) from error
 
 
 def _place(rows: list[Row]) -> None:
@@ -84,7 +150,7 @@ def _place(rows: list[Row]) -> None:
     unnamed = not any(row["splits"] for row in rows)
     for row in rows:
         splits = row.pop("splits")
-        if row["subset"]:
+        if row.get("subset"):
             continue
         if len(splits) > 1:
             raise AnnotationError(
@@ -111,15 +177,11 @@ def _splits(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    """Whether datasets would pass over a file, such as those that a download keeps in .cache."""
-    return any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-
-
 def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
     name, _, revision = source.partition("@")
     info = _dataset_info(name, revision or None)
     files = {same_name(file.rfilename): file.rfilename for file in info.siblings or []}
+    _check_tables([PurePosixPath(file) for file in files], source)
     if not any(file.rpartition("/")[2] in METADATA_FILES for file in files):
         raise AnnotationError(
             f"{source}: the dataset has no metadata.jsonl; it needs one in each split, with a line per video: {_FORM}"

@@ -16,7 +16,7 @@ from ..video_reader import VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from .durations import known_durations
 from .timeline_index import TimelineIndex
-from .video_files import is_video_file, same_name
+from .video_files import is_hidden, is_video_file, same_name
 from .windows import TrainingWindows
 
 logger = logging.getLogger(__name__)
@@ -60,11 +60,12 @@ def _folder_clips(folder: Path, split: str) -> tuple[list[tuple[Path, int]], lis
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise AnnotationError(f"{folder}: there is no split {split!r}; it holds {splits}")
     # The classes of all splits, so that a class that one of them lacks keeps its number.
-    names = sorted({same_name(entry.name) for entry in folder.glob("*/[!.]*") if entry.is_dir()})
+    entries = [entry for entry in folder.glob("*/*") if not (is_hidden(entry.name) or is_hidden(entry.parent.name))]
+    names = sorted({same_name(entry.name) for entry in entries if entry.is_dir()})
     clips = [
         (path, names.index(same_name(path.parent.name)))
-        for path in sorted((folder / split).glob("[!.]*/*"))
-        if is_video_file(path)
+        for path in sorted((folder / split).glob("*/*"))
+        if is_video_file(path) and not is_hidden(path.parent.name)
     ]
     return clips, names
 

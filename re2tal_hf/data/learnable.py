@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .annotation_set import AnnotatedVideo, AnnotationError
+from .annotation_set import POINT_HINT, AnnotatedVideo, AnnotationError
 from .windows import TrainingWindows
 
 CanLearn = Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ REASONS = {
     "too long": "no window shows {share:.0%} of them, so that their start and end are never seen together",
     "too short": "a feature step is {step:.2g} s, so that in some windows, or in all, no point learns them",
     "no point": "in some window none of the head's points is responsible for them",
-    "lost": "outside their video, or ending before they start",
+    "lost": "outside their video, or ending where or before they start",
 }
 # Share of the actions that do not fit which a proposed setting leaves out, so that one odd action does not decide.
 _LEFT_OUT = 0.1
@@ -144,7 +144,7 @@ def _feature_step(windows: TrainingWindows, feature_stride: int) -> float:
 def _remedy(windows: TrainingWindows, reason: str, misfits: Sequence[Misfit]) -> str:
     """Settings that fit, as the end of a sentence."""
     if reason == "lost":
-        return "; correct the annotations"
+        return f"; correct the annotations, or {POINT_HINT}"
     if reason == "no point":
         return "; see model.head_config.regression_ranges and model.loss_config.center_radius"
     processor, crop_ratio = windows.processor, windows.crop_ratio

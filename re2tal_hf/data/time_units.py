@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_segments
+from .annotation_set import POINT_HINT, AnnotatedVideo, AnnotationError, RuleLog, repair_segments
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ MAX_LOST = 0.5
 # Rule -> what its segments do.
 _FAULTS = {
     "outside_video": "lie wholly outside their video",
-    "empty_segment": "end at or before their start",
+    "empty_segment": "end before their start",
+    "point": "end at their start",
 }
 _FRAME_RATES = (10, 12, 15, 24, 25, 30, 50, 60, 120)
 # Videos that say something about the unit only together.
@@ -43,9 +44,8 @@ def check_times(videos: Sequence[AnnotatedVideo], source: str | Path, max_lost: 
     ratios = [video.segments.max() / video.duration for video in videos if video.duration and len(video.labels)]
     for rule, fault in _FAULTS.items():
         if (lost := rules.counts[rule]) > max_lost * total:
-            guess = _guess(ratios) if rule == "outside_video" else "Are they [start, length]? They must be [start, end]"
             raise AnnotationError(
-                f"{source}: {lost} of {total} segments {fault} (first: {rules.first[rule]}). {guess}, in seconds."
+                f"{source}: {lost} of {total} segments {fault} (first: {rules.first[rule]}). {_guess(rule, ratios)}."
             )
     if len(ratios) >= _FEW_VIDEOS and max(ratios) < _FIRST_SECONDS:
         logger.warning(
@@ -55,8 +55,16 @@ def check_times(videos: Sequence[AnnotatedVideo], source: str | Path, max_lost: 
         )  # fmt: skip
 
 
-def _guess(ratios: Sequence[float]) -> str:
-    """What times are that reach so many times the durations of their videos."""
+def _guess(rule: str, ratios: Sequence[float]) -> str:
+    """What is to be done about times that break a rule, and reach so many times the durations of their videos."""
+    if rule == "empty_segment":
+        return "Are they [start, length]? They must be [start, end], in seconds"
+    if rule == "point":
+        return f"If they are points in time, {POINT_HINT}"
+    return f"{_unit(ratios)}, in seconds"
+
+
+def _unit(ratios: Sequence[float]) -> str:
     if not ratios:
         return "Times before 0 are in no video; give them"
     # A few videos may have wrong times of another kind.

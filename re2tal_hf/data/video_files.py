@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .file_names import distinct_names
@@ -25,6 +26,7 @@ VIDEO_EXTENSIONS = frozenset(
 )
 # Beside a video of the same name these are a preview of it.
 _PREVIEWS = frozenset([".gif"])
+_PUT_BY_SYSTEMS = frozenset(["__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information"])
 
 
 def same_name(name: str) -> str:
@@ -50,13 +52,41 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
             file = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
             found.setdefault(same_name(path.stem), {}).setdefault(file, path)
     if not found:
-        raise FileNotFoundError(f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
+        raise FileNotFoundError(
+            f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))}); hidden files and folders,"
+            " and what systems and archives put beside videos, are passed over"
+        )
     return {stem: _without_previews(list(paths.values())) for stem, paths in found.items()}
 
 
+def files_of_id(video_id: str, files: Mapping[str, list[Path]], root: Path) -> list[Path]:
+    """The files, of those that `find_videos` found under `root`, that an id means.
+
+    It is the stem of their name, or follows a `v_` in it. It may also have the extension, and folders: the last is
+    that of the file, unless the file lies in `root` itself.
+    """
+    *folders, name = [part for part in re.split(r"[/\\]", same_name(video_id)) if part not in ("", ".", "..")] or [""]
+    stems = [name]
+    if Path(name).suffix.lower() in VIDEO_EXTENSIONS:
+        stems.append(Path(name).stem)
+    found = next((files[stem] for of in stems for stem in (of, f"v_{of}") if stem in files), [])
+    if folders:
+        found = [path for path in found if path.parent == root or same_name(path.parent.name) == folders[-1]]
+    exact = (
+        [path for path in found if same_name(path.absolute().parent.as_posix()).endswith("/".join(["", *folders]))],
+        [path for path in found if same_name(path.name) in (name, f"v_{name}")],
+    )
+    return min(filter(None, [*exact, found]), key=len, default=[])
+
+
 def is_video_file(path: Path) -> bool:
-    """Whether a file is a video by its name; what macOS keeps of files beside them (`._x.mp4`) is none."""
-    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith("._") and path.is_file()
+    """Whether a file is a video by its name."""
+    return path.suffix.lower() in VIDEO_EXTENSIONS and not is_hidden(path.name) and path.is_file()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none that a user means: hidden, or put there by a system or an archive."""
+    return name.startswith(".") or name in _PUT_BY_SYSTEMS
 
 
 def find_file(path: Path) -> Path | None:
@@ -106,7 +136,7 @@ def _key(name: str) -> str:
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """All files of a folder and its subfolders, linked ones too, each folder once."""
+    """All files of a folder and its subfolders, linked ones too, each folder once; none of those that are hidden."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_say_unreadable):
         status = os.stat(parent)
@@ -115,8 +145,8 @@ def files_under(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(names))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(parent, name) for name in sorted(names) if not is_hidden(name))
 
 
 def _say_unreadable(error: OSError) -> None:

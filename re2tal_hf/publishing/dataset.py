@@ -49,6 +49,7 @@ def read_dataset(
     subsets: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     max_lost: float = MAX_LOST,
+    point_width: float | None = None,
 ) -> HubDataset:
     """Reads annotations, opens every video and measures it; writes nothing.
 
@@ -60,6 +61,7 @@ def read_dataset(
         subsets: Names of the subsets to take; default all.
         label_names: The classes in order; default those of the annotations.
         max_lost: Largest share of segments outside their video or that end before they start; see `check_times`.
+        point_width: Makes segments of actions that start where they end; see `read_annotations`.
 
     Raises:
         AnnotationError: As `read_annotations` does, and for names that the Hub's form has no place for.
@@ -67,7 +69,14 @@ def read_dataset(
     """
     chosen: Sequence[str | None] = subsets or [None]
     found = [
-        read_annotations(annotations, subset=subset, video_folder=videos, label_names=label_names, repair=False)
+        read_annotations(
+            annotations,
+            subset=subset,
+            video_folder=videos,
+            label_names=label_names,
+            repair=False,
+            point_width=point_width,
+        )
         for subset in chosen
     ]
     annotated = [video for part in found for video in part.videos]

@@ -54,6 +54,8 @@ class DataArguments:
         max_unlearnable: Largest share of the training actions that cannot be learned with which a run goes on: longer
             than a window shows, shorter than a feature step, with no point of the head responsible for them, or outside
             their video. Also the largest share of validation actions outside their video.
+        point_width: Seconds about its time that an action is given which starts where it ends; by default such points
+            are dropped.
         class_agnostic: All actions are one class (with an external video classifier at test time).
         windows_per_video: Windows drawn in an epoch from each video, or from each `seconds_per_window` of it where that
             is given.
@@ -72,6 +74,7 @@ class DataArguments:
     validation_subset: str = "validation"
     allow_shared_videos: bool = False
     max_unlearnable: Annotated[float, SHARE] = MAX_LOST
+    point_width: Annotated[float | None, POSITIVE] = None
     class_agnostic: bool = False
     windows_per_video: Annotated[int, COUNT] = 1
     seconds_per_window: Annotated[float | None, POSITIVE] = None

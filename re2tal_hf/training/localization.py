@@ -46,6 +46,7 @@ class LocalizationTrainer(Trainer):
                 subset=subset or "",  # None would read all
                 video_folder=data.videos,
                 repair=repair,
+                point_width=data.point_width,
                 max_lost=data.max_unlearnable,
                 streaming=data.streaming,
             )

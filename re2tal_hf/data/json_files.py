@@ -1,0 +1,131 @@
+"""JSON as people hand it over, and what is said of files that hold none."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .annotation_set import AnnotationError
+from .video_files import same_name
+
+_MAX_SHOWN = 80
+# By the ending of a file, in lower case.
+_KINDS = {
+    ".csv": "a CSV table",
+    ".tsv": "a table with tabs",
+    ".xlsx": "a spreadsheet",
+    ".xls": "a spreadsheet",
+    ".ods": "a spreadsheet",
+    ".parquet": "a Parquet table",
+    ".jsonl": "JSON lines",
+    ".txt": "a text",
+    ".xml": "XML",
+    ".eaf": "an ELAN file",
+    ".yaml": "YAML",
+    ".yml": "YAML",
+    ".srt": "subtitles",
+    ".vtt": "subtitles",
+    ".ass": "subtitles",
+    ".mat": "a MATLAB file",
+    ".npy": "a NumPy file",
+    ".npz": "a NumPy file",
+    ".pkl": "a pickle",
+    ".pickle": "a pickle",
+    ".zip": "an archive",
+    ".gz": "an archive",
+    ".tar": "an archive",
+}
+# By how a file begins, whatever it is called.
+_STARTS = {
+    b"version https://git-lfs": "the pointer of Git LFS in place of the file; run `git lfs pull`",
+    b"<": "XML or HTML",
+    b"PK\x03\x04": "an archive or a spreadsheet",
+    b"PAR1": "a Parquet table",
+    b"WEBVTT": "subtitles",
+    b"\x1f\x8b": "an archive",
+}
+
+
+def read_json(path: Path, form: str) -> Any:
+    """Reads a file of JSON in any of the encodings of Unicode.
+
+    Args:
+        path: The file.
+        form: What it should hold, for the message.
+
+    Raises:
+        AnnotationError: It holds none, or an object has a key twice.
+        OSError: It cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        return parse_json(content, str(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, AnnotationError):
+            raise
+        kind = _kind(path, content)
+        reason = f"this is {kind}, which is not read" if kind else f"not a JSON file ({_reason(error)})"
+        raise AnnotationError(f"{path}: {reason}; give JSON of the form {form}") from error
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """The value of a text of JSON.
+
+    Raises:
+        AnnotationError: An object has a key twice.
+        ValueError: Not JSON.
+        RecursionError: Too deep.
+    """
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        check_unique((key for key, _ in pairs), where)
+        return dict(pairs)
+
+    return json.loads(content, object_pairs_hook=unique_keys)
+
+
+def check_unique(ids: Iterable[str], where: str | Path) -> None:
+    """Refuses ids, or other keys of an object, that are there twice.
+
+    Raises:
+        AnnotationError: Names them.
+    """
+    repeated = [key for key, count in Counter(map(same_name, ids)).items() if count > 1]
+    if repeated:
+        raise AnnotationError(
+            f"{where}: duplicate ids {some(repeated)}: keep one entry of each (accents written with their letters or"
+            " apart from them are the same)"
+        )
+
+
+def shown(value: Any) -> str:
+    """A value of a file in a message: on one line, and of a long one only its ends."""
+    form = reprlib.Repr()
+    form.maxstring = form.maxother = form.maxlong = _MAX_SHOWN
+    form.maxlevel = 3
+    text = form.repr(value)
+    return text if len(text) <= 2 * _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...{text[-_MAX_SHOWN:]}"
+
+
+def some(values: Iterable[Any], limit: int = 5) -> str:
+    """The first of several values, and how many more there are."""
+    values = list(values)
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(shown(str(value)) for value in values[:limit]) + more
+
+
+def _kind(path: Path, content: bytes) -> str | None:
+    """What else a file is, if it shows."""
+    if not content.strip():
+        return "an empty file"
+    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    found = next((kind for beginning, kind in _STARTS.items() if start.startswith(beginning)), None)
+    return _KINDS.get(path.suffix.lower(), found)
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]

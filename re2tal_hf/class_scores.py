@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .value_checks import shown
+
 ClassScores = Mapping[int, float] | Mapping[str, float] | Sequence[float] | Tensor
 """Scores by class id or by label name, or one for each class id in order."""
 
@@ -29,19 +31,20 @@ def checked_class_scores(scores: Any, video: str) -> dict[Any, float]:
             scores = dict(enumerate(scores.tolist() if hasattr(scores, "tolist") else scores))
         except TypeError as error:
             raise ValueError(
-                f"video_scores of {video!r} are {scores!r}; give {{label: score}}, or a score for each class."
+                f"video_scores of {shown(video)} are {shown(scores)}; give {{label: score}}, or a score for each class."
             ) from error
     if not scores:
-        raise ValueError(f"video_scores of {video!r} are empty; give the score of one class at least.")
+        raise ValueError(f"video_scores of {shown(video)} are empty; give the score of one class at least.")
     checked: dict[Any, float] = {}
+    where = f"video_scores of {shown(video)}"
     for key, score in ((_plain(key), _plain(score)) for key, score in scores.items()):
         if not (isinstance(key, str) or (_is_number(key, numbers.Integral) and key >= 0)):
-            raise ValueError(f"video_scores of {video!r}: {key!r} is neither a label nor a class id (0, 1, ...).")
+            raise ValueError(f"{where}: {shown(key)} is neither a label nor a class id (0, 1, ...).")
         if not (_is_number(score, numbers.Real) and math.isfinite(score) and score >= 0):
-            raise ValueError(f"video_scores of {video!r}: the score of {key!r} is {score!r}; it must be 0 or more.")
+            raise ValueError(f"{where}: the score of {shown(key)} is {shown(score)}; it must be 0 or more.")
         checked[key] = float(score)
     if len({type(key) for key in checked}) > 1:
-        raise ValueError(f"video_scores of {video!r} mix labels with class ids; give one of the two.")
+        raise ValueError(f"{where} mix labels with class ids; give one of the two.")
     return checked
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..value_checks import shown
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
-from .json_files import shown
 from .video_files import same_name
 
 # Three years; what is more are dates, or another unit.

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..value_checks import POSITIVE, check_value
+from ..value_checks import POSITIVE, check_value, shown
 from .annotation_records import Record, clean_label, parse_record
 from .annotation_set import (
     RULES,
@@ -26,7 +26,7 @@ from .annotation_set import (
     repair_video,
 )
 from .hub_video import HubVideo
-from .json_files import check_unique, read_json, shown, some
+from .json_files import check_unique, read_json, some
 from .time_units import MAX_LOST, check_times
 from .video_files import files_of_id, find_videos, same_name
 

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
-from .json_files import parse_json, shown
+from .json_files import NOT_JSON, parse_json, reason_of
 from .video_files import files_under, find_file, same_name
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _card(path: Path) -> Any:
     try:
         return DatasetCard.load(path, ignore_metadata_errors=True).data
     except (ValueError, yaml.YAMLError) as error:
-        raise AnnotationError(f"{path}: its metadata cannot be read ({' '.join(str(error).split())[:200]})") from error
+        raise AnnotationError(f"{path}: its metadata cannot be read ({reason_of(error)})") from error
 
 
 def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:
@@ -126,8 +126,7 @@ def _read_table(table: Path) -> Iterator[Any]:
         try:
             yield from pyarrow.parquet.read_table(table).to_pylist()
         except (OSError, ValueError, pyarrow.ArrowException) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise AnnotationError(f"{table}: not a Parquet table ({reason}); make it anew") from error
+            raise AnnotationError(f"{table}: not a Parquet table ({reason_of(error)}); make it anew") from error
         return
     try:
         lines = table.read_text(encoding="utf-8-sig").split("\n")
@@ -139,9 +138,9 @@ def _read_table(table: Path) -> Iterator[Any]:
                 yield parse_json(line, f"{table}: line {number}")
             except AnnotationError:
                 raise
-            except (ValueError, RecursionError) as error:
+            except NOT_JSON as error:
                 raise AnnotationError(
-                    f"{table}: line {number} is not JSON ({shown(line)}); each line is of the form {_FORM}"
+                    f"{table}: line {number} is not JSON ({reason_of(error)}); each line is of the form {_FORM}"
                 ) from error
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import reprlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..value_checks import shown
 from .annotation_set import AnnotationError
 from .video_files import same_name
 
-_MAX_SHOWN = 80
+NOT_JSON = (ValueError, RecursionError)
 # By the ending of a file, in lower case.
 _KINDS = {
     ".csv": "a CSV table",
@@ -64,11 +64,11 @@ def read_json(path: Path, form: str) -> Any:
     content = path.read_bytes()
     try:
         return parse_json(content, str(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, AnnotationError):
-            raise
+    except AnnotationError:
+        raise
+    except NOT_JSON as error:
         kind = _kind(path, content)
-        reason = f"this is {kind}, which is not read" if kind else f"not a JSON file ({_reason(error)})"
+        reason = f"this is {kind}, which is not read" if kind else f"not a JSON file ({reason_of(error)})"
         raise AnnotationError(f"{path}: {reason}; give JSON of the form {form}") from error
 
 
@@ -77,8 +77,7 @@ def parse_json(content: bytes | str, where: str) -> Any:
 
     Raises:
         AnnotationError: An object has a key twice.
-        ValueError: Not JSON.
-        RecursionError: Too deep.
+        ValueError, RecursionError: One of `NOT_JSON`.
     """
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -102,15 +101,6 @@ def check_unique(ids: Iterable[str], where: str | Path) -> None:
         )
 
 
-def shown(value: Any) -> str:
-    """A value of a file in a message: on one line, and of a long one only its ends."""
-    form = reprlib.Repr()
-    form.maxstring = form.maxother = form.maxlong = _MAX_SHOWN
-    form.maxlevel = 3
-    text = form.repr(value)
-    return text if len(text) <= 2 * _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...{text[-_MAX_SHOWN:]}"
-
-
 def some(values: Iterable[Any], limit: int = 5) -> str:
     """The first of several values, and how many more there are."""
     values = list(values)
@@ -127,5 +117,6 @@ def _kind(path: Path, content: bytes) -> str | None:
     return _KINDS.get(path.suffix.lower(), found)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error of a library says, on one short line."""
     return "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]

@@ -49,6 +49,8 @@ FAMILIES = [
     {"model_type": "vivit", "variant": "base"},
     {"model_type": "timesformer", "variant": "base"},
     {"model_type": "vjepa2", "variant": "large", "frames_per_clip": 32},
+    {"model_type": "image", "variant": "tf_efficientnet_lite0"},
+    {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
 ]
 # Families whose models are made for one frame size; their sizes elsewhere are interpolated.
 SIZED = ("videomae", "vivit", "timesformer")

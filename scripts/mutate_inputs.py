@@ -28,7 +28,7 @@ def main() -> int:
     total = 0
     sys.path.insert(0, str(TESTS))
     with tempfile.TemporaryDirectory(prefix="re2tal-mutations-") as home:
-        os.environ["HF_HOME"], os.environ["HF_HUB_OFFLINE"] = home, "1"
+        os.environ.update({"HF_HOME": home, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
         from mutations import bad_ends
 
         for kind in options.kinds or KINDS:

@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from re2tal_hf.training.memory import peak_memory, reset_peak_memory
+
 MAX_SECONDS = 10.0
-MAX_BYTES = 4 * 2**30
+MAX_MEBIBYTES = 4096
 MAX_LETTERS = 1200
 # What a bad input may end in; the rest are accidents.
 REFUSALS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
@@ -93,7 +95,7 @@ def run_main(main: Callable[[list[str]], int], *arguments: str) -> str:
 
 def _end_of(case: Case) -> str:
     """Runs a case; returns what is wrong with its end, or nothing."""
-    start, memory = time.process_time(), _peak_bytes()
+    start, memory = time.process_time(), reset_peak_memory()
     try:
         case.check(case.run())
         end = ""
@@ -107,8 +109,8 @@ def _end_of(case: Case) -> str:
         end = f"{type(error).__name__}: {str(error)[:300]!r} ({_place(error)})"
     if (seconds := time.process_time() - start) > MAX_SECONDS:
         end = f"{seconds:.0f} s; {end}"
-    if _peak_bytes() - memory > MAX_BYTES:
-        end = f"{(_peak_bytes() - memory) / 2**30:.1f} GiB; {end}"
+    if (taken := peak_memory() - memory) > MAX_MEBIBYTES:
+        end = f"{taken:.0f} MiB; {end}"
     return end
 
 
@@ -123,10 +125,6 @@ def _fault_of_message(message: str, names: tuple[str, ...]) -> str:
 def _place(error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{Path(last.filename).name}:{last.lineno}"
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager
@@ -152,7 +150,7 @@ def _folder() -> Iterator[Path]:
 def _limits() -> Iterator[None]:
     """Ends the process where a case hangs, and lets no case take the machine's memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_peak_bytes() + 2 * MAX_BYTES, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(peak_memory() + 2 * MAX_MEBIBYTES) * 2**20, hard))
     faulthandler.dump_traceback_later(30 * MAX_SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield

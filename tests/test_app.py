@@ -612,6 +612,7 @@ def test_eight_visitors_at_once_are_all_answered(page: str, client: Client) -> N
     assert resident_megabytes() - before < 400
 
 
+@pytest.mark.training
 def test_uploads_are_deleted(tmp_path: Path) -> None:
     video = write_video(tmp_path / "mine.mp4", numbered_frames(150), 10)
     with served_page(tmp_path / "uploads", keep_seconds=2) as address:

@@ -4,6 +4,7 @@ import importlib
 import random
 from pathlib import Path
 
+import mutations
 import pytest
 from mutations import Case, bad_ends
 
@@ -29,11 +30,13 @@ def refuse(error):
         (lambda: refuse(KeyError("data.videos")), "KeyError"),
         (lambda: 5, None),
         (lambda: 6, "no five"),
-        (lambda: bytearray(5 * 2**30) and 5, "GiB"),
+        (lambda: bytearray(2**28) and 5, "MiB"),
         (lambda: open("../here", "w").close() or 5, "outside"),
     ],
 )
-def test_the_judge_tells_good_ends_from_bad(run, expected, tmp_path):
+def test_the_judge_tells_good_ends_from_bad(run, expected, monkeypatch):
+    monkeypatch.setattr(mutations, "MAX_MEBIBYTES", 200)
+
     def check(result):
         assert result == 5, "no five"
 

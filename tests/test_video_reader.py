@@ -454,6 +454,7 @@ def test_a_file_that_was_cut_off(tmp_path, caplog):
         assert frame_numbers(reader.frames_at([0.0, 1.0, 2.0])) == [0, 25, 29]
 
 
+@pytest.mark.training
 def test_real_files(real_videos):
     paths = sorted(real_videos.iterdir())
     assert len(paths) == 26
@@ -492,6 +493,7 @@ def test_logging_names_the_fallback(make, caplog):
     assert "raw.h264: read with PyAV" in caplog.text
 
 
+@pytest.mark.training
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_can_let_go_of_a_reader(tmp_path):
     """As data loader workers do with readers of the process that started them."""

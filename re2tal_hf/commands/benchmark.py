@@ -52,8 +52,16 @@ FAMILIES = [
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
 ]
-# Families whose models are made for one frame size; their sizes elsewhere are interpolated.
-SIZED = ("videomae", "vivit", "timesformer")
+# What says the frame size, of families whose models are made for one.
+FRAME_SIZES = {
+    "videomae": "image_size",
+    "vivit": "image_size",
+    "timesformer": "image_size",
+    "vjepa2": "crop_size",
+    "mvit": "spatial_size",
+}
+# What a library's own forward needs to do no more than ours.
+LIBRARY_ARGUMENTS = {"vjepa2": {"skip_predictor": True}}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
 
@@ -110,15 +118,17 @@ class LibraryModel(nn.Module):
         """`[B, T, C, H, W]` -> the first tensor that the library returns, as `last_hidden_state`."""
         length = self.architecture.clip_length(self.model)
         videos = videos if length is None else cut_into_clips(videos, length)
-        output = self.model(self.architecture.to_library_input(videos))
+        arguments = LIBRARY_ARGUMENTS.get(self.architecture.model_type, {})
+        output = self.model(self.architecture.to_library_input(videos), **arguments)
         return BaseModelOutput(last_hidden_state=output if isinstance(output, Tensor) else output[0])
 
 
 def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None) -> Step:
     """`change` is to the configuration; None for the library's own model."""
     torch.manual_seed(0)
-    if backbone["model_type"] in SIZED:
-        backbone = {"image_size": arguments.size, **backbone}
+    if name := FRAME_SIZES.get(backbone["model_type"]):
+        size = [arguments.size] * 2 if name == "spatial_size" else arguments.size
+        backbone = {name: size, **backbone}
     if change is None:
         model: nn.Module = LibraryModel(backbone)
     else:

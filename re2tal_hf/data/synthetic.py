@@ -184,7 +184,7 @@ def generate(
             num_frames = round(random.uniform(*durations) * frame_rate)
             scene = make_scene(random, num_frames, frame_rate=frame_rate, size=size)
             video_id = f"{subset}_{number:03d}"
-            _write_video(
+            write_video(
                 folder / "videos" / f"{video_id}.mp4",
                 render(random, scene, size=size),
                 frame_rate=frame_rate,
@@ -412,7 +412,8 @@ def _paint(image: np.ndarray, track: Track, frames: slice) -> None:
     image[visible] += cover[..., None] * (color - image[visible])
 
 
-def _write_video(path: Path, frames: Iterator[np.ndarray], *, frame_rate: float, size: tuple[int, int]) -> None:
+def write_video(path: Path, frames: Iterator[np.ndarray], *, frame_rate: float, size: tuple[int, int]) -> None:
+    """Writes uint8 frames `[H, W, 3]` as H.264, with the same bytes each time on the same machine."""
     # The same bytes each time: one thread, and no "crf", whose macroblock tree differs from run to
     # run in frames as small as these.
     with av.open(str(path), "w") as container:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..value_checks import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_values, fields_of
+from ..value_checks import SHARE, Range, check_values, fields_of
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Augmentation:
     """
 
     crop_scale: Annotated[tuple[float, float] | None, Range(0, 1, with_low=False, rising=True)] = None
-    crop_ratio: Annotated[tuple[float, float], POSITIVE] = (3 / 4, 4 / 3)
+    crop_ratio: Annotated[tuple[float, float], Range(0.01, 100, rising=True)] = (3 / 4, 4 / 3)
     flip_probability: Annotated[float, SHARE] = 0.0
     unflippable_labels: Collection[int | str] | int | str | None = ()
-    brightness: Annotated[float, NOT_NEGATIVE] = 0.0
-    contrast: Annotated[float, NOT_NEGATIVE] = 0.0
-    saturation: Annotated[float, NOT_NEGATIVE] = 0.0
+    brightness: Annotated[float, Range(0, 10)] = 0.0
+    contrast: Annotated[float, Range(0, 10)] = 0.0
+    saturation: Annotated[float, Range(0, 10)] = 0.0
     hue: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __post_init__(self) -> None:

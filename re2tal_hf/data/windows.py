@@ -22,6 +22,9 @@ from .readable_videos import ReadableVideos
 from .time_units import MAX_LOST
 from .timeline_index import TimelineIndex
 
+# Of an epoch; no training comes to the end of more.
+MAX_WINDOWS = 10**7
+
 
 class TrainingWindows(Dataset[dict[str, Any]]):
     """Windows of annotated videos, with the segments in them in frames of the window.
@@ -119,9 +122,13 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         )
         self.videos = self._readable.videos
         self.counts, self.lost = dict(self._readable.rules.counts), self._readable.rules.lost
-        self._video_of_window = np.repeat(
-            np.arange(len(self.videos)), [self._num_windows(video) for video in self.videos]
-        )
+        numbers = [self._num_windows(video) for video in self.videos]
+        if sum(numbers) > MAX_WINDOWS:
+            raise ValueError(
+                f"windows_per_video={windows_per_video} and seconds_per_window={seconds_per_window} come to "
+                f"{sum(numbers)} windows an epoch, and at most {MAX_WINDOWS}: take fewer, or longer ones."
+            )
+        self._video_of_window = np.repeat(np.arange(len(self.videos)), numbers)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the items those of `epoch`; to be called before iterating over a loader."""

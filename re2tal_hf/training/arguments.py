@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, cast, get_origin
-
-from transformers import PreTrainedConfig
+from typing import Annotated, Any, Literal, get_origin
 
 from ..configuration_re2tal import CONFIGS, settings_of
 from ..data.augmentation import Augmentation
 from ..data.time_units import MAX_LOST
-from ..modeling_re2tal import check_part_settings
-from ..rewiring import DUAL_RESIDUAL
 from ..value_checks import (
     BELOW_ONE,
-    COUNT,
     NOT_NEGATIVE,
-    POSITIVE,
     POSITIVE_SHARE,
     SHARE,
     Range,
     check_value,
-    check_values,
     did_you_mean,
     fields_of,
-    leaves,
     shown,
 )
 from ..video_processing_re2tal import Re2TALVideoProcessor
-from .coupling_schedule import CouplingArguments, coupling_at
+from .coupling_schedule import CouplingArguments
 from .own_files import import_files
+from .recipe_checks import check_recipe
 from .recipe_yaml import MAX_BYTES, read_yaml
+
+# So far above any use that beyond it is a slip.
+FEW = Range(1, 10**6)
+EPOCHS = Range(0, 10**6)
+WORKERS = Range(0, 512)
+# At the highest rate of frames, a frame.
+SECONDS = Range(1e-3, 10**6)
+RATE = Range(0, 100)
 
 
 @dataclass
@@ -74,15 +75,15 @@ class DataArguments:
     validation_subset: str = "validation"
     allow_shared_videos: bool = False
     max_unlearnable: Annotated[float, SHARE] = MAX_LOST
-    point_width: Annotated[float | None, POSITIVE] = None
+    point_width: Annotated[float | None, SECONDS] = None
     class_agnostic: bool = False
-    windows_per_video: Annotated[int, COUNT] = 1
-    seconds_per_window: Annotated[float | None, POSITIVE] = None
-    truncation_threshold: Annotated[float, SHARE] = 0.75
+    windows_per_video: Annotated[int, FEW] = 1
+    seconds_per_window: Annotated[float | None, SECONDS] = None
+    truncation_threshold: Annotated[float, POSITIVE_SHARE] = 0.75
     crop_ratio: Annotated[list[float] | None, Range(0, 1, with_low=False, length=2, rising=True)] = None
     cache: str | None = None
     max_unreadable: Annotated[float, SHARE] = 0.05
-    num_workers: Annotated[int, NOT_NEGATIVE] = 2
+    num_workers: Annotated[int, WORKERS] = 2
 
 
 @dataclass
@@ -111,21 +112,21 @@ class OptimizationArguments:
         trackers: Experiment trackers by their names in Accelerate.
     """
 
-    epochs: Annotated[int, COUNT] = 30
-    schedule_epochs: Annotated[int | None, COUNT] = None
-    batch_size: Annotated[int, COUNT] = 2
-    gradient_accumulation: Annotated[int, COUNT] = 1
-    learning_rate: Annotated[float, POSITIVE] = 1e-4
-    backbone_learning_rate: Annotated[float, NOT_NEGATIVE] = 1e-5
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
-    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5.0
+    epochs: Annotated[int, FEW] = 30
+    schedule_epochs: Annotated[int | None, FEW] = None
+    batch_size: Annotated[int, FEW] = 2
+    gradient_accumulation: Annotated[int, FEW] = 1
+    learning_rate: Annotated[float, Range(0, 100, with_low=False)] = 1e-4
+    backbone_learning_rate: Annotated[float, RATE] = 1e-5
+    weight_decay: Annotated[float, RATE] = 0.05
+    warmup_epochs: Annotated[float, EPOCHS] = 5.0
     max_gradient_norm: Annotated[float | None, NOT_NEGATIVE] = 1.0
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     pretrained_backbone: str | None = None
     pretrained_license: str | None = None
     pretrained_partial: bool = False
-    save_epochs: Annotated[int, COUNT] = 1
+    save_epochs: Annotated[int, FEW] = 1
     trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
 
 
@@ -141,11 +142,11 @@ class EvaluationArguments:
         views: Windows spread over a clip whose scores are averaged, in classification.
     """
 
-    epochs: Annotated[int, NOT_NEGATIVE] = 1
-    start_epoch: Annotated[int, NOT_NEGATIVE] = 0
+    epochs: Annotated[int, EPOCHS] = 1
+    start_epoch: Annotated[int, EPOCHS] = 0
     tiou_thresholds: Annotated[list[float], POSITIVE_SHARE] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
-    batch_size: Annotated[int, COUNT] = 1
-    views: Annotated[int, COUNT] = 3
+    batch_size: Annotated[int, FEW] = 1
+    views: Annotated[int, FEW] = 3
 
 
 @dataclass
@@ -205,7 +206,7 @@ class Recipe:
     distillation: DistillationArguments = field(default_factory=DistillationArguments)
     imports: list[str] = field(default_factory=list)
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    licence: str = "any"
+    licence: Literal["any", "commercial"] = "any"
     name: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,13 +236,14 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
     values = {"name": Path(name).stem, **_mapping(read_yaml(_text_of(name), name), name)}
     for override in overrides:
         path, separator, value = override.partition("=")
-        if not separator:
+        if not separator or override.startswith("-"):
             raise ValueError(f"The override {shown(override)} is not of the form section.field=value.")
         _set(values, path.split("."), _override_value(value, override))
-    recipe: Recipe = _build(Recipe, values, f"Recipe {name}", "")
+    where = f"Recipe {name}: "
+    recipe = _build(values, where)
     recipe.imports = list(dict.fromkeys([*recipe.imports, *imports]))
     import_files(recipe.imports)
-    _check_parts(recipe, f"Recipe {name}: ")
+    check_recipe(recipe, where)
     return recipe
 
 
@@ -281,57 +283,68 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _build(cls: type, values: dict[str, Any], where: str, prefix: str) -> Any:
-    """A section from its values, each checked against the field's type and range."""
-    hints, arguments = fields_of(cls), {}
-    for key, value in values.items():
-        _check_name(f"{where}: ", prefix, key, hints)
-        kind, place = hints[key], f"{where}: {prefix}{key}"
-        if not (dataclasses.is_dataclass(kind) or get_origin(kind) is dict):
-            arguments[key] = check_value(place, value, kind)
-        elif not isinstance(value, (dict, type(None))):
-            raise ValueError(f"{place} is {shown(value)}; it must be a section with fields.")
-        elif dataclasses.is_dataclass(kind):
-            arguments[key] = _build(cast(type, kind), value or {}, where, f"{prefix}{key}.")
+def _build(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe from its values, each checked by name, type and range."""
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in _SECTIONS:
+            arguments[name] = _checked(where, name, value)
+            continue
+        if not isinstance(value, (dict, type(None))):
+            raise ValueError(f"{where}{name} is {shown(value)}; it must be a section with fields.")
+        fields = {key: _checked(where, f"{name}.{key}", part) for key, part in (value or {}).items()}
+        arguments[name] = _SECTIONS[name](**fields)
+    return Recipe(**arguments)
+
+
+def _checked(where: str, place: str, value: Any) -> Any:
+    """The value of a field, checked; refused where there is no such field."""
+    if place in _DERIVED:
+        raise ValueError(f"{where}{place} is set by the training itself: leave it out.")
+    if place not in _FIELDS:
+        raise ValueError(f"{where}there is no field {shown(place)}; {_near(place)}")
+    return check_value(f"{where}{place}", value, _FIELDS[place])
+
+
+def _near(place: str) -> str:
+    """The end of a message on a field that there is not: where it may be, under this name or one that is like it."""
+    section, _, name = place.rpartition(".")
+    inside = {field.rpartition(".")[2]: field for field in _FIELDS if field.rpartition(".")[0] == section}
+    found = [field for field in _FIELDS if field.rpartition(".")[2] == name]
+    found = found or [inside[like] for like in difflib.get_close_matches(name, inside, 1)]
+    found = found or difflib.get_close_matches(place, [*_FIELDS, *_SECTIONS], 1, cutoff=0.75)
+    if found:
+        return f"did you mean {' or '.join(map(repr, found))}?"
+    return f"known are {', '.join(sorted(inside if section in _SECTIONS else fields_of(Recipe)))}."
+
+
+def _fields() -> dict[str, Any]:
+    """Every field of a recipe by its dotted name, with its type and range."""
+    of_model = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items()}
+    of_frames = {
+        **fields_of(Re2TALVideoProcessor),
+        **dict.fromkeys(("size", "crop_size"), Annotated[int | list[int] | dict[str, int], Range(1, 2**13)]),
+        "resample": Annotated[int, Range(0, 5)],
+        "do_pad": bool,
+    }
+    handed_on = {"model": of_model, "processor": of_frames, "augmentation": fields_of(Augmentation)}
+    found: dict[str, Any] = {}
+    for name, kind in fields_of(Recipe).items():
+        if name in _SECTIONS:
+            fields = handed_on[name] if name in handed_on else fields_of(kind)
+            found |= {f"{name}.{field}": hint for field, hint in fields.items()}
         else:
-            arguments[key] = value or {}
-    return cls(**arguments)
+            found[name] = kind
+    return found
 
 
-def _check_name(where: str, prefix: str, key: str, known: Collection[str]) -> None:
-    """Refuses a field that a section does not have."""
-    if key not in known:
-        raise ValueError(f"{where}there is no field {f'{prefix}{key}'!r}; {did_you_mean(key, known)}")
-
-
-def _check_model(settings: dict[str, Any], where: str) -> None:
-    """Checks names, types and ranges of the model's settings, whichever task they are of."""
-    hints = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items()}
-    known = {*hints, *(field.name for field in dataclasses.fields(PreTrainedConfig))}
-    if unknown := [name for name in settings if name not in known]:
-        sections = {name: kind for name, kind in fields_of(Recipe).items() if dataclasses.is_dataclass(kind)}
-        places = [f"{section}.{name}" for section, kind in sections.items() for name in fields_of(cast(type, kind))]
-        near = difflib.get_close_matches(f"model.{unknown[0]}", [*places, *(f"model.{name}" for name in known)], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(hints)}."
-        raise ValueError(f"{where}there is no field 'model.{unknown[0]}'{hint}")
-    check_values(f"{where}model.", settings, hints)
-
-
-def _check_parts(recipe: Recipe, where: str) -> None:
-    """Checks what sections hand on to the model, the video processor and the augmentation, and what goes together."""
-    check_part_settings(f"{where}model.", recipe.model)
-    _check_model(recipe.model, where)
-    for key in recipe.processor:
-        _check_name(where, "processor.", key, Re2TALVideoProcessor.valid_kwargs.__annotations__)
-    check_values(f"{where}processor.", recipe.processor, fields_of(Re2TALVideoProcessor))
-    for key in recipe.augmentation:
-        _check_name(where, "augmentation.", key, fields_of(Augmentation))
-    check_values(f"{where}augmentation.", recipe.augmentation, fields_of(Augmentation))
-    if recipe.model.get("rewiring") == DUAL_RESIDUAL:
-        coupling_at(recipe.coupling, 0.0, recipe.training.epochs)
-    if recipe.distillation.weight == recipe.distillation.label_weight == 0:
-        raise ValueError(f"{where}distillation.weight and label_weight are both 0: nothing would be learned.")
-    for name in ("model", "processor"):
-        for place, value in leaves(name, getattr(recipe, name)):
-            if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
-                raise ValueError(f"{where}{place} is {value!r}, which YAML 1.2 reads as text; write true or false.")
+_SECTIONS: dict[str, type] = {
+    name: get_origin(kind) or kind
+    for name, kind in fields_of(Recipe).items()
+    if dataclasses.is_dataclass(kind) or get_origin(kind) is dict
+}
+_FIELDS = _fields()
+# From the annotations, training.pretrained_backbone and the class of the model.
+_DERIVED = [
+    f"model.{name}" for name in ("num_labels", "id2label", "label2id", "origin", "model_type", "architectures", "dtype")
+]

@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..configuration_re2tal import Re2TALVideoClassificationConfig
 from ..data.annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from ..data.augmentation import Augmentation
 from ..data.labelled_clips import ClipWindows, read_clips, views
@@ -38,7 +37,7 @@ class ClassificationTrainer(Trainer):
     """
 
     criterion = "top1"
-    config_class = Re2TALVideoClassificationConfig
+    model_class = Re2TALForVideoClassification
 
     def read_data(self) -> None:
         data, distillation = self.recipe.data, self.recipe.distillation

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from ..value_checks import NOT_NEGATIVE, POSITIVE, Range
 
-SHAPES = ("linear", "cosine", "step")
+Shape = Literal["linear", "cosine", "step"]
 
 
 @dataclass
@@ -22,7 +22,7 @@ class CouplingArguments:
         start_epoch, end_epoch: When they move; by default from the start to the middle of the training.
     """
 
-    shape: str = "cosine"
+    shape: Shape = "cosine"
     start: Annotated[list[float], Range(0, 1, length=2)] = field(default_factory=lambda: [1.0, 0.0])
     end: Annotated[list[float], Range(0, 1, length=2)] = field(default_factory=lambda: [0.0, 1.0])
     start_epoch: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -40,8 +40,8 @@ def coupling_at(arguments: CouplingArguments, epoch: float, epochs: int) -> tupl
     Raises:
         ValueError: if the shape is unknown, the path has no length, or the coefficients are not two pairs.
     """
-    if arguments.shape not in SHAPES:
-        raise ValueError(f"coupling.shape is {arguments.shape!r}; choose one of {', '.join(SHAPES)}.")
+    if arguments.shape not in get_args(Shape):
+        raise ValueError(f"coupling.shape is {arguments.shape!r}; choose one of {', '.join(get_args(Shape))}.")
     end_epoch = epochs / 2 if arguments.end_epoch is None else arguments.end_epoch
     if not 0 <= arguments.start_epoch < end_epoch:
         raise ValueError(

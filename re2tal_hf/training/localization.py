@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..configuration_re2tal import Re2TALConfig
 from ..data.annotation_set import AnnotationError, AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
@@ -27,7 +26,7 @@ class LocalizationTrainer(Trainer):
     """Trains end to end from video files; `best/` and `last/` also hold `detections.json` and `timeline.png`."""
 
     criterion = "map"
-    config_class = Re2TALConfig
+    model_class = Re2TALForTemporalActionLocalization
 
     def read_data(self) -> None:
         data = self.recipe.data

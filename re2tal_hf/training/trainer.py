@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..configuration_re2tal import CONFIGS, RewiredConfig, settings_of
+from ..configuration_re2tal import CONFIGS, settings_of
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.durations import known_durations
@@ -37,6 +37,7 @@ from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .pretrained import full_name
 from .processes import Result, meeting_point, on_every_process, on_main_process
+from .rehearsal import check_machine, rehearse
 from .run_folder import BEST, LAST, RunFolder, comparable, differences
 from .run_record import describe_run, identify_data
 
@@ -60,7 +61,7 @@ class Trainer(ABC):
 
     Attributes:
         criterion: Name of the metric by which the best model is chosen.
-        config_class: The configuration of the task's model.
+        model_class: The task's model.
         timelines: Of the videos.
         training_set, validation_set: What is trained on, and what the model is measured by.
 
@@ -70,7 +71,7 @@ class Trainer(ABC):
     """
 
     criterion: ClassVar[str]
-    config_class: ClassVar[type[RewiredConfig]]
+    model_class: ClassVar[type[Re2TALPreTrainedModel]]
     training_set: AnnotationSet
     validation_set: AnnotationSet
 
@@ -78,6 +79,7 @@ class Trainer(ABC):
         self.recipe = recipe
         self.run_folder = RunFolder(folder)
         arguments = recipe.training
+        check_machine(arguments)
         self.accelerator = Accelerator(
             # Unless told, it makes processes without an accelerator runs of their own.
             cpu=not torch.accelerator.is_available(),
@@ -100,6 +102,7 @@ class Trainer(ABC):
         )
         if self.accelerator.is_main_process and (line := start_line(self.origin, backbone)):
             logger.warning(line)
+        self._on_all(lambda: rehearse(recipe, self.model_class))
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
         self.timelines = TimelineIndex(writes=self.accelerator.is_local_main_process)
@@ -134,9 +137,9 @@ class Trainer(ABC):
     def model_config(self, label_names: Sequence[str], **settings: Any) -> Any:
         """Returns the configuration of the recipe's model with these classes; `settings` unless the recipe has them."""
         of_any = {name for kind in CONFIGS.values() for name in settings_of(kind)}
-        of_others = of_any - settings_of(self.config_class).keys()
+        of_others = of_any - settings_of(self.model_class.config_class).keys()
         settings |= {name: value for name, value in self.recipe.model.items() if name not in of_others}
-        return self.config_class(
+        return self.model_class.config_class(
             **settings,
             id2label=dict(enumerate(label_names)),
             label2id={name: index for index, name in enumerate(label_names)},

@@ -1,0 +1,117 @@
+"""What a recipe's sections hand on, held against who takes it, and what must go together; before anything is built."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import LoggerType
+
+from ..configuration_re2tal import CONFIGS, settings_of
+from ..data.augmentation import Augmentation
+from ..modeling_re2tal import check_part_settings
+from ..rewiring import DUAL_RESIDUAL
+from ..value_checks import did_you_mean, leaves, shown
+from ..video_processing_re2tal import Re2TALVideoProcessor
+from .coupling_schedule import coupling_at
+
+if TYPE_CHECKING:
+    from .arguments import Recipe
+
+# Numbers in the frames of a window, in float32 8.6 GB; published are up to 1.5e8. Also of those of a batch.
+MAX_WINDOW_VALUES = 2**31
+MAX_BATCH_VALUES = 2**34
+MAX_THRESHOLDS = 100
+
+
+def check_recipe(recipe: Recipe, where: str) -> None:
+    """Checks what the types and ranges of the single fields leave open.
+
+    Args:
+        recipe: With fields of their types and ranges.
+        where: What stands before the name of a field in a message.
+
+    Raises:
+        ValueError: if a section does not do for what it is handed to, fields do not go together, or windows would take
+            more memory than there is anywhere.
+    """
+    for section in ("model", "processor"):
+        for place, value in leaves(section, getattr(recipe, section)):
+            if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+                raise ValueError(f"{where}{place} is {value!r}, which YAML 1.2 reads as text; write true or false.")
+    _check_model(recipe.model, where)
+    _check_frames(recipe, where)
+    if recipe.model.get("rewiring") == DUAL_RESIDUAL:
+        coupling_at(recipe.coupling, 0.0, recipe.training.epochs)
+    if recipe.distillation.weight == recipe.distillation.label_weight == 0:
+        raise ValueError(f"{where}distillation.weight and label_weight are both 0: nothing would be learned.")
+    if (number := len(recipe.evaluation.tiou_thresholds)) > MAX_THRESHOLDS:
+        raise ValueError(f"{where}evaluation.tiou_thresholds holds {number} numbers; at most {MAX_THRESHOLDS}.")
+    known = [kind.value for kind in LoggerType]
+    for tracker in recipe.training.trackers or ():
+        if tracker not in known:
+            hint = did_you_mean(tracker, known)
+            raise ValueError(f"{where}training.trackers: there is no tracker {shown(tracker)}; {hint}")
+
+
+def _check_model(settings: dict[str, Any], where: str) -> None:
+    check_part_settings(f"{where}model.", settings)
+    for kind in CONFIGS.values():
+        try:
+            kind(**{name: value for name, value in settings.items() if name in settings_of(kind)})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}model: {error}") from error
+
+
+def _check_frames(recipe: Recipe, where: str) -> None:
+    """Checks that frames can be prepared as the sections say, and how much memory a window and a batch take."""
+    try:
+        processor = Re2TALVideoProcessor(**recipe.processor)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}processor: {error}") from error
+    try:
+        augmentation = Augmentation(**recipe.augmentation)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}augmentation: {error}") from error
+    if augmentation.crop_scale is not None and processor.frame_size is None:
+        raise ValueError(
+            f"{where}augmentation.crop_scale needs frames of one size: give processor.size height and width, or set "
+            "processor.do_center_crop and crop_size."
+        )
+    try:
+        shape = frame_shape(processor)
+        processor.prepare([torch.zeros((1, 3, 2, 2), dtype=torch.uint8, device="meta")])
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{where}processor: no frame can be prepared so: {error}") from error
+    _check_memory(recipe, processor.num_frames, math.prod(shape), where)
+
+
+def frame_shape(processor: Re2TALVideoProcessor) -> tuple[int, ...]:
+    """Returns channels, height and width of a frame as the model gets it; of a small wide one where sizes differ."""
+    frame = torch.zeros((1, 3, 90, 160), dtype=torch.uint8, device="meta")
+    return tuple(processor.resize_and_crop(frame).shape[1:])
+
+
+def _check_memory(recipe: Recipe, num_frames: int, values: int, where: str) -> None:
+    window = num_frames * values
+    if window > MAX_WINDOW_VALUES:
+        raise ValueError(
+            f"{where}processor.num_frames is {num_frames}: a window of so many frames of this size takes "
+            f"{_gigabytes(window)}, and at most {_gigabytes(MAX_WINDOW_VALUES)}; take fewer or smaller frames "
+            "(processor.size), or a lower processor.frame_rate."
+        )
+    for name, number in (
+        ("training.batch_size", recipe.training.batch_size),
+        ("evaluation.batch_size", recipe.evaluation.batch_size),
+        ("evaluation.views", recipe.evaluation.views),
+    ):
+        if number * window > MAX_BATCH_VALUES:
+            raise ValueError(
+                f"{where}{name} is {number}: so many windows take {_gigabytes(number * window)} at once; give at most "
+                f"{math.floor(MAX_BATCH_VALUES / window)}."
+            )
+
+
+def _gigabytes(values: int) -> str:
+    return f"{4e-9 * values:.3g} GB"

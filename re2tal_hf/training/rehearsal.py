@@ -1,0 +1,76 @@
+"""A training in a second, without numbers: what a recipe's model, frames and machine do not go together in.
+
+The trainer does this first, before it reads any data.
+"""
+
+from __future__ import annotations
+
+import torch
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import is_bf16_available
+from accelerate.utils.environment import parse_flag_from_env
+
+from ..configuration_re2tal import settings_of
+from ..families import FAMILIES
+from ..head import HEADS
+from ..modeling_pretrained import Re2TALPreTrainedModel
+from ..rewiring import BACKBONES
+from ..video_processing_re2tal import Re2TALVideoProcessor
+from .arguments import OptimizationArguments, Recipe
+from .optimization import build_optimizer
+from .recipe_checks import frame_shape
+
+
+def check_machine(arguments: OptimizationArguments) -> None:
+    """Checks that this machine has what the training asks for.
+
+    Raises:
+        ValueError: if its processor does not compute at the precision, or a tracker is not installed.
+    """
+    on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    precision = arguments.mixed_precision
+    if precision == "fp16" and on_cpu:
+        raise ValueError("training.mixed_precision is 'fp16', and there is no GPU here: set it to 'no' or 'bf16'.")
+    if precision == "bf16" and not on_cpu and not is_bf16_available(ignore_tpu=True):
+        raise ValueError("training.mixed_precision is 'bf16', which this GPU has not: set it to 'no' or 'fp16'.")
+    installed = [str(kind) for kind in get_available_trackers()]
+    for tracker in arguments.trackers or ():
+        if tracker not in (*installed, "all"):
+            raise ValueError(
+                f"training.trackers: {tracker} is not installed: install it, or set it to {installed or 'null'}."
+            )
+
+
+def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
+    """Builds the model of a recipe on the meta device, freezes its parts and sends a window through it.
+
+    Of a backbone or a head of the user's own, which may need numbers, nothing is asked.
+
+    Raises:
+        ValueError: if the settings do not go together.
+    """
+    own = settings_of(model_class.config_class)
+    config = model_class.config_class(**{name: value for name, value in recipe.model.items() if name in own})
+    head = getattr(config, "head_config", {}).get("model_type", "actionformer")
+    if not {type(BACKBONES.find(config.backbone_config.get("model_type"))), HEADS.find(head).head_class} <= {*FAMILIES}:
+        return
+    with torch.device("meta"):
+        model = model_class(config)
+    try:
+        model.freeze(**vars(recipe.freeze))
+    except ValueError as error:
+        raise ValueError(f"freeze.{error}") from error
+    build_optimizer(model, recipe.training)
+    processor = Re2TALVideoProcessor(**recipe.processor)
+    if not (processor.do_resize or processor.do_center_crop):
+        return  # frames are of any size
+    shape = frame_shape(processor)
+    videos = torch.empty((1, processor.num_frames, *shape), device="meta")
+    try:
+        with torch.no_grad():
+            model.eval()(videos)
+    except (ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        raise ValueError(
+            f"model.backbone_config takes no windows of processor.num_frames={processor.num_frames} frames of "
+            f"{shape[1]} x {shape[2]} pixels: {error}"
+        ) from error

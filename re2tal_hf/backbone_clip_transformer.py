@@ -6,15 +6,17 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
-from .rewiring import Architecture
+from .rewiring import BACKBONE_SETTINGS, Architecture
+from .value_checks import COUNT, NOT_NEGATIVE, Arguments, fields_of, one_line
 
 
 class FirstOutput(nn.Module):
@@ -54,22 +56,48 @@ class ClipTransformer(Architecture):
         Args:
             variant: Name of a published size.
             settings: Arguments of the library's configuration, and `attn_implementation`; they win over the variant's.
-
-        Raises:
-            ValueError: if the variant or a setting is unknown, or a value is not of the setting's type or too large.
         """
-        if variant is not None and variant not in self.variants:
-            raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {sorted(self.variants)}.")
-        sizes = {**(self.variants[variant] if variant else {}), **settings}
-        known = {field.name for field in dataclasses.fields(self.config_class)} | {"attn_implementation"}
-        if unknown := sorted(sizes.keys() - known):
-            raise ValueError(f"backbone_config of {self.model_type!r}: {self.config_class.__name__} has no {unknown}.")
-        try:
-            config = self.config_class(**sizes)
-        except StrictDataclassError as error:
-            raise ValueError(f"backbone_config of {self.model_type!r}: {error}") from error
-        check_clip_values(self.model_type, *clip_and_patch(config), config.hidden_size, self.max_clip_values)
+        config = self._configuration({"variant": variant, **settings})
         return self.encoder(config)
+
+    def settings(self) -> Arguments:
+        """The variants, and the fields of the library's configuration; its own numbers are above 0."""
+        known = Arguments({field.name: Any for field in dataclasses.fields(self.config_class)})
+        for kind in reversed(self.config_class.__mro__):
+            known.update({name: hint for name, hint in fields_of(kind).items() if name in known})
+        for name, hint in fields_of(self.config_class).items():
+            if name in BACKBONE_SETTINGS or name not in known:
+                continue
+            part_left_out = name.startswith(("pred_", "decoder_", "num_pooler_"))
+            known[name] = Annotated[hint, NOT_NEGATIVE if part_left_out else COUNT]
+        known |= {name: hint for name, hint in BACKBONE_SETTINGS.items() if name in known}
+        known |= {name: Literal[tuple(ACT2FN)] for name in ("hidden_act", "pooler_act") if name in known}
+        known |= {"variant": Literal[tuple(self.variants)] | None, "attn_implementation": str | None}
+        return known
+
+    def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
+        """As of every family; heads must divide the width, and patches the clip."""
+        super().check(settings, where)
+        config = self._configuration(settings, where)
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"{where}num_attention_heads is {config.num_attention_heads}, which does not divide "
+                f"hidden_size={config.hidden_size}."
+            )
+        clip, patch = clip_and_patch(config)
+        if any(length % side for length, side in zip(clip, patch, strict=True)):
+            raise ValueError(
+                f"{where}patch_size: clips of {clip} frames, rows and columns must be divided by patches of {patch}."
+            )
+        check_clip_values(self.model_type, clip, patch, config.hidden_size, self.max_clip_values)
+
+    def _configuration(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> Any:
+        """The library's configuration of the settings, which win over the variant's."""
+        own = {name: value for name, value in settings.items() if name != "variant"}
+        try:
+            return self.config_class(**{**self.variants.get(settings.get("variant") or "", {}), **own})
+        except (StrictDataclassError, AttributeError, TypeError) as error:
+            raise ValueError(f"{where}model_type={self.model_type!r}: {one_line(error)}") from error
 
     @abstractmethod
     def encoder(self, config: Any) -> PreTrainedModel:

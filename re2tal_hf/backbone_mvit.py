@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, Mu
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
 from .rewiring import Architecture, register_backbone
+from .value_checks import BELOW_ONE, COUNT, Arguments, Range, check_names, check_values
 
 DEPTHS, WIDTHS, NUM_HEADS, POOLING = (1, 2, 11, 2), (96, 192, 384, 768), (1, 2, 4, 8), (8, 4, 2, 1)
 """Of the four stages of both published sizes: blocks, channels, heads, and the spatial stride of keys and values."""
@@ -34,6 +36,16 @@ def published_blocks(variant: str) -> list[MSBlockConfig]:
     return blocks
 
 
+LENGTHS = Annotated[Sequence[int], Range(low=1, length=3)]
+BLOCK = Arguments(
+    {
+        **dict.fromkeys(("num_heads", "input_channels", "output_channels"), Annotated[int, COUNT]),
+        **dict.fromkeys(("kernel_q", "kernel_kv", "stride_q", "stride_kv"), LENGTHS),
+    }
+)
+"""What a block in `block_setting` holds; kernels and strides may be empty."""
+
+FLAGS = {"residual_pool": False, "rel_pos_embed": False, "proj_after_attn": False}
 VARIANTS: dict[str, dict[str, bool]] = {
     "v1_b": {"residual_pool": False, "rel_pos_embed": False, "proj_after_attn": False},
     "v2_s": {"residual_pool": True, "rel_pos_embed": True, "proj_after_attn": True},
@@ -112,13 +124,18 @@ class MultiscaleViT(Architecture):
     def build(
         self,
         *,
-        variant: str | None = None,
+        variant: Literal["v1_b", "v2_s"] | None = None,
         block_setting: Sequence[Mapping[str, Any]] | None = None,
-        spatial_size: tuple[int, int] = (224, 224),
-        temporal_size: int = 16,
-        stochastic_depth_prob: float = 0.2,
+        spatial_size: Annotated[Sequence[int], Range(low=1, length=2)] = (224, 224),
+        temporal_size: Annotated[int, COUNT] = 16,
+        stochastic_depth_prob: Annotated[float, BELOW_ONE] = 0.2,
         residual_with_cls_embed: bool = False,
-        **settings: Any,
+        patch_embed_kernel: LENGTHS = (3, 7, 7),
+        patch_embed_stride: LENGTHS = (2, 4, 4),
+        patch_embed_padding: Annotated[Sequence[int], Range(low=0, length=3)] = (1, 3, 3),
+        dropout: Annotated[float, BELOW_ONE] = 0.5,
+        attention_dropout: Annotated[float, BELOW_ONE] = 0.0,
+        **flags: bool,
     ) -> MViT:
         """Builds an MViT without classifier.
 
@@ -126,31 +143,63 @@ class MultiscaleViT(Architecture):
             variant: `"v1_b"` or `"v2_s"`: sets `block_setting`, `residual_pool`, `rel_pos_embed`, `proj_after_attn`.
             block_setting: In place of a variant, one mapping for each block with the fields of torchvision's
                 `MSBlockConfig`.
-            spatial_size: As torchvision's; these four have the defaults of the published sizes.
+            spatial_size: As torchvision's; these have the defaults of the published sizes.
             temporal_size: As torchvision's.
             stochastic_depth_prob: As torchvision's.
             residual_with_cls_embed: As torchvision's.
-            settings: Other arguments of torchvision's `MViT`; they win over the variant's.
-
-        Raises:
-            ValueError: if the variant is unknown, or not exactly one of variant and `block_setting` is given.
+            patch_embed_kernel: As torchvision's, and those that follow.
+            patch_embed_stride: As torchvision's.
+            patch_embed_padding: As torchvision's.
+            dropout: As torchvision's.
+            attention_dropout: As torchvision's.
+            flags: `residual_pool`, `rel_pos_embed`, `proj_after_attn` of torchvision; they win over the variant's.
         """
-        if variant is not None and variant not in VARIANTS:
-            raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {sorted(VARIANTS)}.")
-        if (variant is None) == (block_setting is None):
-            raise ValueError("backbone_config of 'mvit' needs either a variant or block_setting.")
-        blocks = published_blocks(variant) if variant else [MSBlockConfig(**block) for block in block_setting or ()]
-        flags = VARIANTS[variant] if variant else {}
         model = MViT(
-            spatial_size=tuple(spatial_size),
+            spatial_size=(spatial_size[0], spatial_size[1]),
             temporal_size=temporal_size,
-            block_setting=blocks,
+            block_setting=_blocks(variant, block_setting),
             stochastic_depth_prob=stochastic_depth_prob,
             residual_with_cls_embed=residual_with_cls_embed,
-            **{**flags, **settings},
+            patch_embed_kernel=tuple(patch_embed_kernel),
+            patch_embed_stride=tuple(patch_embed_stride),
+            patch_embed_padding=tuple(patch_embed_padding),
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            **{**FLAGS, **(VARIANTS[variant] if variant else {}), **flags},
         )
         model.head = nn.Identity()
         return model
+
+    def settings(self) -> Arguments:
+        known = super().settings()
+        return Arguments(known | dict.fromkeys(FLAGS, bool), defaults=known.defaults)
+
+    def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
+        """As of every family; blocks must follow on each other, and clips be divided by patches."""
+        super().check(settings, where)
+        sizes = {**self.settings().defaults, **settings}
+        if (sizes["variant"] is None) == (sizes["block_setting"] is None):
+            raise ValueError(f"{where}block_setting: give either this or a variant.")
+        for i, block in enumerate(sizes["block_setting"] or ()):
+            _check_block(f"{where}block_setting[{i}].", block)
+        grid = _patch_grid(where, sizes)
+        blocks = _blocks(sizes["variant"], sizes["block_setting"])
+        if len(blocks) < 2:
+            raise ValueError(f"{where}block_setting has {len(blocks)} blocks; give two or more.")
+        projected = sizes.get("proj_after_attn", VARIANTS.get(sizes["variant"], FLAGS)["proj_after_attn"])
+        for i, block in enumerate(blocks):
+            place = f"{where}block_setting[{i}]"
+            if i and block.input_channels != blocks[i - 1].output_channels:
+                raise ValueError(
+                    f"{place}.input_channels is {block.input_channels}, but the block before has "
+                    f"output_channels={blocks[i - 1].output_channels}."
+                )
+            if (width := block.output_channels if projected else block.input_channels) % block.num_heads:
+                raise ValueError(f"{place}.num_heads is {block.num_heads}, which does not divide {width} channels.")
+            strides = block.stride_q or [1, 1, 1]
+            if grid[0] % strides[0] or any(side < stride for side, stride in zip(grid, strides, strict=True)):
+                raise ValueError(f"{place}.stride_q is {block.stride_q}, too large for {grid} tokens.")
+            grid = [side // stride for side, stride in zip(grid, strides, strict=True)]
 
     def stages(self, model: MViT, size: Sequence[int] | None = None) -> list[Stage]:
         encoding = model.pos_encoding
@@ -208,3 +257,41 @@ class MultiscaleViT(Architecture):
 
     def clip_length(self, model: MViT) -> int:
         return model.pos_encoding.temporal_size * convolution(model.conv_proj).stride[0]
+
+
+def _blocks(variant: str | None, block_setting: Sequence[Mapping[str, Any]] | None) -> list[MSBlockConfig]:
+    return published_blocks(variant) if variant else [MSBlockConfig(**block) for block in block_setting or ()]
+
+
+def _check_block(where: str, block: Mapping[str, Any]) -> None:
+    """Checks one of the mappings in `block_setting`; with `where` before the name of a setting in a message."""
+    check_names(where, block, BLOCK)
+    if missing := [name for name in BLOCK if name not in block]:
+        raise ValueError(f"{where}{missing[0]} is missing; a block needs {', '.join(BLOCK)}.")
+    check_values(where, {name: value for name, value in block.items() if value != []}, BLOCK)
+    for kind in ("q", "kv"):
+        kernel, stride = block[f"kernel_{kind}"], block[f"stride_{kind}"]
+        if any(length % 2 == 0 for length in kernel):
+            raise ValueError(f"{where}kernel_{kind} is {kernel}; choose odd numbers.")
+        if len(kernel) != len(stride) and math.prod([*kernel, *stride]) > 1:
+            raise ValueError(f"{where}stride_{kind} is {stride}, and the kernel {kernel}; give three numbers each.")
+    # The library pools what goes past the attention by a window that is one larger.
+    if any(length > 1 and length % 2 for length in block["stride_q"]):
+        raise ValueError(f"{where}stride_q is {block['stride_q']}; choose 1 or even numbers.")
+
+
+def _patch_grid(where: str, sizes: Mapping[str, Any]) -> list[int]:
+    """The tokens of a clip, over time, height and width."""
+    kernels, strides, paddings = (sizes[f"patch_embed_{name}"] for name in ("kernel", "stride", "padding"))
+    clip, grid = [sizes["temporal_size"], *sizes["spatial_size"]], []
+    for name, length, kernel, stride, padding in zip(
+        ("temporal_size", "spatial_size", "spatial_size"), clip, kernels, strides, paddings, strict=True
+    ):
+        patches = length // stride
+        if patches < 1 or (length + 2 * padding - kernel) // stride + 1 != patches:
+            raise ValueError(
+                f"{where}{name} is {sizes[name]}, which patches of patch_embed_stride={list(strides)}, "
+                f"patch_embed_kernel={list(kernels)} and patch_embed_padding={list(paddings)} do not divide."
+            )
+        grid.append(patches)
+    return grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,12 @@ from torchvision.models.video.resnet import (
 from .network_slowfast import initialize_layers
 from .reversible import Stage
 from .rewiring import Architecture, register_backbone
+from .value_checks import Range
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 STEMS = {"basic": BasicStem, "2plus1d": R2Plus1dStem}
 CONVOLUTIONS = {"3d": Conv3DSimple, "2d": Conv3DNoTemporal, "2plus1d": Conv2Plus1D}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "r3d_18": {"stem": "basic", "conv_makers": ("3d", "3d", "3d", "3d")},
     "mc3_18": {"stem": "basic", "conv_makers": ("3d", "2d", "2d", "2d")},
     "r2plus1d_18": {"stem": "2plus1d", "conv_makers": ("2plus1d", "2plus1d", "2plus1d", "2plus1d")},
@@ -49,11 +50,11 @@ class VideoResNetArchitecture(Architecture):
     def build(
         self,
         *,
-        variant: str = "r3d_18",
-        block: str = "basic",
-        layers: Sequence[int] = (2, 2, 2, 2),
-        stem: str | None = None,
-        conv_makers: Sequence[str] | None = None,
+        variant: Literal["r3d_18", "mc3_18", "r2plus1d_18"] = "r3d_18",
+        block: Literal["basic", "bottleneck"] = "basic",
+        layers: Annotated[Sequence[int], Range(low=1, length=4)] = (2, 2, 2, 2),
+        stem: Literal["basic", "2plus1d"] | None = None,
+        conv_makers: Annotated[Sequence[Literal["3d", "2d", "2plus1d"]] | None, Range(length=4)] = None,
     ) -> VideoResNet:
         """Builds a video ResNet without classifier.
 
@@ -63,16 +64,13 @@ class VideoResNetArchitecture(Architecture):
             layers: Number of blocks of each of the four stages.
             stem: `"basic"` or `"2plus1d"`.
             conv_makers: Convolutions of each stage: `"3d"`, `"2d"` (no temporal extent) or `"2plus1d"`.
-
-        Raises:
-            ValueError: if a name is unknown.
         """
-        settings = _named(VARIANTS, "variant", variant)
+        settings = VARIANTS[variant]
         model = VideoResNet(
-            block=_named(BLOCKS, "block", block),
-            conv_makers=[_named(CONVOLUTIONS, "conv_makers", c) for c in conv_makers or settings["conv_makers"]],
+            block=BLOCKS[block],
+            conv_makers=[CONVOLUTIONS[c] for c in conv_makers or settings["conv_makers"]],
             layers=list(layers),
-            stem=_named(STEMS, "stem", stem or settings["stem"]),
+            stem=STEMS[stem or settings["stem"]],
         )
         model.fc = nn.Identity()
         return model
@@ -112,9 +110,3 @@ class VideoResNetArchitecture(Architecture):
 
 def _blocks(model: VideoResNet) -> list[BasicBlock | Bottleneck]:
     return [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
-
-
-def _named(choices: dict[str, Any], key: str, name: str) -> Any:
-    if name not in choices:
-        raise ValueError(f"backbone_config[{key!r}] has {name!r}; choose one of {sorted(choices)}.")
-    return choices[name]

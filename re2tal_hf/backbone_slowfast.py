@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from .network_slowfast import (
 )
 from .reversible import INPUT, Stage
 from .rewiring import Architecture, register_backbone
+from .value_checks import Arguments, arguments_of
 
 SETTINGS = {
     "4x16": {"resample_rate": 8, "speed_ratio": 8, "fusion_kernel": 5},
@@ -98,39 +99,59 @@ def at_feature_rate(x: Tensor, stride: int, feature_stride: int, length: int) ->
     return torch.lerp(x[:, before], x[:, (before + 1).clamp(max=last)], weight)
 
 
-def variant_settings(variant: str | None, names: Sequence[str]) -> dict[str, Any]:
-    """Returns what a variant such as `"101_8x8"` sets of the settings `names`; nothing for None.
+VARIANTS = [f"{depth}_{setting}" for depth in DEPTHS for setting in SETTINGS]
+"""Depths and settings of the published networks."""
 
-    Raises:
-        ValueError: if there is no such variant.
-    """
-    if variant is None:
-        return {}
-    depth, _, setting = variant.partition("_")
-    if setting not in SETTINGS or depth not in map(str, DEPTHS):
-        known = [f"{d}_{s}" for d in DEPTHS for s in SETTINGS]
-        raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {known}.")
-    return {"depth": int(depth), **{name: SETTINGS[setting][name] for name in names}}
+
+class VariantsArchitecture(Architecture):
+    """A family whose settings are those of its network and a variant, such as `"101_8x8"`."""
+
+    model_class: ClassVar[type[SlowFast | SinglePathway]]
+
+    def build(self, *, variant: str | None = None, **settings: Any) -> SlowFast | SinglePathway:
+        """Builds a network without classifier.
+
+        Args:
+            variant: Depth and setting, such as `"50_4x16"` or `"101_8x8"`.
+            settings: Arguments of the network; they win over the variant's.
+        """
+        return self.model_class(**self._sizes({"variant": variant, **settings}))
+
+    def settings(self) -> Arguments:
+        network = arguments_of(self.model_class)
+        names = {name: hint for name, hint in network.items() if name not in ("stem_kernel", "first_temporal_stage")}
+        return Arguments({"variant": Literal[tuple(VARIANTS)] | None, **names}, defaults=network.defaults)
+
+    def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
+        """As of every family; rates and channels must go together."""
+        super().check(settings, where)
+        try:
+            self.model_class.check_sizes(**{**self.settings().defaults, **self._sizes(settings)})
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
+
+    def _sizes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the network: those of the variant, over which the others win."""
+        own = {name: value for name, value in settings.items() if name != "variant"}
+        if (variant := settings.get("variant")) is None:
+            return own
+        depth, _, setting = variant.partition("_")
+        return {"depth": int(depth), **self.variant_sizes(SETTINGS[setting]), **own}
+
+    def variant_sizes(self, setting: Mapping[str, int]) -> dict[str, int]:
+        """What a variant sets, beside the depth."""
+        return {"resample_rate": setting["resample_rate"]}
 
 
 @register_backbone
-class SlowFastArchitecture(Architecture):
+class SlowFastArchitecture(VariantsArchitecture):
     """[`SlowFast`] in the published and in free sizes."""
 
     model_type = "slowfast"
     model_class = SlowFast
 
-    def build(self, *, variant: str | None = None, **settings: Any) -> SlowFast:
-        """Builds a SlowFast network without classifier.
-
-        Args:
-            variant: Depth and setting, such as `"50_4x16"` or `"101_8x8"`.
-            settings: Arguments of [`SlowFast`]; they win over the variant's.
-
-        Raises:
-            ValueError: if the variant is unknown or sizes do not go together.
-        """
-        return SlowFast(**(variant_settings(variant, ["resample_rate", "speed_ratio", "fusion_kernel"]) | settings))
+    def variant_sizes(self, setting: Mapping[str, int]) -> dict[str, int]:
+        return dict(setting)
 
     def stages(self, model: SlowFast, size: Sequence[int] | None = None) -> list[Stage]:
         """Returns the fast stem, then by turns the stages of the slow and of the fast pathway."""
@@ -178,7 +199,7 @@ class SlowFastArchitecture(Architecture):
         return model.feature_stride
 
 
-class SinglePathwayArchitecture(Architecture):
+class SinglePathwayArchitecture(VariantsArchitecture):
     """What slow-only and fast-only networks have in common."""
 
     def stages(self, model: SinglePathway, size: Sequence[int] | None = None) -> list[Stage]:
@@ -215,10 +236,6 @@ class SlowOnlyArchitecture(SinglePathwayArchitecture):
     model_type = "slow_only"
     model_class = SlowOnly
 
-    def build(self, *, variant: str | None = None, **settings: Any) -> SlowOnly:
-        """Builds a slow pathway without classifier from a variant of SlowFast or arguments of [`SlowOnly`]."""
-        return SlowOnly(**(variant_settings(variant, ["resample_rate"]) | settings))
-
 
 @register_backbone
 class FastOnlyArchitecture(SinglePathwayArchitecture):
@@ -227,12 +244,6 @@ class FastOnlyArchitecture(SinglePathwayArchitecture):
     model_type = "fast_only"
     model_class = FastOnly
 
-    def build(self, *, variant: str | None = None, **settings: Any) -> FastOnly:
-        """Builds a fast pathway without classifier from a variant of SlowFast or arguments of [`FastOnly`].
-
-        A variant's features come at the rate of its slow pathway.
-        """
-        given = variant_settings(variant, ["resample_rate"])
-        if "resample_rate" in given:
-            given["feature_stride"] = given.pop("resample_rate")
-        return FastOnly(**(given | settings))
+    def variant_sizes(self, setting: Mapping[str, int]) -> dict[str, int]:
+        """The features come at the rate of the variant's slow pathway."""
+        return {"feature_stride": setting["resample_rate"]}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,14 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, 
 
 from .reversible import Stage
 from .rewiring import Architecture, register_backbone
+from .value_checks import BELOW_ONE, COUNT, POSITIVE, Range
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
     "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
     "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
 }
-
+SIZES = ("embed_dim", "depths", "num_heads")
 
 # What torchvision adds to the logits of pairs that the cyclic shift has brought together.
 SHIFT_PENALTY = -100.0
@@ -165,32 +166,23 @@ class VideoSwin(Architecture):
     def build(
         self,
         *,
-        variant: str | None = None,
-        embed_dim: int | None = None,
-        depths: tuple[int, ...] | None = None,
-        num_heads: tuple[int, ...] | None = None,
-        patch_size: tuple[int, int, int] = (2, 4, 4),
-        window_size: tuple[int, int, int] = (8, 7, 7),
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        stochastic_depth_prob: float = 0.1,
+        variant: Literal["tiny", "small", "base"] | None = None,
+        embed_dim: Annotated[int | None, COUNT] = None,
+        depths: Annotated[Sequence[int] | None, COUNT] = None,
+        num_heads: Annotated[Sequence[int] | None, COUNT] = None,
+        patch_size: Annotated[Sequence[int], Range(low=1, length=3)] = (2, 4, 4),
+        window_size: Annotated[Sequence[int], Range(low=1, length=3)] = (8, 7, 7),
+        mlp_ratio: Annotated[float, POSITIVE] = 4.0,
+        dropout: Annotated[float, BELOW_ONE] = 0.0,
+        attention_dropout: Annotated[float, BELOW_ONE] = 0.0,
+        stochastic_depth_prob: Annotated[float, BELOW_ONE] = 0.1,
     ) -> SwinTransformer3d:
         """Builds a Video Swin without classifier.
 
         `variant` is `"tiny"`, `"small"` or `"base"` and sets `embed_dim`, `depths` and `num_heads`. The other arguments
         are torchvision's own; they win over the variant's.
-
-        Raises:
-            ValueError: if the variant is unknown, or a size is neither given nor part of a variant.
         """
-        if variant is not None and variant not in VARIANTS:
-            raise ValueError(f"backbone_config['variant'] is {variant!r}; choose one of {sorted(VARIANTS)}.")
-        sizes = dict(VARIANTS[variant]) if variant else {}
-        given = {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads}
-        sizes.update({name: value for name, value in given.items() if value is not None})
-        if missing := sorted(given.keys() - sizes.keys()):
-            raise ValueError(f"backbone_config of 'video_swin' needs a variant, or {missing}.")
+        sizes = _sizes({"variant": variant, "embed_dim": embed_dim, "depths": depths, "num_heads": num_heads})
         model = SwinTransformer3d(
             patch_size=list(patch_size),
             window_size=list(window_size),
@@ -203,6 +195,26 @@ class VideoSwin(Architecture):
         )
         model.head = nn.Identity()
         return model
+
+    def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
+        """As of every family; the sizes of the stages must go together."""
+        super().check(settings, where)
+        sizes = _sizes(settings)
+        if missing := [name for name in SIZES if name not in sizes]:
+            raise ValueError(f"{where}{missing[0]} is missing; give a variant, or {', '.join(SIZES)}.")
+        width, depths, heads = (sizes[name] for name in SIZES)
+        if len(depths) != len(heads):
+            raise ValueError(f"{where}num_heads has {len(heads)} stages, and depths {len(depths)}.")
+        if sum(depths) < 2:
+            raise ValueError(f"{where}depths is {list(depths)}; there must be two blocks or more.")
+        for stage, count in enumerate(heads):
+            if width * 2**stage % count:
+                raise ValueError(
+                    f"{where}num_heads[{stage}] is {count}, which does not divide the stage's {width * 2**stage} "
+                    f"channels, embed_dim times {2**stage}."
+                )
+        if int(width * settings.get("mlp_ratio", 4.0)) < 1:
+            raise ValueError(f"{where}mlp_ratio is {settings['mlp_ratio']}; of {width} channels it leaves none.")
 
     def stages(self, model: SwinTransformer3d, size: Sequence[int] | None = None) -> list[Stage]:
         stages = []
@@ -240,3 +252,10 @@ class VideoSwin(Architecture):
 
     def feature_stride(self, model: SwinTransformer3d) -> int:
         return model.patch_embed.tuple_patch_size[0]
+
+
+def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the variant, and of the settings those that are given."""
+    variant = settings.get("variant")
+    given = {name: settings[name] for name in SIZES if settings.get(name) is not None}
+    return {**(VARIANTS[variant] if variant else {}), **given}

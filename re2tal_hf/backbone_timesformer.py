@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from .backbone_clip_transformer import ClipTransformer, FirstOutput, pair
 from .backbone_positions import check_clip
 from .reversible import Stage
 from .rewiring import register_backbone
+from .value_checks import Arguments
 
 
 class TemporalAttentionBranch(nn.Module):
@@ -67,6 +68,10 @@ class TimeSformer(ClipTransformer):
     variants = {
         "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     }
+
+    def settings(self) -> Arguments:
+        kinds = Literal["divided_space_time", "space_only", "joint_space_time"]
+        return Arguments(super().settings() | {"attention_type": kinds})
 
     def encoder(self, config: TimesformerConfig) -> TimesformerModel:
         return TimesformerModel(config)

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .configuration_labels import check_labels
-from .rewiring import check_rewiring, default_backprop
-from .value_checks import BELOW_ONE, COUNT, check_bounds, check_values, fields_of
+from .configuration_labels import checked_labels
+from .head import HEADS
+from .rewiring import BACKBONES, check_rewiring, default_backprop
+from .saved_files import check_folder, read_json
+from .value_checks import (
+    BELOW_ONE,
+    COUNT,
+    arguments_of,
+    check_arguments,
+    check_bounds,
+    check_value,
+    check_values,
+    did_you_mean,
+    fields_of,
+    one_line,
+    shown,
+)
 
 # What transformers' `pipeline()` looks for in a saved configuration.
 PIPELINES = {
@@ -19,6 +36,18 @@ PIPELINES = {
         "impl": "pipeline_re2tal.TemporalActionLocalizationPipeline",
         "pt": ["AutoModel"],
     }
+}
+
+LABELS = ("id2label", "label2id")
+# Settings that transformers takes beside the fields of its configuration.
+OTHERS: dict[str, Any] = {
+    "name_or_path": str,
+    "auto_map": dict | None,
+    "custom_pipelines": dict | None,
+    "torch_dtype": str | torch.dtype | None,
+    "output_attentions": bool | None,
+    "attn_implementation": str | dict | None,
+    "experts_implementation": str | dict | None,
 }
 
 
@@ -41,7 +70,9 @@ class RewiredConfig(PreTrainedConfig):
                 *(name for kind in CONFIGS.values() for name in settings_of(kind)),
             ):
                 kwargs.pop(name, None)
-        check_labels(kwargs.get("num_labels"), self.id2label, self.label2id)
+        _check_others(type(self), kwargs)
+        this: Any = self
+        this.id2label, this.label2id = checked_labels(kwargs.get("num_labels"), this.id2label, this.label2id)
         hints = settings_of(type(self))
         for name in hints:
             value = getattr(self, name)
@@ -50,14 +81,49 @@ class RewiredConfig(PreTrainedConfig):
             if name != "origin":
                 check_bounds(name, value)
         check_values("", {name: getattr(self, name) for name in hints}, hints)
+        of_library = {name: hint for name, hint in fields_of(PreTrainedConfig).items() if name not in LABELS}
+        check_values("", {name: getattr(self, name) for name in of_library}, of_library)
+        _check_dtype(self.dtype)
         if self.backprop is None:
             self.backprop = default_backprop(self.rewiring)
         check_rewiring(self.rewiring, self.backprop, self.coupling)
+        # A type that is not registered may be of a file of the user's own, without which this may still be read.
+        check_part_settings("", {name: getattr(self, name) for name in hints}, unknown_types=True)
         # Where this package is installed its own pipeline is registered, and transformers would ask for
         # trust in the saved one.
         if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; what is wrong is named with its file."""
+        path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if (file := path if path.is_file() else path / "config.json").is_file():
+            read_json(file)
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but settings in `kwargs` are checked as those of the file are.
+
+        Another number of classes, or other names, take the place of those in the file.
+        """
+        values, own = dict(config_dict), {*settings_of(cls), *LABELS, "num_labels"}
+        if source := str(kwargs.get("name_or_path") or ""):
+            kwargs["name_or_path"] = source
+        given = {name: kwargs.pop(name) for name in own if name in kwargs}
+        if given.keys() & {*LABELS, "num_labels"}:
+            same = "num_labels" in given and given["num_labels"] == len(values.get("id2label") or ())
+            for name in () if same and given.keys().isdisjoint(LABELS) else (*LABELS, "num_labels"):
+                values.pop(name, None)
+        try:
+            return super().from_dict(values | given, **kwargs)
+        except (ValueError, TypeError) as error:
+            if source:
+                raise ValueError(f"The config.json of {source}: {one_line(error)}") from error
+            raise
 
 
 class Re2TALConfig(RewiredConfig):
@@ -146,7 +212,80 @@ CONFIGS: dict[str, type[RewiredConfig]] = {
 """The configurations of saved models of ours, by their `model_type`."""
 
 
+def check_model_folder(folder: Path) -> None:
+    """Checks the files of a saved model before any of them is loaded: configuration, video processor and weights.
+
+    Raises:
+        ValueError: if one is damaged or something else, or the configuration is not as it must be; names the file.
+    """
+    check_folder(folder)
+    if not (path := folder / "config.json").is_file():
+        return
+    values = read_json(path)
+    if isinstance(model_type := values.get("model_type"), str) and model_type in CONFIGS:
+        CONFIGS[model_type].from_pretrained(folder)
+    elif not (isinstance(model_type, str) and model_type in CONFIG_MAPPING) and not values.get("auto_map"):
+        raise ValueError(f"{path}: model_type is {shown(model_type)}; {did_you_mean(model_type, CONFIGS)}")
+
+
 def settings_of(config_class: type[RewiredConfig]) -> dict[str, Any]:
     """Returns the types of a configuration's own settings, ranges included, without those of transformers."""
     kinds = [kind for kind in reversed(config_class.__mro__) if issubclass(kind, RewiredConfig)]
     return {name: hint for kind in kinds for name, hint in fields_of(kind).items()}
+
+
+def check_part_settings(where: str, config: Mapping[str, Any], unknown_types: bool = False) -> None:
+    """Checks what a configuration hands on to backbone, head and loss, as they declare it.
+
+    Args:
+        where: What stands before the name of a setting in a message.
+        config: Any of `backbone_config`, `head_config` and `loss_config`.
+        unknown_types: Whether settings of a `model_type` that is not registered pass.
+
+    Raises:
+        ValueError: if a setting is unknown, not of its type or range, or does not go with the others.
+    """
+    if (backbone := config.get("backbone_config")) is not None:
+        settings = dict(backbone)
+        if not unknown_types or _is_known(backbone, BACKBONES):
+            BACKBONES.find(settings.pop("model_type", None)).check(settings, f"{where}backbone_config.")
+    head = {"model_type": "actionformer", **(config.get("head_config") or {})}
+    if unknown_types and not _is_known(head, HEADS):
+        return
+    registered = HEADS.find(head.pop("model_type"))
+    for name, part, settings in (
+        ("head_config", registered.head_class, head),
+        ("loss_config", registered.loss_class, dict(config.get("loss_config") or {})),
+    ):
+        arguments = arguments_of(part)
+        for given in ("input_size", "num_labels"):
+            arguments.pop(given, None)
+        check_arguments(f"{where}{name}.", settings, arguments)
+        if config_class := getattr(part, "config_class", None):
+            try:
+                config_class(**settings)
+            except ValueError as error:
+                raise ValueError(f"{where}{name}.{error}") from error
+
+
+def _is_known(config: Mapping[str, Any], registry: Mapping[str, Any]) -> bool:
+    return isinstance(name := config.get("model_type"), str) and name in registry
+
+
+def _check_others(config_class: type[RewiredConfig], values: Mapping[str, Any]) -> None:
+    """Checks what transformers keeps as it is: misspelt settings of ours, methods, and what it has types for."""
+    own, known = settings_of(config_class), {name for kind in CONFIGS.values() for name in settings_of(kind)}
+    for name, value in values.items():
+        if name in OTHERS:
+            check_value(name, value, OTHERS[name])
+        elif callable(getattr(config_class, name, None)):
+            raise ValueError(f"{name}: there is no such setting.")
+        elif name not in known and (near := difflib.get_close_matches(name, own, 1, cutoff=0.8)):
+            raise ValueError(f"{name}: there is no such setting; did you mean {near[0]!r}?")
+
+
+def _check_dtype(dtype: Any) -> None:
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError("dtype must be 'float32' or another of PyTorch's types of numbers that are not whole.")

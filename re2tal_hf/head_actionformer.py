@@ -33,11 +33,11 @@ class ActionFormerConfig(PyramidConfig):
     def __post_init__(self) -> None:
         """Checks what goes together."""
         super().__post_init__()
-        heads, window = self.num_attention_heads, self.attention_window
-        if self.hidden_size % heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}.")
-        if window is not None and window < 2:
-            raise ValueError(f"attention_window={window} is too narrow; give at least 2, or None for full attention.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads is {self.num_attention_heads}, which does not divide "
+                f"hidden_size={self.hidden_size}."
+            )
 
 
 @register_head("actionformer", loss=LocalizationLoss, paper="ActionFormer, arXiv 2202.07925")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .head import LocalizationHeadOutput, Padding, check_choice, prepare_features
 from .head_layers import ConvLayer, draw_layers, zero_padding
-from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE
+from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE, check_fields
 
 Neck = Literal["identity", "fpn"]
 
@@ -83,8 +83,12 @@ class PyramidConfig:
 
     def __post_init__(self) -> None:
         """Checks what goes together."""
-        check_choice("neck", self.neck, get_args(Neck))
+        check_fields(self)
         check_choice("padding", self.padding, self.paddings)
+        if any(len(pair) != 2 or pair[0] >= pair[1] for pair in self.regression_ranges or ()):
+            raise ValueError(
+                f"regression_ranges is {self.regression_ranges}; give (smallest, largest), which is larger, per level."
+            )
         if len(self.ranges) != self.num_levels:
             raise ValueError(
                 f"regression_ranges has {len(self.ranges)} entries for num_levels={self.num_levels}; "

@@ -170,13 +170,11 @@ class TriDetConfig(PyramidConfig):
         windows = self.windows
         if self.hidden_size % NORM_GROUPS:
             raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {NORM_GROUPS}.")
-        if len(windows) != self.num_levels or any(window < 1 or window % 2 == 0 for window in windows):
+        if len(windows) != self.num_levels or any(window % 2 == 0 for window in windows):
             raise ValueError(
                 f"window is {windows} for num_levels={self.num_levels}; give one odd number, or one a level."
             )
-        if self.num_bins < 1:
-            raise ValueError(f"num_bins is {self.num_bins}; it must be at least 1.")
-        if self.boundary_kernel_size < 1 or self.boundary_kernel_size % 2 == 0:
+        if self.boundary_kernel_size % 2 == 0:
             raise ValueError(f"boundary_kernel_size is {self.boundary_kernel_size}; it must be odd.")
 
     @property

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .head import Padding, check_choice, prepare_features, register_head
+from .head import prepare_features, register_head
 from .head_layers import MaskedGroupNorm, convolve, draw_layers, zero_padding
 from .loss_anchors import VSGNHeadOutput, VSGNLoss
-from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
+from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
 
 NORM_GROUPS = 32
 # Weights of center and length in the regression, those of Faster R-CNN (arXiv 1506.01497) as usually built.
@@ -160,18 +161,11 @@ class BoundaryAdjustment(nn.Module):
         return self.predictor(F.relu(self.conv(around))).view(batch, num_segments)
 
 
-@register_head("vsgn", loss=VSGNLoss, paper="VSGN, arXiv 2011.14598")
-class VSGNHead(nn.Module):
-    """VSGN from features to predictions (arXiv 2011.14598).
-
-    A convolution and an encoder whose levels each halve the sequence by a convolution and a
-    cross-scale graph; a decoder back to the finest level; on every level anchors that are classified
-    and regressed; on all input steps scores of being start, end or inside; and a second regression of
-    every segment from the features at its two boundaries.
+@dataclass(frozen=True, kw_only=True)
+class VSGNConfig:
+    """Settings of `VSGNHead`.
 
     Args:
-        input_size: channels of the features.
-        num_labels: classes; 1 for class-agnostic localization.
         hidden_size: channels inside the head, a multiple of 32.
         standardize_input: see `PyramidConfig`.
         num_levels: pyramid levels; the strides are 2, 4, ..., `2 ** num_levels`.
@@ -186,35 +180,55 @@ class VSGNHead(nn.Module):
             and in the decoder as there, for weights trained there.
 
     Raises:
-        ValueError: if arguments do not go together.
+        ValueError: if settings do not go together.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        num_labels: int,
-        *,
-        hidden_size: Annotated[int, COUNT] = 256,
-        standardize_input: bool = False,
-        num_levels: Annotated[int, COUNT] = 5,
-        num_neighbours: Annotated[int, NOT_NEGATIVE] = 10,
-        anchor_scales: Annotated[Sequence[float], POSITIVE] = (1.0, 1.5),
-        num_head_layers: Annotated[int, NOT_NEGATIVE] = 4,
-        boundary_reach: Annotated[float, POSITIVE] = 8.0,
-        max_length: Annotated[int, COUNT] = 2304,
-        padding: Padding = "isolated",
-    ):
-        super().__init__()
-        check_choice("padding", padding, ("isolated", "opentad"))
-        _check_sizes(hidden_size, num_levels, num_neighbours, anchor_scales, boundary_reach)
-        self.input_size = input_size
-        self.standardize_input = standardize_input
-        self.num_levels = num_levels
-        self.anchor_scales = [float(scale) for scale in anchor_scales]
-        self.max_length = max_length
-        self.padding = padding
+    hidden_size: Annotated[int, COUNT] = 256
+    standardize_input: bool = False
+    num_levels: Annotated[int, COUNT] = 5
+    num_neighbours: Annotated[int, NOT_NEGATIVE] = 10
+    anchor_scales: Annotated[Sequence[float], POSITIVE] = (1.0, 1.5)
+    num_head_layers: Annotated[int, NOT_NEGATIVE] = 4
+    boundary_reach: Annotated[float, POSITIVE] = 8.0
+    max_length: Annotated[int, COUNT] = 2304
+    padding: Literal["isolated", "opentad"] = "isolated"
 
-        isolate = padding == "isolated"
+    def __post_init__(self) -> None:
+        """Checks what goes together."""
+        check_fields(self)
+        if self.hidden_size % NORM_GROUPS:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {NORM_GROUPS}.")
+        if self.num_neighbours % 2:
+            raise ValueError(f"num_neighbours is {self.num_neighbours}; it must be even, 0 for no graph.")
+
+
+@register_head("vsgn", loss=VSGNLoss, paper="VSGN, arXiv 2011.14598")
+class VSGNHead(nn.Module):
+    """VSGN from features to predictions (arXiv 2011.14598).
+
+    A convolution and an encoder whose levels each halve the sequence by a convolution and a
+    cross-scale graph; a decoder back to the finest level; on every level anchors that are classified
+    and regressed; on all input steps scores of being start, end or inside; and a second regression of
+    every segment from the features at its two boundaries.
+
+    Built from the channels of the features, the number of classes and the settings of `VSGNConfig`.
+    """
+
+    config_class: ClassVar = VSGNConfig
+
+    def __init__(self, input_size: int, num_labels: int, **settings: Any):
+        super().__init__()
+        config = VSGNConfig(**settings)
+        self.input_size = input_size
+        self.standardize_input = config.standardize_input
+        self.num_levels = config.num_levels
+        self.anchor_scales = [float(scale) for scale in config.anchor_scales]
+        self.max_length = config.max_length
+        self.padding = config.padding
+
+        hidden_size, num_levels, num_neighbours = config.hidden_size, config.num_levels, config.num_neighbours
+        num_head_layers, boundary_reach = config.num_head_layers, config.boundary_reach
+        isolate = config.padding == "isolated"
         self.embedding = nn.Conv1d(input_size, hidden_size, 3, padding=1)
         self.encoder = nn.ModuleList(
             nn.Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1) for _ in range(num_levels)
@@ -355,22 +369,3 @@ def _regress(centers: Tensor, lengths: Tensor, changes: Tensor) -> Tensor:
     moved = centers + CENTER_WEIGHT * shift * lengths
     stretched = lengths * torch.exp((LENGTH_WEIGHT * stretch).clamp(max=LARGEST_LOG_LENGTH))
     return _segments(moved, stretched)
-
-
-def _check_sizes(
-    hidden_size: int,
-    num_levels: int,
-    num_neighbours: int,
-    anchor_scales: Sequence[float],
-    boundary_reach: float,
-) -> None:
-    if hidden_size % NORM_GROUPS:
-        raise ValueError(f"hidden_size={hidden_size} is not a multiple of {NORM_GROUPS}.")
-    if num_levels < 1:
-        raise ValueError(f"num_levels is {num_levels}; it must be at least 1.")
-    if num_neighbours < 0 or num_neighbours % 2:
-        raise ValueError(f"num_neighbours is {num_neighbours}; it must be even, 0 for no graph.")
-    if not anchor_scales or min(anchor_scales) <= 0:
-        raise ValueError(f"anchor_scales is {anchor_scales}; give positive lengths.")
-    if boundary_reach <= 0:
-        raise ValueError(f"boundary_reach is {boundary_reach}; it must be positive.")

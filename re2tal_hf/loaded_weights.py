@@ -23,6 +23,7 @@ class WeightFit:
         missing: names of those that the source lacks.
         unused: names of tensors of the source that should have a place in the model and have none.
         reshaped: those of another shape, by name.
+        retyped: names of tensors that are of whole numbers in the source or in the model and not in both.
     """
 
     source: str
@@ -30,6 +31,7 @@ class WeightFit:
     missing: Sequence[str] = ()
     unused: Sequence[str] = ()
     reshaped: Mapping[str, Shapes] = field(default_factory=dict)
+    retyped: Sequence[str] = ()
 
     def __str__(self) -> str:
         used = self.total - len(self.missing) - len(self.reshaped)
@@ -57,6 +59,14 @@ class WeightFit:
             wrong.append(f"it has other shapes for {some(shapes)}")
         if wrong:
             raise ValueError(f"{self.source} does not fit {model}: {self}; {'; '.join(wrong)}. {remedy}")
+
+    def check_kinds(self) -> None:
+        """Raises a `ValueError` if there are whole numbers where there should be none, or the other way round."""
+        if self.retyped:
+            raise ValueError(
+                f"{self.source} is damaged: {some(self.retyped)} have whole numbers in place of others, or the other "
+                "way round. Download the weights again, or save them again."
+            )
 
 
 def some(names: Iterable[str]) -> str:

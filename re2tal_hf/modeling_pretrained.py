@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, try_to_load_from_cache
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
@@ -18,6 +19,7 @@ from .loaded_weights import WeightFit, is_computed, some, without_loading_report
 from .reversible import Backprop, Stage
 from .rewiring import COUPLING, RewiredModel
 from .saved_code import code_of, save_code
+from .saved_files import WEIGHT_NAMES, check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +70,19 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         unwrap = "key_mapping" not in kwargs
         kwargs = {"key_mapping": WRAPPERS, **kwargs}
         settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
-        with without_loading_report():
-            model, info = super().from_pretrained(*args, **settings)
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        _check_files(source, kwargs)
+        try:
+            with without_loading_report():
+                model, info = super().from_pretrained(*args, **settings)
+        except Exception:
+            # Of files from the Hub it is only now known where they are.
+            _check_files(_downloaded(source, kwargs), kwargs)
+            raise
         if unwrap:
             model._weight_conversions = []  # saving would put the wrappers back
-        model._check_loaded(info, partial, ignored)
+        kinds = _check_files(_downloaded(source, kwargs) or source, kwargs)
+        model._check_loaded(info, partial, ignored, kinds if unwrap else {})
         model.base_model.compute_buffers(info["missing_keys"])
         return (model, info) if with_info else model
 
@@ -188,7 +198,9 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         self.untrained_head = ()
         return super().load_state_dict(*args, **kwargs)
 
-    def _check_loaded(self, info: dict[str, Any], partial: bool | None, ignored: bool) -> None:
+    def _check_loaded(
+        self, info: dict[str, Any], partial: bool | None, ignored: bool, kinds: Mapping[str, bool]
+    ) -> None:
         """Refuses what was not loaded, or says what was begun anew."""
         needed = self.state_dict()
         head = {name for name in needed if name.split(".")[0] in self.head_parts}
@@ -207,11 +219,13 @@ class Re2TALPreTrainedModel(PreTrainedModel):
                 if name.split(".")[0] not in not_ours and name.rpartition(".")[2] != COUPLING
             ],
             reshaped={name: (tuple(there), tuple(here)) for name, there, here in info["mismatched_keys"]},
+            retyped=sorted(n for n, kind in kinds.items() if n in needed and kind == is_computed(needed[n])),
         )
         allowed = head & fit.reshaped.keys() if ignored else set()
         if partial is None and type(self).__name__ not in (self.config.architectures or ()) and head <= missing:
             allowed |= head
             self.untrained_head = tuple(sorted(head))
+        fit.check_kinds()
         if not partial:
             fit.check(type(self).__name__, _REMEDY, allowed)
         if fit.missing or fit.reshaped:
@@ -234,6 +248,33 @@ class Re2TALPreTrainedModel(PreTrainedModel):
 
     def initialize_parts(self) -> None:
         """Draws the weights of the parts beside the backbone."""
+
+
+def _check_files(source: Any, settings: Mapping[str, Any]) -> dict[str, bool]:
+    """Checks the files of weights that `from_pretrained` would read, where these lie in a folder.
+
+    Returns:
+        Of each tensor by the model's name whether its numbers are not whole ones.
+    """
+    if not isinstance(source, str | Path) or settings.get("gguf_file") or settings.get("state_dict"):
+        return {}
+    folder = Path(source, settings.get("subfolder") or "")
+    names = WEIGHT_NAMES if settings.get("use_safetensors") is not False else WEIGHT_NAMES[1:]
+    found = check_weights(folder, settings.get("variant"), names)
+    [(pattern, name)] = WRAPPERS.items()
+    return {re.sub(pattern, name, key): kind for key, kind in found.items()}
+
+
+def _downloaded(source: Any, settings: Mapping[str, Any]) -> Path | None:
+    """The folder in which a model from the Hub lies on this machine."""
+    if not isinstance(source, str) or Path(source).exists():
+        return None
+    known = {name: settings.get(name) for name in ("cache_dir", "revision")}
+    try:
+        found = try_to_load_from_cache(source, "config.json", **known)
+    except ValueError:  # no id of a model
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 _REMEDY = (

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
-from .configuration_re2tal import Re2TALConfig, Re2TALVideoClassificationConfig, RewiredConfig
+from .configuration_re2tal import (
+    Re2TALConfig,
+    Re2TALVideoClassificationConfig,
+    RewiredConfig,
+    check_part_settings,
+)
 from .families import FAMILIES  # noqa: F401 - importing them registers them
 from .head import HEADS
 from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput, VideoClassificationOutput
 from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop
-from .rewiring import BACKBONE_SETTINGS, COUPLING, build_backbone
-from .value_checks import arguments_of, check_values
+from .rewiring import COUPLING, build_backbone
+from .value_checks import one_line
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -128,8 +133,8 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         try:
             self.head = registered.head_class(self.model.feature_size, config.num_labels, **settings)
             self.criterion = registered.loss_class(**config.loss_config)
-        except TypeError as error:
-            raise ValueError(f"head_config or loss_config: {error}") from error
+        except (TypeError, ArithmeticError, LookupError, AssertionError) as error:
+            raise ValueError(f"head_config or loss_config: {one_line(error)}") from error
         self._keep_in_fp32_modules_strict = {COUPLING, *getattr(registered.loss_class, "fp32_buffers", ())}
         self.post_init()
 
@@ -261,23 +266,6 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
             feature_mask=output.feature_mask,
             hidden_states=output.hidden_states,
         )
-
-
-def check_part_settings(where: str, config: Mapping[str, Any]) -> None:
-    """Checks what a configuration hands on to backbone, head and loss: types and ranges of what they declare.
-
-    Args:
-        where: What stands before the name of a setting in a message.
-        config: Any of `backbone_config`, `head_config` and `loss_config`.
-
-    Raises:
-        ValueError: if a value is not of its type or range.
-    """
-    head_config = config.get("head_config") or {}
-    if registered := HEADS.get(head_config.get("model_type", "actionformer")):
-        for name, part in (("head_config", registered.head_class), ("loss_config", registered.loss_class)):
-            check_values(f"{where}{name}.", config.get(name) or {}, arguments_of(part))
-    check_values(f"{where}backbone_config.", config.get("backbone_config") or {}, BACKBONE_SETTINGS)
 
 
 def _check_videos(videos: Tensor, frame_mask: Tensor | None) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .value_checks import BELOW_ONE, COUNT
+
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Blocks of each stage, by depth (arXiv 1512.03385, table 1)."""
+
+Depth = Literal[50, 101, 152]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -237,29 +241,25 @@ class SlowFast(nn.Module):
 
     def __init__(
         self,
-        depth: int = 50,
+        depth: Depth = 50,
         *,
-        stage_blocks: Sequence[int] | None = None,
-        base_channels: int = 64,
-        channel_ratio: int = 8,
-        resample_rate: int = 8,
-        speed_ratio: int = 8,
-        fusion_kernel: int = 5,
-        feature_stride: int | None = None,
-        num_classes: int | None = None,
-        dropout: float = 0.5,
+        stage_blocks: Annotated[Sequence[int] | None, COUNT] = None,
+        base_channels: Annotated[int, COUNT] = 64,
+        channel_ratio: Annotated[int, COUNT] = 8,
+        resample_rate: Annotated[int, COUNT] = 8,
+        speed_ratio: Annotated[int, COUNT] = 8,
+        fusion_kernel: Annotated[int, COUNT] = 5,
+        feature_stride: Annotated[int | None, COUNT] = None,
+        num_classes: Annotated[int | None, COUNT] = None,
+        dropout: Annotated[float, BELOW_ONE] = 0.5,
         norm_eval: bool = True,
     ):
         super().__init__()
-        _check_multiple("base_channels", base_channels, channel_ratio)
-        _check_multiple("resample_rate", resample_rate, speed_ratio)
-        if fusion_kernel % 2 == 0:
-            raise ValueError(f"fusion_kernel is {fusion_kernel}; choose an odd number.")
+        self.check_sizes(base_channels, channel_ratio, resample_rate, speed_ratio, fusion_kernel, feature_stride)
         self.resample_rate = resample_rate
         self.speed_ratio = speed_ratio
         self.frame_stride = resample_rate // speed_ratio
         self.feature_stride = feature_stride or resample_rate
-        _check_multiple("feature_stride", self.feature_stride, self.frame_stride)
         self.norm_eval = norm_eval
         blocks = stage_blocks or _blocks_of(depth)
         fast_channels = base_channels // channel_ratio
@@ -269,6 +269,25 @@ class SlowFast(nn.Module):
         self.cls_head = _head(self.feature_size, num_classes, dropout)
         initialize_weights(self)
         self.train()
+
+    @staticmethod
+    def check_sizes(
+        base_channels: int,
+        channel_ratio: int,
+        resample_rate: int,
+        speed_ratio: int,
+        fusion_kernel: int,
+        feature_stride: int | None,
+        **others: Any,
+    ) -> None:
+        """Raises a `ValueError` if sizes do not go together; takes all settings by name."""
+        _check_multiple("base_channels", base_channels, "channel_ratio", channel_ratio)
+        _check_multiple("resample_rate", resample_rate, "speed_ratio", speed_ratio)
+        if fusion_kernel % 2 == 0:
+            raise ValueError(f"fusion_kernel is {fusion_kernel}; choose an odd number.")
+        _check_multiple(
+            "feature_stride", feature_stride or resample_rate, "the frame stride", resample_rate // speed_ratio
+        )
 
     def train(self, mode: bool = True) -> SlowFast:
         """As in PyTorch; with `norm_eval`, batch norms stay in evaluation mode."""
@@ -307,26 +326,31 @@ class SinglePathway(Pathway):
 
     def __init__(
         self,
-        depth: int,
+        depth: Depth,
         stem_kernel: int,
         first_temporal_stage: int,
         *,
-        base_channels: int,
-        resample_rate: int,
-        stage_blocks: Sequence[int] | None = None,
-        feature_stride: int | None = None,
-        num_classes: int | None = None,
-        dropout: float = 0.5,
+        base_channels: Annotated[int, COUNT],
+        resample_rate: Annotated[int, COUNT],
+        stage_blocks: Annotated[Sequence[int] | None, COUNT] = None,
+        feature_stride: Annotated[int | None, COUNT] = None,
+        num_classes: Annotated[int | None, COUNT] = None,
+        dropout: Annotated[float, BELOW_ONE] = 0.5,
         norm_eval: bool = True,
     ):
         super().__init__(stage_blocks or _blocks_of(depth), base_channels, stem_kernel, first_temporal_stage)
         self.resample_rate = resample_rate
         self.feature_stride = feature_stride or resample_rate
-        _check_multiple("feature_stride", self.feature_stride, resample_rate)
+        self.check_sizes(resample_rate, feature_stride)
         self.norm_eval = norm_eval
         self.cls_head = _head(self.out_channels, num_classes, dropout)
         initialize_weights(self)
         self.train()
+
+    @staticmethod
+    def check_sizes(resample_rate: int, feature_stride: int | None, **others: Any) -> None:
+        """Raises a `ValueError` if sizes do not go together; takes all settings by name."""
+        _check_multiple("feature_stride", feature_stride or resample_rate, "resample_rate", resample_rate)
 
     def train(self, mode: bool = True) -> SinglePathway:
         """As in PyTorch; with `norm_eval`, batch norms stay in evaluation mode."""
@@ -344,20 +368,20 @@ class SinglePathway(Pathway):
 class SlowOnly(SinglePathway):
     """A slow pathway without a fast one; settings as of [`SinglePathway`]."""
 
-    def __init__(self, depth: int = 50, *, base_channels: int = 64, resample_rate: int = 8, **settings: Any):
+    def __init__(self, depth: Depth = 50, *, base_channels: int = 64, resample_rate: int = 8, **settings: Any):
         super().__init__(depth, 1, 2, base_channels=base_channels, resample_rate=resample_rate, **settings)
 
 
 class FastOnly(SinglePathway):
     """A fast pathway without a slow one; settings as of [`SinglePathway`]."""
 
-    def __init__(self, depth: int = 50, *, base_channels: int = 8, resample_rate: int = 1, **settings: Any):
+    def __init__(self, depth: Depth = 50, *, base_channels: int = 8, resample_rate: int = 1, **settings: Any):
         super().__init__(depth, 5, 0, base_channels=base_channels, resample_rate=resample_rate, **settings)
 
 
-def _check_multiple(name: str, value: int, divisor: int) -> None:
+def _check_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
     if value <= 0 or value % divisor:
-        raise ValueError(f"{name} is {value}; choose a multiple of {divisor}.")
+        raise ValueError(f"{name} is {value}; choose a multiple of {divisor}, {divisor_name}.")
 
 
 def _blocks_of(depth: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from transformers import AutoModel
 from transformers.pipelines.base import ChunkPipeline
 
 from .class_scores import ClassScores, checked_class_scores
+from .configuration_re2tal import check_model_folder
 from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import VideoSource, is_video, open_video
 
@@ -232,6 +233,8 @@ def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipe
         ValueError, OSError: if the model does not load, or there is no video processor with it.
     """
     device = settings.pop("device", None)
+    if (folder := Path(model)).is_dir():
+        check_model_folder(folder)
     return TemporalActionLocalizationPipeline(model=AutoModel.from_pretrained(model, **settings), device=device)
 
 

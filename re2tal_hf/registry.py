@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, Generic, TypeVar
 
+from .value_checks import did_you_mean, shown
+
 Entry = TypeVar("Entry")
 
 
@@ -41,10 +43,10 @@ class Registry(dict[str, Entry], Generic[Entry]):
 
     def find(self, name: Any) -> Entry:
         """Returns the entry of a name; `ValueError` if there is none."""
-        if name not in self:
+        if not isinstance(name, str) or name not in self:
             raise ValueError(
-                f"{self.setting} is {name!r}; choose one of {sorted(self)}, or import the file of your own that "
-                "registers it (--import)."
+                f"{self.setting} is {shown(name)}; {did_you_mean(name, self)} One of your own is known once its file "
+                "is imported (--import)."
             )
         return self[name]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .dual_residual import BackpropSwitch
 from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
-from .value_checks import BELOW_ONE, POSITIVE, check_values
+from .value_checks import BELOW_ONE, POSITIVE, Arguments, arguments_of, check_arguments, check_values, one_line
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
 """Rewirings of fixed coefficients: Re2TAL (arXiv 2211.14053), and the pretrained network as it is."""
@@ -72,6 +72,27 @@ class Architecture(ABC):
     @abstractmethod
     def build(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Returns a randomly initialised model without its classifier, from the keys of `backbone_config`."""
+
+    def settings(self) -> Arguments:
+        """Returns what `backbone_config` may hold, with types and ranges: the arguments of `build`."""
+        return arguments_of(self.build)
+
+    def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
+        """Checks settings before anything is built from them; a family adds what must go together.
+
+        Args:
+            settings: Keys of `backbone_config` beside `model_type`.
+            where: What stands before the name of a setting in a message.
+
+        Raises:
+            ValueError: if a setting is unknown or not of its type or range.
+        """
+        if "attn_implementation" in settings:
+            self.check_attention(settings["attn_implementation"])
+        known = self.settings()
+        usual = {name: hint for name, hint in BACKBONE_SETTINGS.items() if known.get(name, Any) is Any}
+        check_arguments(where, settings, known)
+        check_values(where, {name: settings[name] for name in usual if name in settings}, usual)
 
     @abstractmethod
     def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
@@ -171,13 +192,11 @@ def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
     """Builds a registered architecture by name, as its library ships it; see `build_backbone`."""
     settings = dict(backbone_config)
     architecture = BACKBONES.find(model_type := settings.pop("model_type", None))
-    check_values("backbone_config.", settings, BACKBONE_SETTINGS)
-    if "attn_implementation" in settings:
-        architecture.check_attention(settings["attn_implementation"])
+    architecture.check(settings)
     try:
         return architecture.build(**settings)
-    except TypeError as error:
-        raise ValueError(f"backbone_config of {model_type!r}: {error}") from error
+    except (TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        raise ValueError(f"backbone_config of {model_type!r}: {one_line(error)}") from error
 
 
 def rewire(

@@ -15,11 +15,13 @@ import inspect
 import itertools
 import math
 import reprlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ LARGEST = {
     "pred_num_mask_tokens": 1024,
     "image_size": 2048,
     "crop_size": 2048,
+    **dict.fromkeys(("height", "width", "shortest_edge", "longest_edge"), 2**13),
     "spatial_size": 2048,
     "num_channels": 64,
     "in_chans": 64,
@@ -113,25 +116,84 @@ UNBOUNDED = ("regression_ranges",)
 
 def fields_of(cls: type) -> dict[str, Any]:
     """Returns the type hints of a class's own attributes, ranges included."""
-    return inspect.get_annotations(cls, eval_str=True)
+    # transformers imports torch for type checkers only.
+    return inspect.get_annotations(cls, eval_str=True, locals={"torch": torch, **vars(cls)})
 
 
-def arguments_of(cls: type) -> dict[str, Any]:
-    """Returns the type hints of what a class is built from by name, ranges included.
+class Arguments(dict[str, Any]):
+    """The type hints of what something is built from by name, ranges included; `Any` where there is none.
 
-    These are the fields of its `config_class` where it has one, or else the arguments of its `__init__`, and those
-    of its base's, as long as what is not named is handed on.
+    Attributes:
+        others: whether arguments of other names are taken, too.
+        defaults: values of those that need not be given.
     """
-    if config_class := getattr(cls, "config_class", None):
-        bases = [base for base in reversed(config_class.__mro__) if base is not object]
-        return {name: hint for base in bases for name, hint in fields_of(base).items()}
-    hints: dict[str, Any] = {}
-    for base in cls.__mro__:
-        if build := vars(base).get("__init__"):
-            hints = inspect.get_annotations(build, eval_str=True) | hints
-            if all(part.kind is not part.VAR_KEYWORD for part in inspect.signature(build).parameters.values()):
-                break
-    return hints
+
+    def __init__(self, hints: Mapping[str, Any], others: bool = False, defaults: Mapping[str, Any] | None = None):
+        super().__init__(hints)
+        self.others = others
+        self.defaults = dict(defaults or {})
+
+
+def arguments_of(part: Callable[..., Any]) -> Arguments:
+    """Returns the arguments of a function or of a class.
+
+    Those of a class are the fields of its `config_class` where it has one, or else the arguments of its `__init__`,
+    and those of its base's, as long as what is not named is handed on.
+    """
+    if config_class := getattr(part, "config_class", None):
+        return Arguments(_all_fields_of(config_class))
+    if not isinstance(part, type):
+        return _arguments_of_function(part)
+    found = Arguments({}, others=True)
+    for base in part.__mro__:
+        if found.others and (build := vars(base).get("__init__")):
+            of_base = _arguments_of_function(build)
+            found = Arguments(of_base | found, of_base.others, of_base.defaults | found.defaults)
+    found.pop("self", None)
+    return found
+
+
+def _all_fields_of(cls: type) -> dict[str, Any]:
+    bases = [base for base in reversed(cls.__mro__) if base is not object]
+    found = {name: hint for base in bases for name, hint in fields_of(base).items()}
+    return {name: hint for name, hint in found.items() if get_origin(hint) is not ClassVar}
+
+
+def check_fields(instance: Any) -> None:
+    """Checks the fields of an instance of a dataclass as `check_values` does."""
+    check_values("", vars(instance), _all_fields_of(type(instance)))
+
+
+def _arguments_of_function(function: Callable[..., Any]) -> Arguments:
+    parameters = inspect.signature(function).parameters.values()
+    try:
+        hints = inspect.get_annotations(function, eval_str=True)
+    except NameError:  # imported for type checkers only
+        hints = {}
+    named = [part for part in parameters if part.kind in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY)]
+    return Arguments(
+        {part.name: hints.get(part.name, Any) for part in named},
+        others=any(part.kind is part.VAR_KEYWORD for part in parameters),
+        defaults={part.name: part.default for part in named if part.default is not part.empty},
+    )
+
+
+def check_arguments(where: str, values: Mapping[str, Any], arguments: Arguments) -> None:
+    """Checks names, types and ranges of settings that something is built from; arguments as of `check_values`.
+
+    Raises:
+        ValueError: if there is no setting of a name, or as `check_values` does.
+    """
+    if not arguments.others:
+        check_names(where, values, arguments)
+    check_values(where, values, arguments)
+
+
+def check_names(where: str, names: Iterable[Any], known: Collection[str]) -> None:
+    """Raises a `ValueError` if a name is not known, with one that is like it."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}{str(name)[:100]}: there is no such setting; {did_you_mean(name, known)}")
 
 
 def check_values(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
@@ -156,7 +218,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         kind, *notes = get_args(hint)
         expected = next((note for note in notes if isinstance(note, Range)), expected)
     if not _fits(value, kind):
-        bounds = f", {expected}" if expected != Range() else ""
+        bounds = f", {expected}" if str(expected) != str(Range()) else ""
         quotes = " (put it in quotes)" if _fits(value, float) and _fits("", kind) else ""
         raise ValueError(f"{name} is {shown(value)}; it must be {_named(kind)}{bounds}{quotes}.")
     for place, number in leaves(name, value):
@@ -194,7 +256,8 @@ def did_you_mean(name: Any, known: Collection[str]) -> str:
 
 def _check_list(name: str, values: Sequence[Any], expected: Range) -> None:
     if len(values) != (expected.length or max(len(values), 1)):
-        raise ValueError(f"{name} is {shown(list(values))}; it must hold {expected.length or 'one or more'} numbers.")
+        kind = "numbers" if all(isinstance(value, Real) for value in values) else "values"
+        raise ValueError(f"{name} is {shown(list(values))}; it must hold {expected.length or 'one or more'} {kind}.")
     if expected.rising and any(after < before for before, after in zip(values, values[1:], strict=False)):
         raise ValueError(f"{name} is {shown(list(values))}; no number may be below the one before.")
 
@@ -211,8 +274,13 @@ def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
+def one_line(error: BaseException) -> str:
+    """Returns the message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; types that no file of settings can hold are left to who takes them."""
+    """Whether a value is of a type."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
@@ -227,20 +295,32 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (bool, str):
         return isinstance(value, kind)
     if kind in (dict, Mapping):
-        return isinstance(value, Mapping)
+        if not isinstance(value, Mapping):
+            return False
+        return not parts or all(_fits(key, parts[0]) and _fits(part, parts[1]) for key, part in value.items())
     if kind in (list, tuple, Sequence, Collection):
         if not isinstance(value, (list, tuple)):
             return False
         if kind is tuple and parts and parts[-1] is not Ellipsis:
             return len(value) == len(parts) and all(map(_fits, value, parts))
         return not parts or all(_fits(item, parts[0]) for item in value)
-    return True
+    return isinstance(value, kind) if isinstance(kind, type) and kind is not Any else True
 
 
 def _named(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {list(get_args(hint))}"
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Literal:
+        return f"one of {list(parts)}"
+    if kind in (Union, UnionType):
+        return " | ".join(map(_named, parts))
+    if kind is Annotated:
+        return _named(parts[0])
+    if kind in (None, NoneType):
+        return "None"
+    if kind in (list, tuple, Sequence, Collection):
+        name = "tuple" if kind is tuple else "list"
+        return f"{name}[{', '.join('...' if part is Ellipsis else _named(part) for part in parts)}]" if parts else name
+    return getattr(kind, "__name__", str(kind))
 
 
 def check_bounds(name: str, settings: Any) -> None:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from transformers.video_utils import VideoInput
 
 from .class_scores import ClassScores, checked_class_scores
 from .finite import check_predictions
+from .saved_files import JSON_NAMES, read_json
 from .temporal_segments import assign_video_classes, suppress
 from .value_checks import (
     BELOW_ONE,
@@ -36,9 +38,14 @@ from .value_checks import (
     POSITIVE_SHARE,
     SHARE,
     Range,
+    check_bounds,
+    check_names,
     check_value,
     check_values,
+    did_you_mean,
     fields_of,
+    one_line,
+    shown,
 )
 from .video_source import VideoSource, open_video
 
@@ -52,6 +59,9 @@ DETECTION_SETTINGS = (
 
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
+
+# What a size says of frames.
+SIDES: tuple[set[str], ...] = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     valid_kwargs = Re2TALVideoProcessorKwargs
     model_input_names = ["pixel_values_videos", "frame_mask"]
 
-    resample = PILImageResampling.BILINEAR
+    resample: Annotated[Any, Range(0, 5)] = PILImageResampling.BILINEAR
     image_mean: Annotated[float | list[float] | None, Range()] = IMAGENET_DEFAULT_MEAN
     image_std: Annotated[float | list[float] | None, POSITIVE] = IMAGENET_DEFAULT_STD
     size: Annotated[Any, COUNT] = {"height": 224, "width": 224}
@@ -165,9 +175,24 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Unpack[Re2TALVideoProcessorKwargs]) -> None:
         if unknown := kwargs.keys() - self.valid_kwargs.__annotations__.keys() - SERVICE_KEYS:
-            raise TypeError(f"Re2TALVideoProcessor has no settings named {sorted(unknown)}.")
+            known = self.valid_kwargs.__annotations__
+            name = sorted(unknown)[0]
+            raise TypeError(f"Re2TALVideoProcessor has no setting named {name!r}; {did_you_mean(name, known)}")
+        check_processor_settings(kwargs)
         super().__init__(**kwargs)
         self._validate_settings()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; what is wrong is named with its file."""
+        path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        for file in [path] if path.is_file() else [path / name for name in JSON_NAMES[1:]]:
+            if file.is_file():
+                read_json(file)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"The video processor in {pretrained_model_name_or_path}: {one_line(error)}") from error
 
     @property
     def decode_size(self) -> tuple[int, int] | None:
@@ -426,7 +451,6 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             raise TypeError(f"The detection has no setting {unknown[0]!r}; known are {list(DETECTION_SETTINGS)}.")
         given = {name: value for name, value in given.items() if value is not None or name == "voting_threshold"}
         check_values("", given, fields_of(Re2TALVideoProcessor))
-        _check_choices(given)
         return {name: given.get(name, getattr(self, name)) for name in DETECTION_SETTINGS}
 
     def _candidates(
@@ -473,17 +497,35 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         return segments, scores, ids[labels]
 
     def _validate_settings(self) -> None:
-        hints = fields_of(Re2TALVideoProcessor)
-        values = {name: getattr(self, name) for name in hints}
+        values = {name: getattr(self, name) for name in fields_of(Re2TALVideoProcessor)}
         sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
-        check_values("", values | sizes, hints)
-        _check_choices(values)
+        check_processor_settings(values | sizes)
 
 
-def _check_choices(settings: Mapping[str, Any]) -> None:
-    for name, choices in (("sampling", ("sliding", "resized")), ("nms_method", ("soft", "hard", "none"))):
-        if (value := settings.get(name, choices[0])) not in choices:
-            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> None:
+    """Checks settings of a `Re2TALVideoProcessor`.
+
+    Args:
+        settings: by name, some or all of them.
+        where: what stands before the name of a setting in a message.
+
+    Raises:
+        ValueError: if there is no setting of a name, or a value is not of its type or range.
+    """
+    hints = get_type_hints(Re2TALVideoProcessorKwargs, include_extras=True) | fields_of(Re2TALVideoProcessor)
+    hints |= dict.fromkeys(("size", "crop_size"), Annotated[int | Sequence[int] | Mapping[str, int] | None, COUNT])
+    hints["resample"] = Annotated[int | None, Range(0, 5)]
+    known = {name: value for name, value in settings.items() if name not in SERVICE_KEYS}
+    check_names(where, known, hints)
+    check_values(where, known, hints)
+    for name, sides in (("size", SIDES), ("crop_size", SIDES[:1])):
+        value = known.get(name)
+        if isinstance(value, Mapping) and value.keys() not in sides:
+            raise ValueError(f"{where}{name} has {sorted(value)}; give {' or '.join(map(' and '.join, sides))}.")
+        check_bounds(f"{where}{name}", value)
+    for name in ("image_mean", "image_std"):
+        if isinstance(value := known.get(name), Sequence) and len(value) != 3:
+            raise ValueError(f"{where}{name} is {shown(value)}; give one number, or three, of red, green and blue.")
 
 
 def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:

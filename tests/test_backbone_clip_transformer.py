@@ -135,8 +135,8 @@ def test_arguments_that_are_not_there_are_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "enormous"}, "choose one of"),
-        ({"hidden_sise": 24}, r"VideoMAEConfig has no \['hidden_sise'\]"),
+        ({"variant": "enormous"}, "it must be one of"),
+        ({"hidden_sise": 24}, "did you mean 'hidden_size'"),
         ({"hidden_size": "wide"}, "hidden_size"),
     ],
 )

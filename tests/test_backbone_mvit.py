@@ -89,9 +89,9 @@ def test_features_are_the_frames_tokens():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"block_setting": None}, "either a variant or block_setting"),
-        ({"variant": "v2_s"}, "either a variant or block_setting"),
-        ({"variant": "v3"}, "choose one of"),
+        ({"block_setting": None}, "give either this or a variant"),
+        ({"variant": "v2_s"}, "give either this or a variant"),
+        ({"variant": "v3"}, "it must be one of"),
         ({"depth": 3}, "depth"),
     ],
 )

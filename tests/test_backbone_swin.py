@@ -134,10 +134,10 @@ def test_copies_and_pickles():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "swim"}, "choose one of"),
+        ({"model_type": "swim"}, "known are"),
         ({"variant": "huge"}, "variant"),
         ({"embed_dims": 12}, "embed_dims"),
-        ({"embed_dim": None}, "needs a variant"),
+        ({"embed_dim": None}, "embed_dim is missing; give a variant"),
     ],
 )
 def test_wrong_settings_are_named(change, message):

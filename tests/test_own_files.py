@@ -87,7 +87,9 @@ def test_a_model_of_ones_own_asks_for_its_file(own, tmp_path):
         )
         re2tal_hf.Re2TALForTemporalActionLocalization(config).save_pretrained(tmp_path / "model")
     assert "residual_video" not in BACKBONES and "single_level" not in HEADS
-    with pytest.raises(ValueError, match=r"is 'residual_video'; choose one of .*import the file of your own.*--import"):
+    with pytest.raises(
+        ValueError, match=r"is 'residual_video'; .*One of your own is known once its file is imported .--import"
+    ):
         re2tal_hf.Re2TALForTemporalActionLocalization.from_pretrained(tmp_path / "model")
     import_files([tmp_path / "model" / path.name for path in own])
     re2tal_hf.Re2TALForTemporalActionLocalization.from_pretrained(tmp_path / "model")

@@ -66,7 +66,7 @@ nested: Any = {}
 for _ in range(60):
     nested = {"a": [nested]}
 HOSTILE: list[tuple[dict[str, Any], str]] = [
-    ({"num_labels": 10**9}, "num_labels is 1000000000; it must be from 0 to"),
+    ({"num_labels": 10**9}, "num_labels is 1000000000; it must be from 1 to"),
     ({"num_labels": 1e9}, "num_labels is '1000000000.0'; it must be a whole number"),
     ({"num_labels": -1}, "num_labels is -1"),
     ({"id2label": dict.fromkeys(range(200_000), "")}, "id2label has 200000 classes"),
@@ -109,9 +109,8 @@ def test_what_no_model_needs_is_refused_at_once(settings: dict[str, Any], messag
 
 
 def test_tables_made_in_python_are_bounded() -> None:
-    config = Re2TALConfig(backbone_config={"model_type": "videomae", "variant": "base", "patch_size": 1})
-    with torch.device("meta"), pytest.raises(ValueError, match="videomae: clips of 8 x 224 x 224 patches"):
-        Re2TALForTemporalActionLocalization(config)
+    with pytest.raises(ValueError, match="videomae: clips of 8 x 224 x 224 patches"):
+        Re2TALConfig(backbone_config={"model_type": "videomae", "variant": "base", "patch_size": 1})
 
 
 HEADS: list[dict[str, Any]] = [
@@ -177,7 +176,7 @@ def test_mutated_configurations_are_refused_or_built_in_seconds(case: Any) -> No
         ("a\nb", r"'a\nb'"),
         (torch.zeros(2, 3), "Tensor float32 [2, 3]"),
         (np.zeros((2, 3)), "ndarray float64 [2, 3]"),
-        (10**5000, "int too long to show"),
+        pytest.param(10**5000, "int too long to show", id="digits"),  # pytest cannot write it out either
         ([torch.zeros(2, 2)], "[tensor([[0., 0.], [0., 0.]])]"),
     ],
 )
@@ -186,7 +185,7 @@ def test_values_in_messages_are_short_and_of_one_line(value, expected):
     assert len(shown([value, "x" * 10**6] * 100)) < 200
 
 
-@pytest.mark.parametrize("number", [10**30, 10**400, 10**5000])
+@pytest.mark.parametrize("number", [10**30, 10**400, 10**5000], ids=["30", "400", "5000"])
 def test_whole_numbers_of_any_size_are_compared(number):
     with pytest.raises(ValueError, match="share is .*; it must be at least 0 and at most 1"):
         check_value("share", number, Annotated[float, SHARE])

@@ -521,8 +521,8 @@ def test_detections_of_opentad(model_goldens):
         ({"frame_rate": float("inf")}, "frame_rate is inf"),
         ({"num_frames": 0}, "num_frames is 0"),
         ({"num_frames": 1.5}, "num_frames is 1.5"),
-        ({"sampling": "random"}, "sampling is 'random'; choose one of sliding, resized"),
-        ({"nms_method": "softer"}, "nms_method is 'softer'; choose one of soft, hard, none"),
+        ({"sampling": "random"}, "sampling is 'random'; it must be one of .'sliding', 'resized'."),
+        ({"nms_method": "softer"}, "nms_method is 'softer'; it must be one of .'soft', 'hard', 'none'."),
         ({"nms_sigma": 0}, "nms_sigma is 0"),
         ({"nms_iou_threshold": 1.2}, "nms_iou_threshold is 1.2"),
         ({"voting_threshold": 0}, "voting_threshold is 0"),
@@ -553,7 +553,7 @@ def test_settings_of_one_call_out_of_range():
 
 
 def test_unknown_settings():
-    with pytest.raises(TypeError, match=r"no settings named \['window_overlp'\]"):
+    with pytest.raises(TypeError, match=r"no setting named 'window_overlp'; did you mean 'window_overlap'"):
         Re2TALVideoProcessor(window_overlp=0.5)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from pathlib import Path
 
 from transformers import AutoModel, AutoVideoProcessor
 
+from ..configuration_re2tal import check_model_folder
 from ..publishing.graph import (
     FORMATS,
     check_format,
@@ -37,6 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     check_format(arguments.format)
     source = str(complete_folder(arguments.model))
+    if Path(source).is_dir():
+        check_model_folder(Path(source))
     model = AutoModel.from_pretrained(source, dtype="float32", partial=False)
     shape = window_shape(AutoVideoProcessor.from_pretrained(source))
     save_graph(export_graph(model, shape), arguments.output, arguments.format)

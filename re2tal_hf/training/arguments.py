@@ -102,8 +102,8 @@ class OptimizationArguments:
             weights themselves.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
         pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
-            id of a transformers model, a `.pth` or `.safetensors` file, or a folder such as `runs/backbone/best` of
-            re2tal finetune.
+            id of a transformers model, a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, or a folder such as
+            `runs/backbone/best` of re2tal finetune.
         pretrained_license: License of these weights, by its name on the Hub, where it is not known: of a file, or of a
             repository that is not the publisher's.
         pretrained_partial: Take of these weights what fits and begin the rest anew, where by default weights that do

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, Re2TALVideoClassificationConfig
 from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
 from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
+from ..saved_files import WEIGHT_NAMES, read_json
+from ..value_checks import one_line, shown
 from .same_function import differences
-from .weight_files import FILE_NAMES, FILE_SUFFIXES, read_weight_file, read_weight_folder, unwrap
+from .weight_files import FILE_SUFFIXES, read_weight_file, read_weight_folder, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,10 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
     Args:
         backbone: A rewired model without classifier (`Re2TALModel.backbone`).
         source: One of - a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`; - the path of a `.safetensors`,
-            `.pth` or `.pt` file: a state dict, or a checkpoint that holds one; - a folder as `save_pretrained` writes
-            it of a Re2TAL model, such as the result of the classification stage, or of the library's own model, where
-            that is of transformers or timm; - the Hub id of such a folder, or timm's name of it.
+            `.pth`, `.pt`, `.bin` or `.ckpt` file: a state dict, or a checkpoint that holds one; - a folder as
+            `save_pretrained` writes it of a Re2TAL model, such as the result of the classification stage, or of the
+            library's own model, where that is of transformers or timm; - the Hub id of such a folder, or timm's name of
+            it.
         partial: Take what fits; the rest of the backbone keeps the weights that it has.
 
     Returns:
@@ -66,11 +68,13 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
         missing=sorted(missing),
         unused=[name for name in state.keys() - own.keys() if name.split(".")[0] not in left_out],
         reshaped={name: (tuple(state[name].shape), tuple(tensor.shape)) for name, tensor in reshaped.items()},
+        retyped=sorted(n for n, t in own.items() if n in state and is_computed(state[n]) != is_computed(t)),
     )
     fitting = {name: state[name] for name in own.keys() & state.keys() - reshaped.keys()}
     changed = _changed_indices(own, fitting)
     if original is not None:
         changed += differences(original, backbone, left_out)
+    fit.check_kinds()
     if not partial:
         remedy = "set training.pretrained_partial=true to take what fits and begin the rest anew."
         fit.check("the backbone", f"Check the sizes in model.backbone_config, or {remedy}")
@@ -129,8 +133,9 @@ def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Mo
         folder = _download(source)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"training.pretrained_backbone is {source!r}: neither a .safetensors or .pth file, nor a folder of a "
-            f"Re2TAL model, nor a {_known_name(backbone)} for {type(backbone).original_class.__name__} ({error})."
+            f"training.pretrained_backbone is {source!r}: neither a file of weights ({', '.join(FILE_SUFFIXES)}), nor "
+            f"a folder of a Re2TAL model, nor a {_known_name(backbone)} for "
+            f"{type(backbone).original_class.__name__} ({one_line(error)})."
         ) from error
     return read_weight_folder(folder), _described(backbone, folder)
 
@@ -143,7 +148,7 @@ def _known_name(backbone: RewiredModel) -> str:
 
 def _download(repository: str) -> Path:
     """Fetches configuration and weights of a model on the Hub, in the older format where there is no other."""
-    for name in FILE_NAMES:
+    for name in WEIGHT_NAMES:
         stem, _, suffix = name.rpartition(".")
         patterns = ["config.json", name, f"{name}.index.json", f"{stem}-*-of-*.{suffix}"]
         folder = Path(snapshot_download(repository, allow_patterns=patterns))
@@ -156,15 +161,12 @@ def _settings_in(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if not config.is_file():
         return {}
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config} is not a configuration: {error}") from error
-    return values if isinstance(values, dict) else {}
+    return read_json(config)
 
 
 def _model_type(folder: Path) -> str | None:
-    return _settings_in(folder).get("model_type")
+    model_type = _settings_in(folder).get("model_type")
+    return model_type if isinstance(model_type, str) else None
 
 
 def _is_described(folder: Path) -> bool:
@@ -181,10 +183,17 @@ def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
             if model_type == architecture.model_type:
                 return build_backbone(settings, "none", "plain")
         elif isinstance(architecture, ClipTransformer) and model_type == architecture.config_class.model_type:
+            values = {n: v for n, v in read_json(folder / "config.json").items() if n in architecture.settings()}
+            architecture.check(values, f"{folder / 'config.json'}: ")
             network = architecture.encoder(architecture.config_class.from_pretrained(folder))
             return rewire(network, "none", "plain")
         elif isinstance(architecture, ImageNetwork) and "architecture" in (values := _settings_in(folder)):
-            return rewire(architecture.build(variant=values["architecture"], **values.get("model_args", {})), "none")
+            arguments = values.get("model_args") or {}
+            if not isinstance(arguments, dict):
+                raise ValueError(f"{folder / 'config.json'}: model_args is {shown(arguments)}; it must be a mapping.")
+            settings = {"variant": values["architecture"], **arguments}
+            architecture.check(settings, f"{folder / 'config.json'}: ")
+            return rewire(architecture.build(**settings), "none")
     raise ValueError(
         f"{folder} holds a model of type {model_type!r}, but the backbone is of type {architecture.model_type!r}: "
         "choose other weights, or another model.backbone_config."

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
-"""What `save_pretrained` calls the weights, today and formerly; with `.index.json` where they lie in several files."""
+from ..saved_files import WEIGHT_NAMES, load_torch_file, named, read_header, weight_files
 
-FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+# Of mappings in mappings that a checkpoint may have around its weights.
+MAX_WRAPPERS = 8
 
 # Where checkpoints keep the weights; averaged ones first, since these are what was measured.
 STATE_NAMES = (
@@ -37,22 +35,19 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file cannot be read, holds objects other than tensors and plain values, or no weights.
     """
-    try:
-        loaded: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"The weights {path} cannot be read: {str(error)[:300]} Save them again, the state dict alone."
-        ) from error
-    while isinstance(loaded, Mapping):
+    if path.suffix == ".safetensors":
+        read_header(path)
+        loaded: Any = load_file(path)
+    else:
+        loaded = load_torch_file(path)
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(loaded, Mapping):
+            raise ValueError(f"{path} holds {named(loaded)} and no weights: save a state dict.")
         inner = [loaded[name] for name in STATE_NAMES if isinstance(loaded.get(name), Mapping)]
         if not inner:
             break
         loaded = inner[0]
-    state = {str(n): t for n, t in loaded.items() if isinstance(t, Tensor)} if isinstance(loaded, Mapping) else {}
+    state = {str(n): t for n, t in loaded.items() if isinstance(t, Tensor)}
     if not state:
         raise ValueError(f"{path} holds no weights: save a state dict, or a checkpoint with one as 'state_dict'.")
     return state
@@ -64,19 +59,11 @@ def read_weight_folder(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if there are none, a part is missing, or a file cannot be read.
     """
-    for name in FILE_NAMES:
-        index = folder / f"{name}.index.json"
-        parts = [name]
-        if index.is_file():
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        elif not (folder / name).is_file():
-            continue
-        if absent := [part for part in parts if not (folder / part).is_file()]:
-            raise ValueError(f"{folder} is not complete: it lacks {absent}.")
-        return {key: tensor for part in parts for key, tensor in read_weight_file(folder / part).items()}
+    if parts := weight_files(folder):
+        return {key: tensor for part in parts for key, tensor in read_weight_file(part).items()}
     runs = [str(folder / name) for name in ("best", "last") if (folder / name).is_dir()]
     hint = f"; did you mean {' or '.join(runs)}?" if runs else "."
-    raise ValueError(f"{folder} holds no weights, neither {' nor '.join(FILE_NAMES)}{hint}")
+    raise ValueError(f"{folder} holds no weights, neither {' nor '.join(WEIGHT_NAMES)}{hint}")
 
 
 def unwrap(state: Mapping[str, Tensor], names: Collection[str], wrappers: Collection[str] = ()) -> dict[str, Tensor]:

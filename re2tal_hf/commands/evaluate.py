@@ -20,6 +20,7 @@ from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
 from ..data.json_files import read_json, some
 from ..data.subsets import actions_by_class, check_actions
+from ..data.whole_files import check_writable
 from ..training.evaluation import localize_videos, mean_average_precision
 from ..training.processes import on_every_process, on_main_process, start_processes
 from ._command import add_annotation_options, add_inference_options, load_for_inference, run_command
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = Path(arguments.detections)
     if target.is_dir() or not target.parent.is_dir():
         raise ValueError(f"--detections {target}: name a file in a folder that exists.")
+    on_main_process(processes, lambda: check_writable(target.parent, "--detections"))
     annotations = on_every_process(processes, lambda: read_truth(arguments))
     source = arguments.dataset or arguments.annotations
     on_main_process(processes, lambda: check_measured_times(annotations.videos, source, arguments.max_lost))

@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoVideoProcessor
 
 from ..configuration_re2tal import check_model_folder
+from ..data.whole_files import check_writable
 from ..publishing.graph import (
     FORMATS,
     check_format,
@@ -38,6 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_format(arguments.format)
+    if Path(arguments.output).is_dir():
+        raise IsADirectoryError(f"--output {arguments.output} is a folder: name a file.")
+    check_writable(Path(arguments.output).parent)
     source = str(complete_folder(arguments.model))
     if Path(source).is_dir():
         check_model_folder(Path(source))

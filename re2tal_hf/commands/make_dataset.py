@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ..data.annotations import read_label_names
+from ..data.whole_files import check_writable
 from ..publishing.dataset import HubDataset, read_dataset, upload_dataset, write_dataset
 from ..publishing.upload import Target
 from ._command import add_annotation_options, run_command
@@ -47,6 +48,8 @@ def make(arguments: argparse.Namespace) -> None:
     label_names = read_label_names(arguments.labels) if arguments.labels else None
     if arguments.output.exists():
         raise FileExistsError(f"{arguments.output} exists; choose another output folder or remove it")
+    if not arguments.dry_run:
+        check_writable(arguments.output)
     dataset = read_dataset(
         arguments.annotations,
         arguments.videos,

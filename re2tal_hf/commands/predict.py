@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 
 from ..data.detection_files import FORMATS, write_detections
 from ..data.video_files import names_of_results
+from ..data.whole_files import check_writable, written_whole
 from ..training.processes import on_every_process, start_processes
 from ..training.timeline import draw_timeline
 from ..video_reader import VideoReader, VideoReadError
@@ -45,7 +46,8 @@ def write_results(target: Path, rows: list[dict], duration: float, formats: Sequ
     for kind in formats:
         path = target.with_name(f"{target.name}.{kind}")
         if kind == PICTURE:
-            draw_timeline(rows, duration=duration, title=target.name).savefig(path)
+            with written_whole(path) as partial:
+                draw_timeline(rows, duration=duration, title=target.name).savefig(partial, format=PICTURE)
         else:
             write_detections(path, rows)
 
@@ -54,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     processes = start_processes()
     formats = list(dict.fromkeys(arguments.format or ("json", "csv", PICTURE)))
     folder = Path(arguments.output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder} is no folder: name one, or a new one.")
+    on_every_process(processes, lambda: check_writable(folder))
     videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
     named = list(zip(videos, names_of_results(videos), strict=True))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))

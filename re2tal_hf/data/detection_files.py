@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .whole_files import written_whole
+
 Detections = Sequence[dict[str, Any]]
 """Mappings with `label`, `score`, `start` and `end` (seconds), as the pipeline returns them."""
 
@@ -58,9 +60,13 @@ FORMATS: dict[str, Callable[[Detections], str]] = {"json": to_json, "csv": to_cs
 
 
 def write_detections(path: Path, detections: Detections) -> None:
-    """Writes detections in the format that the ending of a path says; halves of letter pairs as their escapes."""
+    """Writes detections in the format that the ending of a path says; halves of letter pairs as their escapes.
+
+    The file is complete whenever it is there.
+    """
     text = FORMATS[path.suffix.removeprefix(".")](detections)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_submission(path: Path, detections: Mapping[str, Detections]) -> None:
@@ -73,9 +79,8 @@ def write_submission(path: Path, detections: Mapping[str, Detections]) -> None:
         for video_id, rows in detections.items()
     }
     content = {"version": "VERSION 1.3", "external_data": {}, "results": results}
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
 def by_time(detections: Detections) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from ..video_reader import Backend, Resize, VideoReader, VideoReadError
 from .annotation_set import AnnotatedVideo
 from .file_names import safe_name
 from .timeline_index import TimelineIndex
+from .whole_files import naming
 
 # What decides how frames are resized, besides a random crop that follows.
 _RESIZING = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -114,7 +115,8 @@ class FrameCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with naming(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def frames(
         self, path: Path, times: np.ndarray, resize: Resize, preparation: str, open_video: Callable[[], VideoReader]
@@ -144,7 +146,7 @@ class FrameCache:
             # Written under another name first: a run that is cut off leaves no half entry behind.
             partial = self.folder / f"{digest}.{uuid.uuid4().hex}.partial"
             try:
-                with open_video() as reader:
+                with open_video() as reader, naming(entry):
                     _write_frames(partial, reader, times, resize)
                 partial.replace(entry)
             finally:

@@ -24,6 +24,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .whole_files import check_writable, written_whole
+
 # Class name -> (a_x, a_y, lag).
 MOTIONS: dict[str, tuple[float, float, float]] = {
     "Circle": (1, 1, np.pi / 2),
@@ -172,9 +174,11 @@ def generate(
 
     Raises:
         ValueError: for a size, frame rate, duration or number of videos that cannot be.
+        OSError: if the folder cannot be written to.
     """
     _check(size, frame_rate, durations, (num_training, num_validation, num_test))
     folder = Path(folder)
+    check_writable(folder, "folder")
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     database = {}
     for subset_index, count in enumerate((num_training, num_validation, num_test)):
@@ -193,7 +197,8 @@ def generate(
             database[video_id] = _annotate(scene, subset, num_frames, frame_rate)
     annotation_file = folder / "annotations.json"
     text = json.dumps({"version": "synthetic-1", "database": database}, indent=1, allow_nan=False)
-    annotation_file.write_text(text + "\n", encoding="utf-8")
+    with written_whole(annotation_file) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
     return annotation_file
 
 
@@ -416,7 +421,7 @@ def write_video(path: Path, frames: Iterator[np.ndarray], *, frame_rate: float, 
     """Writes uint8 frames `[H, W, 3]` as H.264, with the same bytes each time on the same machine."""
     # The same bytes each time: one thread, and no "crf", whose macroblock tree differs from run to
     # run in frames as small as these.
-    with av.open(str(path), "w") as container:
+    with written_whole(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"

@@ -21,6 +21,7 @@ from ..data.durations import known_durations, with_duration
 from ..data.file_names import distinct_names, safe_name
 from ..data.hub_annotations import METADATA_FILES
 from ..data.time_units import MAX_LOST, check_times
+from ..data.whole_files import naming
 from ..video_reader import VideoReadError
 from .dataset_card import HubDataset, dataset_card, dataset_features
 from .listed_files import listed_files
@@ -134,12 +135,16 @@ def write_dataset(
         for split, videos in dataset.splits.items():
             names = _file_names(videos)
             for video, file_name in zip(videos, names, strict=True):
-                _place(video.local_path(), partial / split / file_name)
+                source = video.local_path()
+                with naming(folder):
+                    _place(source, partial / split / file_name)
             rows = [_row(video, file_name, dataset.label_names) for video, file_name in zip(videos, names, strict=True)]
-            _write_metadata(rows, partial / split / dataset.metadata_file)
+            with naming(folder):
+                _write_metadata(rows, partial / split / dataset.metadata_file)
         card = dataset_card(dataset, name, repo_id=repo_id, license=license)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.rename(folder)
+        with naming(folder):
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..data.whole_files import naming
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..video_processing_re2tal import Re2TALVideoProcessor
 
@@ -103,8 +106,7 @@ def save_graph(program: torch.export.ExportedProgram, path: str | Path, file_for
     """
     check_format(file_format)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with naming(path), _new_folder(path.parent) as folder:
         target = Path(folder) / path.name
         if file_format == "onnx":
             onnx_program = torch.onnx.export(
@@ -113,9 +115,19 @@ def save_graph(program: torch.export.ExportedProgram, path: str | Path, file_for
             assert onnx_program is not None
             onnx_program.save(target)
         else:
-            torch.export.save(program, target)
+            # Into memory first: where it cannot write, PyTorch 2.14 ends the process.
+            whole = io.BytesIO()
+            torch.export.save(program, whole)
+            target.write_bytes(whole.getbuffer())
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)
+
+
+@contextlib.contextmanager
+def _new_folder(parent: Path) -> Iterator[str]:
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield folder
 
 
 def load_graph(path: str | Path, file_format: str = "torch") -> Callable[[Tensor, Tensor], Sequence[Tensor]]:

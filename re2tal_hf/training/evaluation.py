@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import evaluate
 import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from ..class_scores import ClassScores
 from ..data.annotation_set import AnnotatedVideo, AnnotationSet
 from ..data.subsets import check_actions
+from ..metrics.tal_map.tal_map import TalMap
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_reader import VideoReadError
 from .processes import Processes, on_every_process
@@ -87,7 +87,6 @@ def mean_average_precision(
     check_actions(annotations, "that is measured")
     names = annotations.label_names
     ids = {name: index for index, name in enumerate(names)}
-    metric = evaluate.load(str(resources.files("re2tal_hf") / "metrics" / "tal_map"))
     references = [
         {"video_id": v.video_id, "segments": v.segments.tolist(), "labels": list(v.labels)} for v in annotations.videos
     ]
@@ -102,6 +101,9 @@ def mean_average_precision(
         # A class that the annotations do not have counts neither way.
         for rows in [[row for row in detections.get(video.video_id, []) if row["label"] in ids]]
     ]
-    result = metric.compute(predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds))
+    # By itself it would write to HF_HOME, which need not be possible.
+    with tempfile.TemporaryDirectory() as folder:
+        metric = TalMap(keep_in_memory=True, cache_dir=folder)
+        result = metric.compute(predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds))
     result["per_class"] = {names[index]: value for index, value in result["per_class"].items()}
     return result

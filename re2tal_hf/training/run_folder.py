@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import pickle
 import shutil
 import zipfile
@@ -30,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from ..data.detection_files import Detections, write_submission
+from ..data.whole_files import check_writable, naming, written_whole
 from .arguments import Recipe, load_recipe
 from .recipe_yaml import read_yaml, write_yaml
 
@@ -50,6 +50,7 @@ FREE_FIELDS = PLACES | {
     "licence",
     "data.max_unreadable",
     "data.max_unlearnable",
+    "training.max_skipped_steps",
     "training.pretrained_license",
     "training.save_epochs",
     "training.trackers",
@@ -96,7 +97,7 @@ class RunFolder:
         return (self.path / RECIPE).exists()
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """Compares the recipe with that of the run in the folder, if there is one; changes nothing.
+        """Compares the recipe with that of the run in the folder, if there is one; changes nothing and leaves nothing.
 
         Args:
             recipe: Of the run that is about to be.
@@ -104,7 +105,9 @@ class RunFolder:
 
         Raises:
             RunFolderError: if the folder holds another run, or files of one without its recipe, or should hold one.
+            OSError: if it cannot be written to.
         """
+        check_writable(self.path)
         kept = self._read_recipe()
         if kept is None:
             if resume:
@@ -138,15 +141,27 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{log} is damaged ({error}): restore it, or choose another folder.") from error
 
-    def read_metrics(self) -> dict[str, Any] | None:
-        """Returns the metrics of `last/`; None without it."""
-        path = self._complete(LAST) / METRICS
+    def read_metrics(self, name: str, criterion: str = "") -> dict[str, Any] | None:
+        """Returns the metrics of `best/` or `last/`; None without it.
+
+        Args:
+            name: Of the folder.
+            criterion: A metric that must be there.
+
+        Raises:
+            RunFolderError: if they are damaged.
+        """
+        path = self._complete(name) / METRICS
         if not path.exists():
             return None
+        fix = f"delete {path.parent} to have it made anew"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            metrics = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RunFolderError(f"{path} is damaged ({error}): delete {path.parent} to have it made anew.") from error
+            raise RunFolderError(f"{path} is damaged ({error}): {fix}.") from error
+        if not isinstance(metrics, dict) or (criterion and not isinstance(metrics.get(criterion), int | float)):
+            raise RunFolderError(f"{path} is damaged (it has no number {criterion!r}): {fix}.")
+        return metrics
 
     def claim(self) -> None:
         """Makes the folder, takes it for this process, and clears away what a kill left half-done.
@@ -154,8 +169,9 @@ class RunFolder:
         Raises:
             RunFolderError: if another process trains in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        with naming(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
         for name in (*MODELS, CHECKPOINT):
             folder, complete = self.path / name, self._complete(name)
             if complete != folder:
@@ -186,21 +202,24 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file that is complete whenever it is there."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.path / name)
+        with written_whole(self.path / name) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def write_folder(self, name: str, write: Callable[[Path], None]) -> None:
         """Lets `write` fill a new folder and puts it in the place of the one of this name."""
         folder = self.path / name
         partial, old = (folder.with_name(f"{name}.{ending}") for ending in ("partial", "old"))
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        write(partial)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
+        try:
+            with naming(folder):
+                partial.mkdir()
+                write(partial)
+                if folder.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    folder.rename(old)
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
     def write_checkpoint(self, parts: Mapping[str, Any]) -> None:
@@ -211,6 +230,11 @@ class RunFolder:
                 torch.save(part, folder / name)
 
         self.write_folder(CHECKPOINT, write)
+
+    def replace_in_checkpoint(self, name: str, part: Any) -> None:
+        """Writes one file of the checkpoint anew."""
+        with written_whole(self.path / CHECKPOINT / name) as partial:
+            torch.save(part, partial)
 
     def read_checkpoint(self, name: str) -> Any:
         """Reads one file of the checkpoint.

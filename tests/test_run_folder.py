@@ -28,6 +28,8 @@ MOMENTS = [
     "rename recipe.yaml.partial",
     "rename log.jsonl.partial",
     "open last.partial/metrics.json",
+    "half of checkpoint/progress.pkl.partial",
+    "rename checkpoint/progress.pkl.partial",
     "rename last",
     "rename last.partial",
     "rename best.partial",
@@ -255,9 +257,10 @@ def test_one_process_trains_in_a_folder(tmp_path):
     assert forks.wait(forks.start(RunFolder(folder).claim, output)) == 0
 
 
-def test_a_dozen_kills():
-    command = [sys.executable, Path(__file__).with_name("killed_training.py"), "12", "training.epochs=2", "--named"]
+def test_kills_at_named_moments():
+    script, kills = Path(__file__).with_name("killed_training.py"), str(len(MOMENTS))
+    command = [sys.executable, script, kills, "training.epochs=2", "--named"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *MOMENTS], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "12 of 12 ended as the run without a kill"
+    assert done.stdout.splitlines()[-1] == f"{kills} of {kills} ended as the run without a kill"

@@ -158,31 +158,15 @@ def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
     assert all(name.startswith("head.") for name in changed)
 
 
-def nan_loss(trainer):
-    trainer.plain_model.criterion.normalizer.fill_(torch.nan)
-
-
-def nan_gradient(trainer):
-    trainer.plain_model.head.boundary.predictor.bias.register_hook(lambda gradient: gradient * torch.nan)
-
-
 def nan_average(trainer):
     trainer.average.n_averaged += 1  # the first update would copy the model
     trainer.average.module.head.boundary.predictor.bias.data.fill_(torch.nan)
 
 
-@pytest.mark.parametrize(
-    ("break_it", "error", "message"),
-    [
-        (nan_loss, FloatingPointError, "The loss is nan at update 0.*learning_rate"),
-        (nan_gradient, FloatingPointError, "norm of the gradients is nan at update 0"),
-        (nan_average, NotFiniteError, "validation_000.*segments are not finite"),
-    ],
-)
-def test_a_model_that_is_not_finite_stops_the_run(break_it, error, message, places, tmp_path):
+def test_a_model_that_is_not_finite_stops_the_run(places, tmp_path):
     trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places, "training.epochs=1"]), tmp_path / "a")
-    break_it(trainer)
-    with pytest.raises(error, match=message):
+    nan_average(trainer)
+    with pytest.raises(NotFiniteError, match="validation_000.*segments are not finite"):
         trainer.run()
     assert not (tmp_path / "a/best").exists() and not (tmp_path / "a/last").exists()
 

@@ -28,7 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     if name.replace("-", "_") not in known:
         print(f"{USAGE}\nre2tal: error: {name!r} is none of the commands: {', '.join(known)}.", file=sys.stderr)
         return 2
-    return importlib.import_module(f"re2tal_hf.commands.{name.replace('-', '_')}").main(rest)
+    try:
+        return importlib.import_module(f"re2tal_hf.commands.{name.replace('-', '_')}").main(rest)
+    except KeyboardInterrupt:  # while it is imported
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..training.arguments import recipe_names
 from ..training.own_files import import_files
 from ..training.run_folder import complete_folder
-from ._errors import expected, quiet_without_reader, unexpected
+from ._errors import expected, quiet_without_reader, stopped, unexpected
 
 Options = argparse.Namespace
 # Of the other processes, before one that fails says so itself.
@@ -45,7 +45,7 @@ def run_command(
 
     Returns:
         The exit code: that of `run`, or 1 after a user's error, which is one line on stderr, and after one of ours,
-        which is three and a file.
+        which is three and a file; 130 after Ctrl-C, and 143 after the SIGTERM that ends a training, each one line.
 
     Raises:
         SystemExit: of argparse, with 0 after `--help` and 2 where the arguments are not understood; with 141 where
@@ -78,6 +78,8 @@ def run_command(
         with quiet_without_reader():
             import_files(options.imports)
             return run(options)
+    except KeyboardInterrupt as interrupt:
+        return stopped(interrupt)
     except Exception as error:
         if options.traceback:
             raise

@@ -21,6 +21,7 @@ from .. import __name__ as PACKAGE
 from .. import __path__ as package_path
 from ..data.readable_videos import UnreadableVideosError
 from ..publishing.upload import UploadError
+from ..training.interruption import exit_code
 from ..version import __version__
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HTTPError, UploadError, UnreadableVideosError)
@@ -75,6 +76,15 @@ def unexpected(error: Exception, command: str, arguments: Sequence[str]) -> str:
     except OSError as reason:
         return f"{report}\n{said} No report could be kept: {reason}."
     return f"{said} Its traceback, the arguments and the versions, for whom you ask about it, are in\n{kept.name}"
+
+
+def stopped(interrupt: KeyboardInterrupt) -> int:
+    """Says, in one of the processes, that a signal has ended the command; returns the exit code."""
+    # Lets go of progress bars, each of which then ends its line.
+    traceback.clear_frames(interrupt.__traceback__)
+    if os.environ.get("RANK", "0") == "0":
+        print(str(interrupt) or "Stopped by Ctrl-C.", file=sys.stderr)
+    return exit_code(interrupt)
 
 
 def _report(error: Exception, command: str) -> str:

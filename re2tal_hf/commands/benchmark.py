@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -164,7 +165,16 @@ def _peak(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
 def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
     """Returns the MiB that a step adds at its peak to a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_peak, build, parameters, threads).result()
+        # Ctrl-C reaches both, and the other would show a traceback: it inherits that it pays no heed.
+        heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        measured = process.submit(_peak, build, parameters, threads)
+        signal.signal(signal.SIGINT, heed)
+        try:
+            return measured.result()
+        except KeyboardInterrupt:
+            for other in multiprocessing.active_children():
+                other.terminate()
+            raise
 
 
 def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> None:

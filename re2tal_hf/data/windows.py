@@ -38,8 +38,8 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     fits into one window gives a crop of a share of `crop_ratio` of itself. Windows shorter than
     `processor.num_frames` are padded and masked.
 
-    An item is `frames`, uint8 `[T, C, H, W]`, T up to `processor.num_frames`, and `labels`, a dict of
-    `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`. It depends on the seed, the
+    An item is `frames`, uint8 `[T, C, H, W]`, T up to `processor.num_frames`, `labels`, a dict of
+    `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`, and `video_id`. It depends on the seed, the
     epoch and the index only, not on the number of workers. `processor.prepare` makes the model's
     input of the frames of a batch.
 
@@ -158,7 +158,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         frames = self.frames.at(video, window.times)
         classes = labels["class_labels"].tolist()
         frames = self.augmentation(frames, self.processor.frame_size, labels=classes, generator=generator)
-        return {"frames": frames, "labels": labels}
+        return {"frames": frames, "labels": labels, "video_id": video.video_id}
 
     def draw_window(self, video: AnnotatedVideo, generator: torch.Generator) -> tuple[Window, dict[str, Tensor]]:
         """Draws a window of a video and finds the actions in it, without decoding anything.
@@ -263,15 +263,15 @@ def collate(items: Sequence[dict[str, Any]], processor: Re2TALVideoProcessor | N
     """Puts items of `TrainingWindows` or `ClipWindows` into a batch.
 
     Args:
-        items: `frames` and `labels`.
+        items: `frames`, `labels` and `video_id`.
         processor: Where given it prepares the frames here, for a loop that hands its batches to the model as they are:
             `transformers.Trainer(..., data_collator=partial(collate, processor=processor))`. Ours prepares them on the
             model's device.
 
     Returns:
-        `frames`, a list of uint8 `[T, C, H, W]`, or what `processor.prepare` makes of it; and `labels`, stacked where
-        they are tensors (of clips), else a list.
+        `frames`, a list of uint8 `[T, C, H, W]`, with `video_ids`, or what `processor.prepare` makes of them; and
+        `labels`, stacked where they are tensors (of clips), else a list.
     """
-    frames, labels = ([item[name] for item in items] for name in ("frames", "labels"))
-    batch = {"frames": frames} if processor is None else processor.prepare(frames)
+    frames, labels, video_ids = ([item[name] for item in items] for name in ("frames", "labels", "video_id"))
+    batch = {"frames": frames, "video_ids": video_ids} if processor is None else processor.prepare(frames)
     return {**batch, "labels": torch.stack(labels) if isinstance(labels[0], Tensor) else labels}

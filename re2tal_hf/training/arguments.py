@@ -98,6 +98,8 @@ class OptimizationArguments:
         weight_decay: For weights of linear and convolution layers; none for norms, biases, tables.
         warmup_epochs: Linear warm-up.
         max_gradient_norm: Gradients are clipped to this norm; 0 or none for no clipping.
+        max_skipped_steps: Most steps in a row that are skipped, because their loss or gradients are not finite, with
+            which a run goes on.
         ema_decay: Decay of the moving average of the weights, which is what gets evaluated and saved; none for the
             weights themselves.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
@@ -108,7 +110,7 @@ class OptimizationArguments:
             repository that is not the publisher's.
         pretrained_partial: Take of these weights what fits and begin the rest anew, where by default weights that do
             not fit the whole backbone, or belong to one that computes something else, are an error.
-        save_epochs: A checkpoint to resume from every so many epochs.
+        save_epochs: A checkpoint to resume from every so many epochs, and before every evaluation.
         trackers: Experiment trackers by their names in Accelerate.
     """
 
@@ -121,6 +123,7 @@ class OptimizationArguments:
     weight_decay: Annotated[float, RATE] = 0.05
     warmup_epochs: Annotated[float, EPOCHS] = 5.0
     max_gradient_norm: Annotated[float | None, NOT_NEGATIVE] = 1.0
+    max_skipped_steps: Annotated[int, NOT_NEGATIVE] = 10
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     pretrained_backbone: str | None = None

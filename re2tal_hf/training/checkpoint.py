@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.optim.swa_utils import AveragedModel
 
+from .epoch import EpochSoFar
 from .processes import on_main_process
 from .random_states import random_states, restore_random_states
 from .run_folder import CHECKPOINT, RunFolder, RunFolderError, differences
@@ -25,21 +26,25 @@ class Progress:
 
     Attributes:
         epoch: Epochs done.
-        updates: Updates done, as many an epoch as the present number of processes makes.
+        updates: Updates done or skipped, as many an epoch as the present number of processes makes.
+        skipped: Updates skipped since the last that was made.
         best: The criterion of the best model.
         seconds: Time spent in training.
         epochs: Epochs that the run is to have; 0 before it has begun.
         log: The entries of the run folder's log.
+        unmeasured: The entry of an epoch that is trained and not evaluated yet; None otherwise.
         extensions: After which epoch `training.epochs` was raised, from what to what.
     """
 
     def __init__(self) -> None:
         self.epoch = 0
         self.updates = 0
+        self.skipped = 0
         self.best = -1.0
         self.seconds = 0.0
         self.epochs = 0
         self.log: list[dict[str, Any]] = []
+        self.unmeasured: dict[str, Any] | None = None
         self.extensions: list[dict[str, int]] = []
 
 
@@ -54,6 +59,8 @@ class RunState:
         average: The moving average of the model; None without one.
         data: By what to tell whether a run is on the same data; see `identify_data`.
         progress: How far the run is.
+        epoch: How far this process is in the present epoch.
+        saved: `place()` of the checkpoint; empty without one.
     """
 
     accelerator: Accelerator
@@ -62,12 +69,27 @@ class RunState:
     average: AveragedModel | None
     data: dict[str, Any]
     progress: Progress = field(default_factory=Progress)
+    epoch: EpochSoFar = field(default_factory=EpochSoFar)
+    saved: str = ""
+
+    def num_bytes(self) -> int:
+        """Returns about how much a checkpoint and a saved model take on disk."""
+        models = [self.model, self.model] + ([] if self.average is None else [self.average])
+        tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+        moments = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return sum(tensor.nbytes for tensor in [*tensors, *moments, *moments])
 
     def save(self, folder: RunFolder) -> None:
         """Writes the checkpoint of a run folder; to be called on all processes."""
         # One process writes for all: no other has to see its disk, and nothing is renamed before all is written.
         states = gather_object([self._process_state()])
         on_main_process(self.accelerator, lambda: self._write(folder, states))
+        self.saved = self.place()
+
+    def save_progress(self, folder: RunFolder) -> None:
+        """Writes anew what has changed since `save` without a step; to be called on all processes."""
+        on_main_process(self.accelerator, lambda: folder.replace_in_checkpoint(PROGRESS, self._progress()))
+        self.saved = self.place()
 
     def load(self, folder: RunFolder, parts: dict[str, Any]) -> None:
         """Puts back what `read_checkpoint` returned.
@@ -82,20 +104,39 @@ class RunState:
                 path = folder.path / CHECKPOINT / name
                 raise RunFolderError(f"{path} does not fit the recipe's model: {error}") from error
         kept, processes = parts[PROGRESS], self.accelerator.num_processes
-        vars(self.progress).update({name: kept[name] for name in vars(self.progress)})
+        # Runs of earlier versions lack some of it.
+        vars(self.progress).update({name: kept[name] for name in vars(self.progress) if name in kept})
+        states = [parts[_RANDOM_STATES.format(process)] for process in range(kept["processes"])]
+        epochs = [EpochSoFar(**state.get("epoch", {})) for state in states]
         if kept["processes"] == processes:
-            self._restore_process(parts[_RANDOM_STATES.format(self.accelerator.process_index)])
-        elif self.accelerator.is_main_process:
-            logger.warning(
-                "The run goes on with %d processes in place of %d: its random numbers are others from here on.",
-                processes, kept["processes"],
-            )  # fmt: skip
+            self._restore_process(states[self.accelerator.process_index])
+            self.epoch = epochs[self.accelerator.process_index]
+        else:
+            self.epoch = EpochSoFar.of_others(epochs, processes, self.accelerator.gradient_accumulation_steps)
+            if self.accelerator.is_main_process:
+                logger.warning(
+                    "The run goes on with %d processes in place of %d: its random numbers are others from here on.",
+                    processes, kept["processes"],
+                )  # fmt: skip
+        self.saved = self.place()
+
+    def place(self) -> str:
+        """Returns where the run is, in words that follow "goes on"."""
+        progress = self.progress
+        of = f" of {progress.epochs}" if progress.epochs else ""
+        if steps := self.epoch.steps:
+            return f"after {steps} {'step' if steps == 1 else 'steps'} of epoch {progress.epoch + 1}{of}"
+        return f"{'with the evaluation ' if progress.unmeasured else ''}after epoch {progress.epoch}{of}"
 
     def _write(self, folder: RunFolder, process_states: list[dict[str, Any]]) -> None:
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
         parts |= {_RANDOM_STATES.format(process): state for process, state in enumerate(process_states)}
-        progress = {**vars(self.progress), "data": self.data, "files": list(parts), "processes": len(process_states)}
-        folder.write_checkpoint({**parts, PROGRESS: progress})
+        folder.write_checkpoint({**parts, PROGRESS: self._progress()})
+
+    def _progress(self) -> dict[str, Any]:
+        processes = self.accelerator.num_processes
+        files = [*self._stateful(), *map(_RANDOM_STATES.format, range(processes))]
+        return {**vars(self.progress), "data": self.data, "files": files, "processes": processes}
 
     def _stateful(self) -> dict[str, Any]:
         """What a checkpoint holds of the run as a whole, by file name."""
@@ -115,6 +156,7 @@ class RunState:
             **random_states(self.accelerator.device),
             "errors": errors,
             "switch": dict(vars(backbone.backprop_switch)),
+            "epoch": vars(self.epoch),
         }
 
     def _restore_process(self, state: dict[str, Any]) -> None:

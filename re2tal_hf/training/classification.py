@@ -38,6 +38,7 @@ class ClassificationTrainer(Trainer):
 
     criterion = "top1"
     model_class = Re2TALForVideoClassification
+    usage = "re2tal train --recipe RECIPE training.pretrained_backbone={model}"
 
     def read_data(self) -> None:
         data, distillation = self.recipe.data, self.recipe.distillation

@@ -27,6 +27,7 @@ class LocalizationTrainer(Trainer):
 
     criterion = "map"
     model_class = Re2TALForTemporalActionLocalization
+    usage = "re2tal predict --model {model} VIDEO"
 
     def read_data(self) -> None:
         data = self.recipe.data

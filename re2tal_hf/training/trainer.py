@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
+import signal
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.durations import known_durations
 from ..data.timeline_index import TimelineIndex
+from ..data.whole_files import check_room
 from ..data.windows import TrainingWindows, collate
 from ..licensing.origins import permitted_origin, start_line
 from ..modeling_pretrained import Re2TALPreTrainedModel
@@ -33,12 +35,17 @@ from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe
 from .checkpoint import PROGRESS, RunState, read_checkpoint
 from .coupling_schedule import coupling_at
+from .data_table import data_table
+from .epoch import EpochSoFar, batches_after
+from .finite_updates import ADVICE, DivergedError, FiniteUpdates
+from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the_training
 from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .pretrained import full_name
 from .processes import Result, meeting_point, on_every_process, on_main_process
+from .random_states import random_states, restore_random_states
 from .rehearsal import check_machine, rehearse
-from .run_folder import BEST, LAST, RunFolder, comparable, differences
+from .run_folder import BEST, LAST, MODELS, RunFolder, comparable, differences
 from .run_record import describe_run, identify_data
 
 logger = logging.getLogger(__name__)
@@ -62,6 +69,7 @@ class Trainer(ABC):
     Attributes:
         criterion: Name of the metric by which the best model is chosen.
         model_class: The task's model.
+        usage: The command that uses a model, with a place for its folder.
         timelines: Of the videos.
         training_set, validation_set: What is trained on, and what the model is measured by.
 
@@ -72,6 +80,7 @@ class Trainer(ABC):
 
     criterion: ClassVar[str]
     model_class: ClassVar[type[Re2TALPreTrainedModel]]
+    usage: ClassVar[str]
     training_set: AnnotationSet
     validation_set: AnnotationSet
 
@@ -119,6 +128,8 @@ class Trainer(ABC):
         self._prepare()
         self._on_main(self.run_folder.claim)
         self.finished = self._on_main(self._read_finished)
+        if self.finished is None:
+            self._on_main(lambda: check_room(self.run_folder.path, self.state.num_bytes()))
 
     def _on_all(self, function: Callable[[], Result]) -> Result:
         return on_every_process(self.accelerator, function)
@@ -198,6 +209,7 @@ class Trainer(ABC):
             shuffle=True,
             drop_last=len(self.windows) > batch_size * self.accelerator.num_processes,
             collate_fn=collate,
+            worker_init_fn=leave_signals_to_the_training,
             num_workers=self.recipe.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -213,58 +225,127 @@ class Trainer(ABC):
             self.average = AveragedModel(self.plain_model, multi_avg_fn=average)
         self.state = RunState(self.accelerator, self.plain_model, self.optimizer, self.average, self.data)
         self.progress = self.state.progress
+        self.updates = FiniteUpdates(
+            self.accelerator, self.plain_model, self.model, self.optimizer, arguments, self.progress
+        )
         if self.accelerator.process_index > 0:
             # All have drawn the same weights; dropout and drop path must differ from the first process's.
             set_seed(self.recipe.seed, device_specific=True)
 
     def run(self) -> dict[str, Any]:
-        """Trains to the end of the recipe and returns the last metrics."""
+        """Trains to the end of the recipe, says what came out of it, and returns the last metrics."""
         if self.finished is not None:
             epochs = self.recipe.training.epochs
             self.accelerator.print(f"The run in {self.run_folder.path} is finished: its {epochs} epochs are trained.")
+            self._on_main(self._say_outcome)
+            self.accelerator.print("To train it further, give the same command with more training.epochs.")
             return self.finished
+        with Interruption() as self.interruption:
+            try:
+                return self._run()
+            except Interrupted as told:
+                raise Interrupted(f"{told} {self._way_on()}", told.number) from None
+            except DivergedError:
+                raise
+            except Exception:
+                self.accelerator.print(self._way_on())
+                raise
+            finally:
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
+
+    def _way_on(self) -> str:
+        if not self.state.saved:
+            return f"Nothing is trained yet in {self.run_folder.path}: the same command starts from the beginning."
+        return f"The run in {self.run_folder.path} is saved: the same command goes on {self.state.saved}."
+
+    def _run(self) -> dict[str, Any]:
         goes_on = self.checkpoint is not None
         if self.checkpoint is not None:
             self._on_all(partial(self.state.load, self.run_folder, self.checkpoint))
             self.checkpoint = None
             # Another number of processes may have made other updates of the same epochs.
-            self.progress.updates = self.progress.epoch * self.updates_per_epoch
+            done = self.state.epoch.steps // self.recipe.training.gradient_accumulation
+            self.progress.updates = self.progress.epoch * self.updates_per_epoch + done
             self._follow_progress()
+        self.accelerator.print(data_table(self.windows, self.training_set, self.validation_set))
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             self.accelerator.init_trackers("tracking")
         metrics: dict[str, Any] = {}
-        first_epoch, epochs = self.progress.epoch, self.recipe.training.epochs
-        for epoch in range(first_epoch, epochs):
-            start = time.perf_counter()
+        if self.progress.unmeasured:
+            metrics = self._finish_epoch(self.progress.unmeasured)
+        for epoch in range(self.progress.epoch, self.recipe.training.epochs):
+            metrics = self._finish_epoch(self._train_and_save(epoch)) or metrics
+        if not metrics:
+            metrics = self._evaluate_and_save()
+        self._on_main(self._say_outcome)
+        self.accelerator.state.destroy_process_group()
+        return metrics
+
+    def _say_outcome(self) -> None:
+        """Where the best model lies, how good it is, and how to use it."""
+        for name in MODELS:
+            if metrics := self.run_folder.read_metrics(name, self.criterion):
+                model = self.run_folder.path / name
+                imports = "".join(f" --import {shlex.quote(file)}" for file in self.recipe.imports)
+                epochs = f"after epoch {metrics.get('epoch')} of {self.recipe.training.epochs}"
+                print(f"The model: {model}")
+                print(f"Its {self.criterion}: {metrics[self.criterion]:.4f}, {epochs}")
+                print(f"To use it: {self.usage.format(model=shlex.quote(str(model)))}{imports}")
+                return
+
+    def _train_and_save(self, epoch: int) -> dict[str, Any]:
+        """Trains what is left of an epoch, and saves it before it is evaluated; returns its entry of the log."""
+        with self.interruption.held():
             record = {"epoch": epoch + 1, **self._train_epoch(epoch)}
             self.progress.epoch = epoch + 1
-            self.progress.seconds += time.perf_counter() - start
             if self._evaluates_after(epoch + 1):
-                metrics = self._evaluate_and_save()
-                record |= {name: float(v) for name, v in metrics.items() if isinstance(v, float)}
-            self._on_main(partial(self._log, record))
-            if (epoch + 1) % self.recipe.training.save_epochs == 0 or epoch + 1 == epochs:
+                self.progress.unmeasured = record
                 self.state.save(self.run_folder)
-        if not any(self._evaluates_after(epoch + 1) for epoch in range(first_epoch, epochs)):
+        if self.progress.unmeasured:
+            self._stop_if_told()
+        return record
+
+    def _finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Evaluates where it is time to, and logs the epoch; returns the metrics, empty without an evaluation."""
+        metrics: dict[str, Any] = {}
+        if self._evaluates_after(self.progress.epoch):
             metrics = self._evaluate_and_save()
-        self.accelerator.end_training()
+            record |= {name: float(v) for name, v in metrics.items() if isinstance(v, float)}
+        with self.interruption.held():
+            self._on_main(partial(self._log, record))
+            if self.progress.unmeasured:
+                self.progress.unmeasured = None
+                self.state.save_progress(self.run_folder)
+            elif self.progress.epoch % self.recipe.training.save_epochs == 0 or self._told():
+                self.state.save(self.run_folder)
+        self._stop_if_told()
         return metrics
+
+    def _told(self) -> int:
+        """The signal that one of the processes has received, on all; 0 for none."""
+        return self.interruption.told(self.accelerator.device)
+
+    def _stop_if_told(self) -> None:
+        if number := self._told():
+            self.accelerator.state.destroy_process_group()
+            raise Interrupted(f"Stopped by {NAMES[signal.Signals(number)]}.", number)
 
     def _read_finished(self) -> dict[str, Any] | None:
         """Returns the metrics of a run that the folder holds complete."""
         folder, epochs = self.run_folder, self.recipe.training.epochs
         # The checkpoint of a finished run may have been deleted, to save its space.
-        done = self.checkpoint[PROGRESS]["epoch"] if self.checkpoint else folder.logged_epochs()
-        return folder.read_metrics() if 0 < epochs <= done else None
+        if self.checkpoint:
+            progress = self.checkpoint[PROGRESS]
+            done = 0 if progress.get("unmeasured") else progress["epoch"]
+        else:
+            done = folder.logged_epochs()
+        return folder.read_metrics(LAST, self.criterion) if 0 < epochs <= done else None
 
     def _record_start(self, goes_on: bool) -> None:
         """Writes down what is being trained, and says from where."""
         progress, folder, epochs = self.progress, self.run_folder, self.recipe.training.epochs
-        if goes_on:
-            self.accelerator.print(f"Going on with the run in {folder.path} after epoch {progress.epoch} of {epochs}.")
-        elif folder.holds_run:
-            self.accelerator.print(f"The run in {folder.path} has no checkpoint yet: it starts from the beginning.")
         if progress.epochs not in (0, epochs):
             progress.extensions.append({"after": progress.epoch, "from": progress.epochs, "to": epochs})
             logger.warning(
@@ -274,6 +355,10 @@ class Trainer(ABC):
                 epochs, progress.epochs, progress.epoch + 1, epochs,
             )  # fmt: skip
         progress.epochs = epochs
+        if goes_on:
+            self.accelerator.print(f"Going on with the run in {folder.path} {self.state.place()}.")
+        elif folder.holds_run:
+            self.accelerator.print(f"The run in {folder.path} has no checkpoint yet: it starts from the beginning.")
         folder.write_recipe(self.recipe)
         folder.write_log(progress.log)
 
@@ -289,57 +374,54 @@ class Trainer(ABC):
         # Accelerate hands the epoch to the sampler, and not in all cases to the data set.
         self.loader.set_epoch(epoch)
         self.windows.set_epoch(epoch)
-        sums: dict[str, float] = defaultdict(float)
-        bar = tqdm(
-            self.loader,
+        done, steps = self.state.epoch, len(self.loader)
+        start = time.perf_counter() - done.seconds
+        with tqdm(
             desc=f"epoch {epoch + 1}/{self.recipe.training.epochs}",
+            total=steps,
+            initial=done.steps,
             disable=not self.accelerator.is_local_main_process,
-        )
-        start = time.perf_counter()
-        for batch in bar:
-            losses = self._step(batch)
-            for name, value in losses.items():
-                sums[name] += value
-            bar.set_postfix(loss=f"{losses['loss']:.3f}", memory=f"{peak_memory():.0f} MiB")
-        steps = len(self.loader)
-        seconds = time.perf_counter() - start
-        everywhere = gather_object([sums])
-        means = {name: sum(found[name] for found in everywhere) / len(everywhere) / steps for name in sums}
-        return means | {
+        ) as bar:
+            for batch in batches_after(done.steps, self.loader, self.accelerator.device):
+                losses = self._step(batch)
+                done.add(losses)
+                if losses is not None:
+                    bar.set_postfix(loss=f"{losses['loss']:.3f}", memory=f"{peak_memory():.0f} MiB", refresh=False)
+                bar.update()
+                done.seconds = time.perf_counter() - start
+                if self.accelerator.sync_gradients and done.steps < steps:
+                    self._save_if_told()
+        self.state.epoch = EpochSoFar()
+        self.progress.seconds += done.seconds
+        if done.skipped == self.updates_per_epoch:
+            raise DivergedError(f"All steps of an epoch were skipped. {ADVICE}")
+        return done.means() | {
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "seconds_per_step": seconds / steps,
+            "seconds_per_step": done.seconds / steps,
             "peak_memory_mib": peak_memory(),
+            "skipped_steps": done.skipped,
             **self._describe_rewiring(),
         }
 
-    def _step(self, batch: dict[str, Any]) -> dict[str, float]:
-        arguments = self.recipe.training
+    def _save_if_told(self) -> None:
+        """Ends the run in the middle of an epoch, where it was told to."""
+        if self._told():
+            self.state.save(self.run_folder)
+            self._stop_if_told()
+
+    def _step(self, batch: dict[str, Any]) -> dict[str, float] | None:
+        video_ids = batch.pop("video_ids")
         # Frames come as uint8: a quarter of what floats would take between the processes and on the way to the GPU.
         batch |= self.processor.prepare(batch.pop("frames"))
-        with self.accelerator.accumulate(self.model):
-            losses = self.losses(batch)
-            self._check_finite("loss", losses["loss"])
-            self.accelerator.backward(losses["loss"])
-            if self.accelerator.sync_gradients and arguments.max_gradient_norm:
-                norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_gradient_norm)
-                # With fp16 the loss scaler leaves such an update out.
-                if self.accelerator.scaler is None:
-                    self._check_finite("norm of the gradients", norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+        losses = self.updates.step(lambda: self.losses(batch), video_ids)
         if self.accelerator.sync_gradients:
             self.progress.updates += 1
+            self.state.epoch.skipped += self.updates.skipped
             self._follow_progress()
-            if self.average is not None and not self.accelerator.optimizer_step_was_skipped:
+            kept = self.updates.skipped or self.accelerator.optimizer_step_was_skipped
+            if self.average is not None and not kept:
                 self.average.update_parameters(self.plain_model)
-        return {name: value.item() for name, value in losses.items()}
-
-    def _check_finite(self, name: str, value: Tensor) -> None:
-        if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"The {name} is {value.item()} at update {self.progress.updates}: lower "
-                "training.learning_rate, or use bf16 in place of fp16."
-            )
+        return losses
 
     @property
     def backbone_model(self) -> Any:
@@ -371,10 +453,14 @@ class Trainer(ABC):
         return model.eval()
 
     def _evaluate_and_save(self) -> dict[str, Any]:
+        # The training goes on as if nothing had been evaluated: from a checkpoint that was written before, too.
+        kept = random_states(self.accelerator.device)
         with self.accelerator.autocast():
             metrics, save = self.evaluate()
+        restore_random_states(kept, self.accelerator.device)
         metrics["epoch"] = self.progress.epoch
-        self._on_main(lambda: self._save(save, metrics))
+        with self.interruption.held():
+            self._on_main(lambda: self._save(save, metrics))
         return metrics
 
     def _save(self, save: Callable[[Path], None], metrics: dict[str, Any]) -> None:

@@ -1,0 +1,83 @@
+"""How far a process is in an epoch, and what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import skip_first_batches
+from accelerate.utils import gather_object
+
+from .random_states import random_states, restore_random_states
+
+
+@dataclass
+class EpochSoFar:
+    """What a process has trained of an epoch; nothing between two epochs.
+
+    Attributes:
+        steps: Batches, those skipped included.
+        counted: Those with finite losses.
+        skipped: Updates that were skipped.
+        seconds: Time spent.
+        losses: Sums over the steps that count, by name.
+    """
+
+    steps: int = 0
+    counted: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def add(self, losses: dict[str, float] | None) -> None:
+        """Counts a step; `losses` is None where they are not finite."""
+        self.steps += 1
+        if losses is not None:
+            self.counted += 1
+            for name, value in losses.items():
+                self.losses[name] = self.losses.get(name, 0.0) + value
+
+    @classmethod
+    def of_others(cls, parts: Sequence[EpochSoFar], processes: int, multiple: int) -> EpochSoFar:
+        """Returns what a process has trained where another number of processes has.
+
+        Args:
+            parts: Of those.
+            processes: How many there are now; they share the windows out in the same order.
+            multiple: Steps of an update; no update is begun.
+        """
+        steps = parts[0].steps * len(parts) // processes // multiple * multiple
+        share = steps / max(parts[0].steps, 1)
+        return cls(
+            steps=steps,
+            counted=round(parts[0].counted * share),
+            skipped=round(parts[0].skipped * share),
+            seconds=parts[0].seconds,
+            losses={name: sum(p.losses[name] for p in parts) / len(parts) * share for name in parts[0].losses},
+        )
+
+    def means(self) -> dict[str, float]:
+        """Returns the losses as means over the steps that count and over the processes; to be called on all."""
+        everywhere = gather_object([self.losses])
+        return {name: sum(sums[name] for sums in everywhere) / len(everywhere) / self.counted for name in self.losses}
+
+
+def batches_after(steps: int, loader: Any, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yields what is left of an epoch after so many steps, with the random states left as they are.
+
+    Args:
+        steps: Of this process.
+        loader: Prepared by Accelerate, and told the epoch.
+        device: Whose random state counts, too.
+    """
+    if steps == 0:
+        yield from loader
+        return
+    kept = random_states(device)
+    for number, batch in enumerate(skip_first_batches(loader, steps)):
+        if number == 0:
+            # A loader draws a number when it begins, as it did when the epoch began.
+            restore_random_states(kept, device)
+        yield batch

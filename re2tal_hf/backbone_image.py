@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from .reversible import Stage
 from .rewiring import Architecture, register_backbone
-from .value_checks import BELOW_ONE, COUNT, POSITIVE, Range
+from .value_checks import BELOW_ONE, MAX_LAYERS, Range, one_line, shown
 
 
 @register_backbone
@@ -35,15 +36,15 @@ class ImageNetwork(Architecture):
         temporal_shift: Annotated[float, Range(0, 0.5)] = 0.0,
         drop_path_rate: Annotated[float, BELOW_ONE] = 0.0,
         drop_rate: Annotated[float, BELOW_ONE] = 0.0,
-        img_size: Annotated[int | list[int] | None, COUNT] = None,
-        patch_size: Annotated[int | None, COUNT] = None,
-        layers: Annotated[list[int] | None, COUNT] = None,
-        depths: Annotated[list[int] | None, COUNT] = None,
-        dims: Annotated[list[int] | None, COUNT] = None,
-        depth: Annotated[int | None, COUNT] = None,
-        embed_dim: Annotated[int | None, COUNT] = None,
-        num_heads: Annotated[int | None, COUNT] = None,
-        depth_multiplier: Annotated[float | None, POSITIVE] = None,
+        img_size: Annotated[int | None, Range(1, 2048)] = None,
+        patch_size: Annotated[int | None, Range(1, 256)] = None,
+        layers: Annotated[list[int] | None, Range(1, MAX_LAYERS, length=4)] = None,
+        depths: Annotated[list[int] | None, Range(1, MAX_LAYERS, length=4)] = None,
+        dims: Annotated[list[int] | None, Range(1, 2**13, length=4)] = None,
+        depth: Annotated[int | None, Range(1, MAX_LAYERS)] = None,
+        embed_dim: Annotated[int | None, Range(1, 2**13)] = None,
+        num_heads: Annotated[int | None, Range(1, 2**13)] = None,
+        depth_multiplier: Annotated[float | None, Range(0.1, 16)] = None,
     ) -> nn.Module:
         """Builds a network without classifier.
 
@@ -64,22 +65,25 @@ class ImageNetwork(Architecture):
             depth_multiplier: Of the number of blocks of an EfficientNet, as far as timm has the variant take it.
 
         Raises:
-            ValueError: if the variant is none of timm's, or of a kind that is not supported, or a setting is unknown.
+            ValueError: if the variant is of a kind that is not supported, or does not take a size.
             ImportError: if timm is not installed.
         """
         timm = import_timm()
-        if not timm.is_model(variant):
-            near = difflib.get_close_matches(variant, timm.list_models(), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; timm.list_models() names them."
-            raise ValueError(f"backbone_config['variant'] is {variant!r}, which timm does not have{hint}")
         sizes = {
             "img_size": img_size, "patch_size": patch_size, "layers": layers, "depths": depths, "dims": dims,
             "depth": depth, "embed_dim": embed_dim, "num_heads": num_heads, "depth_multiplier": depth_multiplier,
         }  # fmt: skip
         settings = {name: value for name, value in sizes.items() if value is not None}
-        model = timm.create_model(
-            variant, num_classes=0, drop_path_rate=drop_path_rate, drop_rate=drop_rate, **settings
-        )
+        try:
+            model = timm.create_model(
+                variant, num_classes=0, drop_path_rate=drop_path_rate, drop_rate=drop_rate, **settings
+            )
+        except (AssertionError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+            given = ", ".join(f"{name}={value}" for name, value in settings.items())
+            raise ValueError(
+                f"backbone_config of 'image': {variant} cannot be built with {given or 'its own sizes'}: "
+                f"{one_line(error)}."
+            ) from error
         if not self.describes(type(model)):
             raise ValueError(
                 f"backbone_config['variant'] is {variant!r}, a {type(model).__name__}: it has no rewiring."
@@ -88,6 +92,16 @@ class ImageNetwork(Architecture):
             model.patch_embed.strict_img_size = False  # positions are interpolated
         model.temporal_shift = temporal_shift
         return model
+
+    def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
+        """As of every family; the variant must be one of timm's, where timm can say so."""
+        super().check(settings, where)
+        if (variant := settings.get("variant")) is None or find_spec("timm") is None:
+            return
+        if not (timm := import_timm()).is_model(variant):
+            near = difflib.get_close_matches(variant, timm.list_models(), 1)
+            hint = f"did you mean {near[0]!r}?" if near else "timm.list_models() names them."
+            raise ValueError(f"{where}variant is {shown(variant)}, which timm does not have; {hint}")
 
     def describes(self, model_class: type[nn.Module]) -> bool:
         """Whether it is a class of timm's that can be taken apart."""

@@ -103,6 +103,13 @@ def test_a_model_of_timms_is_rewired_in_place():
         ({"variant": "vit_small_plus_patch16_dinov3", "no_such": 1}, "no_such"),
         ({"variant": "resnet18", "depth": 3}, "depth"),
         ({"variant": "hf-hub:somebody/model"}, "variant"),
+        ({"variant": "resnet50d.a1_in1k", "temporal_shift": 0.7}, "temporal_shift"),
+        ({"variant": 5}, "variant"),
+        ({"variant": "resnet18", "layers": [2, 0, 2, 2]}, "layers"),
+        ({"variant": "convnext_atto", "depths": [2, 2, 2, 2], "dims": [8, 16, 32]}, "dims"),
+        ({"variant": "vit_tiny_patch16_224", "embed_dim": 50, "num_heads": 3}, "num_heads"),
+        ({"variant": "vit_tiny_patch16_224", "depth": 10**6}, "depth"),
+        ({"variant": "tf_efficientnet_lite0", "depth_multiplier": 1e9}, "depth_multiplier"),
     ],
 )
 def test_what_cannot_be_is_named(settings, named):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .head_layers import standardize, zero_padding
 from .registry import Registry
+from .value_checks import check_value, shown
 
 Padding = Literal["isolated", "opentad", "actionformer"]
 AnyHead = TypeVar("AnyHead", bound=type[nn.Module])
@@ -61,9 +62,17 @@ def register_head(name: str, *, loss: type[nn.Module], paper: str | None = None)
         TypeError: if head or loss lacks a method.
         ValueError: if another head has the name.
     """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name is {shown(name)}; it must be a text, the model_type of the head.")
+    check_value("paper", paper, str | None)
 
     def register(head: AnyHead) -> AnyHead:
-        for part, methods in ((head, ("initialize_weights",)), (loss, ("initialize_weights", "can_learn"))):
+        for what, part, methods in (
+            ("head", head, ("initialize_weights",)),
+            ("loss", loss, ("initialize_weights", "can_learn")),
+        ):
+            if not isinstance(part, type):
+                raise TypeError(f"{what} is {shown(part)}; it must be a class, which register_head({name!r}) builds.")
             if missing := [method for method in methods if not callable(getattr(part, method, None))]:
                 raise TypeError(f"{part.__name__} has no {missing[0]}(), which register_head({name!r}) needs.")
         HEADS.register(name, head, RegisteredHead(head, loss, paper))

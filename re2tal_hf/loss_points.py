@@ -16,6 +16,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from .head import LocalizationHeadOutput
 from .loss_normalization import NormalizedLoss
+from .model_inputs import check_labels
 from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE
 
 SAME_LENGTH = 1e-3
@@ -226,29 +227,16 @@ def checked_targets(
     With one class all labels are 0, whatever was given.
 
     Raises:
-        ValueError: if they do not fit the batch, each other or the classes.
+        TypeError, ValueError: if they do not fit the batch, each other or the classes; see `check_labels`.
     """
-    if len(targets) != batch:
-        raise ValueError(f"{len(targets)} targets for a batch of {batch}; give one each.")
-    checked = []
-    for index, target in enumerate(targets):
-        segments = at_least_float32(target["segments"]).to(device)
-        labels = target["class_labels"]
-        if segments.shape != (len(labels), 2):
-            raise ValueError(
-                f"targets[{index}]: segments {tuple(segments.shape)} and class_labels "
-                f"{tuple(labels.shape)} must be [N, 2] and [N]."
-            )
-        if num_labels == 1:
-            labels = torch.zeros_like(labels)
-        elif labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
-            raise ValueError(
-                f"targets[{index}]: class_labels must lie in 0..{num_labels - 1}, got "
-                f"{int(labels.min())}..{int(labels.max())}; set num_labels to the classes of "
-                "the annotations."
-            )
-        checked.append((segments, labels.to(device)))
-    return checked
+    check_labels("targets", targets, batch, num_labels)
+    return [
+        (
+            at_least_float32(target["segments"]).to(device),
+            (torch.zeros_like(target["class_labels"]) if num_labels == 1 else target["class_labels"]).to(device),
+        )
+        for target in targets
+    ]
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -17,12 +17,20 @@ from .configuration_re2tal import (
 )
 from .families import FAMILIES  # noqa: F401 - importing them registers them
 from .head import HEADS
+from .model_inputs import (
+    check_classes,
+    check_features,
+    check_labels,
+    check_videos,
+    input_channels,
+    naming_argument,
+)
 from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput, VideoClassificationOutput
 from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop
 from .rewiring import COUPLING, build_backbone
-from .value_checks import one_line
+from .value_checks import check_value, one_line, shown
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -41,6 +49,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         architecture = self.backbone.architecture
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
+        self.input_channels = input_channels(self.backbone)
         # Of `freeze` and of `gradient_checkpointing_enable`.
         self.norms_frozen = False
         self.backprop_before: Backprop = "plain"
@@ -85,20 +94,27 @@ class Re2TALModel(Re2TALPreTrainedModel):
             [`Re2TALModelOutput`]
 
         Raises:
-            ValueError: if the shapes do not fit.
+            TypeError, ValueError: if an argument is of another type, shape or dtype; names it.
         """
-        _check_videos(pixel_values_videos, frame_mask)
+        self.check_inputs(pixel_values_videos, frame_mask, output_hidden_states)
         if frame_mask is None:
             frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         stage_outputs: list[Tensor] | None = [] if asked else None
         # Frames of a file and of an array differ in strides, and with them kernels in rounding.
-        features = self.backbone.video_features(pixel_values_videos.contiguous(), stage_outputs)
+        with naming_argument("pixel_values_videos", pixel_values_videos, self):
+            features = self.backbone.video_features(pixel_values_videos.contiguous(), stage_outputs)
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),
             hidden_states=None if stage_outputs is None else tuple(stage_outputs),
         )
+
+    def check_inputs(self, videos: Any, frame_mask: Any, output_hidden_states: Any) -> None:
+        """Checks the arguments of `forward`; a compiled graph takes them as they are."""
+        if not torch.compiler.is_compiling():
+            check_videos(videos, frame_mask, self.input_channels, next(self.parameters(), None))
+            check_value("output_hidden_states", output_hidden_states, bool | None)
 
     def train(self, mode: bool = True) -> Re2TALModel:
         """As in PyTorch; frozen norms stay in evaluation mode."""
@@ -172,19 +188,27 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             [`TemporalActionLocalizationOutput`]
 
         Raises:
-            ValueError: if neither or both of video and features are given, or the shapes do not fit.
+            TypeError, ValueError: if an argument is of another type, shape, dtype or range, or neither or both of video
+                and features are given; names it.
         """
+        video = _given_one(pixel_values_videos, temporal_features, frame_mask, feature_mask)
+        if temporal_features is None:
+            self.model.check_inputs(pixel_values_videos, frame_mask, output_hidden_states)
+        else:
+            check_features(temporal_features, feature_mask, self.model.feature_size)
+        if labels is not None and not torch.compiler.is_compiling():
+            check_labels("labels", labels, len(video), self.config.num_labels)
         hidden_states = None
-        if pixel_values_videos is not None and temporal_features is None:
+        if pixel_values_videos is not None:
             output = self.model(pixel_values_videos, frame_mask, output_hidden_states, return_dict=True)
             temporal_features, feature_mask = output.last_hidden_state, output.feature_mask
             hidden_states = output.hidden_states
-        elif pixel_values_videos is not None or temporal_features is None:
-            raise ValueError("Give either pixel_values_videos or temporal_features.")
+        temporal_features = cast(Tensor, temporal_features)
         if feature_mask is None:
             feature_mask = temporal_features.new_ones(temporal_features.shape[:2], dtype=torch.bool)
         stride = self.model.feature_stride
-        head_output = self.head(temporal_features.transpose(1, 2), feature_mask)
+        with naming_argument("temporal_features", temporal_features, self):
+            head_output = self.head(temporal_features.transpose(1, 2), feature_mask)
         losses = None
         if labels is not None:
             targets = [
@@ -252,8 +276,11 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
             [`VideoClassificationOutput`]
 
         Raises:
-            ValueError: if the shapes do not fit.
+            TypeError, ValueError: if an argument is of another type, shape, dtype or range; names it.
         """
+        self.model.check_inputs(pixel_values_videos, frame_mask, output_hidden_states)
+        if labels is not None:
+            labels = check_classes(labels, len(pixel_values_videos), self.config.num_labels)
         output = self.model(pixel_values_videos, frame_mask, output_hidden_states, return_dict=True)
         weights = output.feature_mask.unsqueeze(-1).to(output.last_hidden_state)
         pooled = (output.last_hidden_state * weights).sum(1) / weights.sum(1).clamp_min(1.0)
@@ -268,12 +295,14 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
         )
 
 
-def _check_videos(videos: Tensor, frame_mask: Tensor | None) -> None:
-    if videos.dim() != 5:
+def _given_one(videos: Any, features: Any, frame_mask: Any, feature_mask: Any) -> Any:
+    """The one of video and features that is given, with no mask of the other."""
+    if (videos is None) == (features is None):
         raise ValueError(
-            f"pixel_values_videos has shape {tuple(videos.shape)}; it must be [batch, frames, channels, height, width]."
+            f"pixel_values_videos is {shown(videos)} and temporal_features is {shown(features)}: give either."
         )
-    if frame_mask is not None and frame_mask.shape != videos.shape[:2]:
-        raise ValueError(
-            f"frame_mask has shape {tuple(frame_mask.shape)}; pixel_values_videos needs {tuple(videos.shape[:2])}."
-        )
+    if videos is None and frame_mask is not None:
+        raise ValueError("frame_mask belongs to pixel_values_videos; of temporal_features give feature_mask.")
+    if features is None and feature_mask is not None:
+        raise ValueError("feature_mask belongs to temporal_features; of pixel_values_videos give frame_mask.")
+    return features if videos is None else videos

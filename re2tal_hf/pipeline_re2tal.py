@@ -7,20 +7,36 @@ import itertools
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModel
 from transformers.pipelines.base import ChunkPipeline
 
 from .class_scores import ClassScores, checked_class_scores
 from .configuration_re2tal import check_model_folder
+from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_values, did_you_mean, shown
 from .video_processing_re2tal import Re2TALVideoProcessor
-from .video_source import VideoSource, is_video, open_video
+from .video_source import FramesInMemory, VideoSource, is_video, open_video
+from .video_windows import MAX_FRAMES
 
 Progress = Callable[[int, int], None]
 """Takes the number of windows done and of all windows of the video."""
+
+
+# Of frames in memory the pipeline looks at so many, or so many times each, without being asked for more.
+MAX_FRAMES_IN_MEMORY = 2**14
+MAX_LOOKS = 64
+
+SETTINGS: dict[str, Any] = {
+    "threshold": Annotated[float | None, SHARE],
+    "top_k": Annotated[int | None, COUNT],
+    "max_segments": Annotated[int | None, COUNT],
+    "window_overlap": Annotated[float | None, BELOW_ONE],
+    "max_frames": Annotated[int | None, COUNT],
+}
 
 
 class TemporalActionLocalizationPipeline(ChunkPipeline):
@@ -36,7 +52,9 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     With `re2tal_hf` installed and imported, its own code runs and `trust_remote_code` is not needed.
 
     Raises:
-        ValueError: if no `video_processor` is given and none is saved with the model, or its head was not trained.
+        TypeError: if the model is none, the video processor is none, or a setting is unknown.
+        ValueError: if no `video_processor` is given and none is saved with the model, its head was not trained, there
+            is no such device, or a setting is out of range.
     """
 
     _load_processor = False
@@ -49,6 +67,9 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     video_processor: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
+        _check_parts(kwargs.get("model", args[0] if args else None), kwargs.get("video_processor"))
+        check_device("device", kwargs.get("device"))
+        check_value("batch_size", kwargs.get("batch_size"), Annotated[int | None, COUNT])
         super().__init__(*args, **kwargs)
         kind = type(self.model).__name__
         if kind in ("Re2TALModel", "Re2TALForVideoClassification"):
@@ -92,6 +113,9 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             top_k: Most actions returned for a video, the best.
             max_segments: Segments of a video that the suppression keeps, in place of the processor's `max_detections`.
             window_overlap: Overlap of sliding windows, a share of their length in [0, 1).
+            max_frames: Frames that the windows of a video may come to, all together. By default as many as
+                `Re2TALVideoProcessor.windows` allows; of frames in memory 16384 or 64 for each, whichever is more:
+                what comes to more has a wrong `frame_rate`, or else asks for it by a larger number.
             video_scores: Scores of an external video classifier, which give the segments of a class-agnostic model
                 their classes: by label name, by class id, or `[num_classes]`; for several videos a list with the scores
                 of each. The names are the labels of the actions; a class id is called as the model's configuration
@@ -106,20 +130,18 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             ValueError: if a setting is out of range, or frames in memory are not as they must be.
             TypeError: if a setting is unknown, or something stands for no video.
         """
-        if batch_size is None:
-            batch_size = self._batch_size or 1
-        if batch_size < 1 or batch_size != int(batch_size):
-            raise ValueError(f"batch_size is {batch_size}; it must be a whole number above 0.")
-        settings["windows_in_batch"] = int(batch_size)
+        batch_size = check_value("batch_size", batch_size, Annotated[int | None, COUNT])
+        settings["windows_in_batch"] = batch_size or self._batch_size or 1
         self._sanitize_parameters(**settings)
         if not (isinstance(progress, bool) or callable(progress)):
-            raise TypeError(f"progress is {progress!r}; give True, False or a function of (done, all).")
+            raise TypeError(f"progress is {shown(progress)}; give True, False or a function of (done, all).")
+        frame_rate = check_value("frame_rate", frame_rate, Annotated[float | None, POSITIVE])
         if is_video(videos):
             if (scores := settings.get("video_scores")) is not None:
                 settings["video_scores"] = checked_class_scores(scores, "the video")
             return self._localize(videos, frame_rate, progress, settings)
         if not (hasattr(videos, "__iter__") or hasattr(videos, "__getitem__")):
-            raise TypeError(f"{type(videos).__name__} is no video; give a path, a URL, bytes or frames.")
+            raise TypeError(f"videos is {shown(videos)}, which is no video; give a path, a URL, bytes or frames.")
         scores = _scores_of_each(settings.pop("video_scores", None), videos)
         found = (
             self._localize(video, frame_rate, progress, {**settings, **of_video})
@@ -136,29 +158,31 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         known = {
-            "preprocess": ("window_overlap", "windows_in_batch"),
+            "preprocess": ("window_overlap", "max_frames", "windows_in_batch"),
             "forward": ("progress",),
             "postprocess": ("threshold", "top_k", "max_segments", "video_scores"),
         }
-        if unknown := kwargs.keys() - set(itertools.chain(*known.values())):
-            raise TypeError(f"Unknown arguments of the pipeline: {sorted(unknown)}.")
-        for name in ("top_k", "max_segments"):
-            value = kwargs.get(name)
-            if value is not None and (value < 1 or value != int(value)):
-                raise ValueError(f"{name} is {value}; it must be a whole number above 0.")
-        if (threshold := kwargs.get("threshold")) is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}; it must be in [0, 1].")
-        if (overlap := kwargs.get("window_overlap")) is not None and not 0 <= overlap < 1:
-            raise ValueError(f"window_overlap is {overlap}; it must be in [0, 1).")
+        if unknown := sorted(kwargs.keys() - set(itertools.chain(*known.values()))):
+            options = [*SETTINGS, "frame_rate", "progress", "batch_size", "video_scores"]
+            raise TypeError(f"The pipeline has no argument {unknown[0]!r}; {did_you_mean(unknown[0], options)}")
+        kwargs |= check_values("", {name: value for name, value in kwargs.items() if name in SETTINGS}, SETTINGS)
         chosen = [{name: kwargs[name] for name in names if name in kwargs} for names in known.values()]
         return chosen[0], chosen[1], chosen[2]
 
     def preprocess(
-        self, source: VideoSource, window_overlap: float | None = None, windows_in_batch: int = 1
+        self,
+        source: VideoSource,
+        window_overlap: float | None = None,
+        max_frames: int | None = None,
+        windows_in_batch: int = 1,
     ) -> Iterator[dict[str, Any]]:
         """Yields batches of windows, decoding each when it is asked for."""
         processor = self.video_processor
-        windows = processor.windows(source.name, source.duration, overlap=window_overlap)
+        if max_frames is None:
+            max_frames = MAX_FRAMES
+            if isinstance(source, FramesInMemory):
+                max_frames = max(MAX_FRAMES_IN_MEMORY, MAX_LOOKS * len(source))
+        windows = processor.windows(source.name, source.duration, overlap=window_overlap, max_frames=max_frames)
         for first in range(0, len(windows), windows_in_batch):
             chosen = windows[first : first + windows_in_batch]
             frames = [source.frames_at(window.times, resize=processor.resize_and_crop) for window in chosen]
@@ -236,6 +260,28 @@ def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipe
     if (folder := Path(model)).is_dir():
         check_model_folder(folder)
     return TemporalActionLocalizationPipeline(model=AutoModel.from_pretrained(model, **settings), device=device)
+
+
+def check_device(name: str, device: Any) -> None:
+    """Raises a `ValueError` if there is no such device here; None is any, and -1 the CPU."""
+    if device is None or device == -1:
+        return
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"{name} is {shown(device)}: {shown(str(error).partition('. ')[0])}.") from error
+
+
+def _check_parts(model: Any, processor: Any) -> None:
+    """Checks what a pipeline is built from; what a compiler or an adapter has wrapped counts as it did before."""
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise TypeError(
+            f"model is {shown(model)}; it must be a loaded Re2TALForTemporalActionLocalization. From a folder or a Hub "
+            "id pipeline('temporal-action-localization', model=...) loads it."
+        )
+    needed = ("windows", "resize_and_crop", "prepare", "post_process_temporal_action_localization")
+    if processor is not None and (isinstance(processor, type) or not all(hasattr(processor, name) for name in needed)):
+        raise TypeError(f"video_processor is {shown(processor)}; it must be a Re2TALVideoProcessor.")
 
 
 def _load_processor_of(model: Any) -> Re2TALVideoProcessor:

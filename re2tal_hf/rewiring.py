@@ -9,6 +9,7 @@ import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
 
 import torch
@@ -17,7 +18,17 @@ from torch import Tensor, nn
 from .dual_residual import BackpropSwitch
 from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
-from .value_checks import BELOW_ONE, POSITIVE, Arguments, arguments_of, check_arguments, check_values, one_line
+from .value_checks import (
+    BELOW_ONE,
+    POSITIVE,
+    Arguments,
+    arguments_of,
+    check_arguments,
+    check_value,
+    check_values,
+    one_line,
+    shown,
+)
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
 """Rewirings of fixed coefficients: Re2TAL (arXiv 2211.14053), and the pretrained network as it is."""
@@ -159,8 +170,23 @@ def register_backbone(architecture: type[Architecture]) -> type[Architecture]:
     """Class decorator that makes an architecture known to `rewire` and to `backbone_config`.
 
     Raises:
+        TypeError: if it is no architecture, or lacks a method.
         ValueError: if another architecture has its `model_type`.
     """
+    if not isinstance(architecture, type) or not issubclass(architecture, Architecture):
+        raise TypeError(f"architecture is {shown(architecture)}; it must be a subclass of Architecture.")
+    name = architecture.__name__
+    if missing := sorted(architecture.__abstractmethods__):
+        raise TypeError(f"architecture {name} has no {missing[0]}(), which every architecture needs.")
+    for attribute, hint in (("model_type", str), ("input_name", str), ("classifier_names", tuple[str, ...])):
+        value = check_value(f"architecture {name}: {attribute}", getattr(architecture, attribute, None), hint)
+        if value == "":
+            raise ValueError(f"architecture {name}: {attribute} is empty; give it a name.")
+    classes = getattr(architecture, "model_class", None)
+    kinds = classes if classes and isinstance(classes, tuple) else (classes,)
+    described = architecture.describes is not Architecture.describes  # by itself
+    if not described and not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
+        raise TypeError(f"architecture {name}: model_class is {shown(classes)}; it must be a class of nn.Module.")
     BACKBONES.register(architecture.model_type, architecture, architecture())
     return architecture
 
@@ -225,6 +251,7 @@ def rewire(
         The same object, whose class is now a mixture of this and its own.
 
     Raises:
+        TypeError: if the model is none.
         ValueError: if the model's class, the rewiring or the backprop mode is unknown, or the two do not go together.
 
     Example:
@@ -233,6 +260,8 @@ def rewire(
         >>> model.backprop
         'reversible'
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {shown(model)}; it must be a network, such as torchvision's swin3d_t().")
     if isinstance(model, RewiredModel):
         original: type[nn.Module] = type(model).original_class
     else:
@@ -248,7 +277,7 @@ def _rewired(
     backprop: Backprop | None,
     coupling: AnyCoupling | None,
 ) -> RewiredModel:
-    backprop = backprop or default_backprop(rewiring)
+    backprop = default_backprop(rewiring) if backprop is None else backprop
     check_rewiring(rewiring, backprop, coupling)
     for module in model.modules():
         if recast := architecture.recast_modules.get(type(module)):
@@ -261,7 +290,9 @@ def _rewired(
     model.reconstruction_errors = ReconstructionErrors()
     model.backprop_switch = BackpropSwitch()
     stages = architecture.stages(model)
-    model._couplings = _as_couplings(coupling or COUPLINGS.get(rewiring, COUPLINGS["none"]), len(stages))
+    model._couplings = _as_couplings(
+        coupling if coupling is not None else COUPLINGS.get(rewiring, COUPLINGS["none"]), len(stages)
+    )
     model._buffers.pop(COUPLING, None)
     if rewiring == DUAL_RESIDUAL:
         model.register_buffer(COUPLING, torch.tensor(model._couplings))
@@ -270,15 +301,15 @@ def _rewired(
 
 def default_backprop(rewiring: str) -> Backprop:
     """Returns how activations are had where nothing is said: a network that is not rewired cannot be inverted."""
-    return "checkpoint" if rewiring == "none" else "reversible"
+    return "checkpoint" if isinstance(rewiring, str) and rewiring == "none" else "reversible"
 
 
 def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = None) -> None:
     """Raises a `ValueError` if a value is unknown or out of range, or the values do not go together."""
-    if rewiring not in REWIRINGS:
-        raise ValueError(f"rewiring is {rewiring!r}; choose one of {sorted(REWIRINGS)}.")
-    if backprop not in get_args(Backprop):
-        raise ValueError(f"backprop is {backprop!r}; choose one of {list(get_args(Backprop))}.")
+    if not isinstance(rewiring, str) or rewiring not in REWIRINGS:
+        raise ValueError(f"rewiring is {shown(rewiring)}; choose one of {sorted(REWIRINGS)}.")
+    if not isinstance(backprop, str) or backprop not in get_args(Backprop):
+        raise ValueError(f"backprop is {shown(backprop)}; choose one of {list(get_args(Backprop))}.")
     if coupling is not None:
         if rewiring != DUAL_RESIDUAL:
             raise ValueError(f"The coefficients of rewiring={rewiring!r} are fixed; give none, or use 'dr2net'.")
@@ -289,15 +320,24 @@ def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = 
 
 def _as_couplings(values: AnyCoupling, num_stages: int | None = None) -> list[Coupling]:
     """The coefficients of every stage, checked; without their number, as many pairs as there are."""
-    pairs = [values] if isinstance(values[0], (int, float)) else list(values)
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, Sequence) or isinstance(values, str) or not len(values):
+        raise ValueError(f"The coupling is {shown(values)}; it must be two coefficients, or a pair for each stage.")
+    pairs = list(values) if isinstance(values[0], Sequence) else [values]
     for pair in pairs:
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(0 <= value <= 1 for value in pair):
-            raise ValueError(f"The coupling {pair!r} must be two coefficients, alpha and beta, each between 0 and 1.")
+        _check_pair(pair)
     if pairs[0] is values:
         pairs *= num_stages or 1
     if num_stages is not None and len(pairs) != num_stages:
         raise ValueError(f"There are {len(pairs)} couplings for {num_stages} stages; give one for each.")
     return [Coupling(float(alpha), float(beta)) for alpha, beta in cast(list[Sequence[float]], pairs)]
+
+
+def _check_pair(pair: Any) -> None:
+    numbers = pair if isinstance(pair, Sequence) and not isinstance(pair, str) else ()
+    reals = [float(value) for value in numbers if isinstance(value, Real) and not isinstance(value, bool)]
+    if len(numbers) != 2 or len(reals) != 2 or not all(0 <= value <= 1 for value in reals):
+        raise ValueError(f"The coupling {shown(pair)} must be two coefficients, alpha and beta, each between 0 and 1.")
 
 
 def architecture_of(model_class: type[nn.Module]) -> Architecture:

@@ -196,7 +196,7 @@ def check_names(where: str, names: Iterable[Any], known: Collection[str]) -> Non
             raise ValueError(f"{where}{str(name)[:100]}: there is no such setting; {did_you_mean(name, known)}")
 
 
-def check_values(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+def check_values(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
     """Checks the settings that have a hint, and that no number in any of them is NaN or infinite.
 
     Args:
@@ -204,16 +204,24 @@ def check_values(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]
         values: settings by name.
         hints: their types by name, as far as they are known.
 
+    Returns:
+        The settings as `check_value` returns them.
+
     Raises:
         ValueError: if a value is not of its type or range; names the setting, the value and what it must be.
     """
-    for name, value in values.items():
-        check_value(where + name, value, hints.get(name, Any))
+    return {name: check_value(where + name, value, hints.get(name, Any)) for name, value in values.items()}
 
 
 def check_value(name: str, value: Any, hint: Any) -> Any:
-    """Checks one setting as `check_values` does; returns it, as a float where a whole number stands for one."""
+    """Checks one setting as `check_values` does.
+
+    Returns:
+        It; as a float where a whole number stands for one, and of a scalar of NumPy or PyTorch the number in it.
+    """
     kind, expected = hint, Range()
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
     if get_origin(hint) is Annotated:
         kind, *notes = get_args(hint)
         expected = next((note for note in notes if isinstance(note, Range)), expected)
@@ -228,6 +236,8 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     if kind is not Any and expected != Range() and isinstance(value, Sequence):
         _check_list(name, value, expected)
     kinds = get_args(kind) or (kind,)
+    if list[float] in kinds and isinstance(value, (list, tuple)):
+        return type(value)(map(float, value))
     return float(value) if _fits(value, int) and float in kinds and int not in kinds else value
 
 

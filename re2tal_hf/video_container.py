@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from .value_checks import shown
+
+SHOWN_PATH = 500
 # FFmpeg's names of the demuxers that are allowed. None of them opens another file with its default options (MOV's
 # references to tracks in other files stay closed: enable_drefs and use_absolute_path are off).
 CONTAINERS = (
@@ -52,8 +56,11 @@ class VideoReadError(ValueError):
 
 
 def describe(source: str | Path | bytes) -> str:
-    """What error messages call a video."""
-    return f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    """What error messages call a video: of a path all of it, unless it is very long or breaks the line."""
+    if isinstance(source, bytes):
+        return f"video of {len(source)} bytes"
+    text = str(source)
+    return text if text.isprintable() and 0 < len(text) <= SHOWN_PATH else shown(text)
 
 
 def open_container(source: str | Path | bytes, name: str) -> av.container.InputContainer:
@@ -66,7 +73,8 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
     Raises:
         VideoReadError: if the file is missing, empty, or not a container that holds a video by itself.
     """
-    if not isinstance(source, bytes) and not Path(source).is_file():
+    # Path.is_file raises of paths that are no paths.
+    if not isinstance(source, bytes) and not os.path.isfile(source):
         raise VideoReadError(f"{name}: there is no such file; check the path.")
     if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
         raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")

@@ -8,14 +8,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_utils import (
@@ -47,7 +46,9 @@ from .value_checks import (
     one_line,
     shown,
 )
-from .video_source import VideoSource, open_video
+from .video_clips import check_clips, check_frames
+from .video_source import VideoSource, is_video, open_video
+from .video_windows import MAX_FRAMES, Window, check_windows, checked_outputs
 
 # Frames that are normalised at once.
 PREPARED_FRAMES = 64
@@ -57,37 +58,15 @@ DETECTION_SETTINGS = (
 )  # fmt: skip
 """Settings of the processor that `post_process_temporal_action_localization` also takes for a call."""
 
+SIDE = Range(1, 2**13)
+# Of a window, as the model gets it.
+MAX_WINDOW_BYTES = 2**33
+
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
 
 # What a size says of frames.
 SIDES: tuple[set[str], ...] = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
-
-
-@dataclass(frozen=True)
-class Window:
-    """A piece of a video that goes through the model at once.
-
-    Frame `k` of the window is the frame on screen at `start + k / frame_rate` seconds.
-
-    Attributes:
-        video_id: of the video.
-        start: second of the video at which the window begins.
-        frame_rate: frames per second inside the window.
-        num_frames: frames of the video in it, without padding.
-        duration: seconds of the whole video.
-    """
-
-    video_id: str
-    start: float
-    frame_rate: float
-    num_frames: int
-    duration: float
-
-    @property
-    def times(self) -> list[float]:
-        """Seconds of the video at which its frames are taken."""
-        return [self.start + frame / self.frame_rate for frame in range(self.num_frames)]
 
 
 class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -146,11 +125,11 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values_videos", "frame_mask"]
 
     resample: Annotated[Any, Range(0, 5)] = PILImageResampling.BILINEAR
-    image_mean: Annotated[float | list[float] | None, Range()] = IMAGENET_DEFAULT_MEAN
-    image_std: Annotated[float | list[float] | None, POSITIVE] = IMAGENET_DEFAULT_STD
-    size: Annotated[Any, COUNT] = {"height": 224, "width": 224}
-    crop_size: Annotated[Any, COUNT] = {"height": 224, "width": 224}
-    rescale_factor: Annotated[float | None, POSITIVE] = 1 / 255
+    image_mean: Annotated[float | list[float] | None, Range(-1e6, 1e6)] = IMAGENET_DEFAULT_MEAN
+    image_std: Annotated[float | list[float] | None, Range(1e-6, 1e6)] = IMAGENET_DEFAULT_STD
+    size: Annotated[Any, SIDE] = {"height": 224, "width": 224}
+    crop_size: Annotated[Any, SIDE] = {"height": 224, "width": 224}
+    rescale_factor: Annotated[float | None, Range(0, 1e6, with_low=False)] = 1 / 255
     do_convert_rgb: bool | None = True
     do_resize: bool | None = True
     do_center_crop: bool | None = False
@@ -160,7 +139,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
     sampling: Literal["sliding", "resized"] = "sliding"
     frame_rate: Annotated[float, Range(0, 1000, with_low=False)] = 15.0
-    num_frames: Annotated[int, COUNT] = 256
+    num_frames: Annotated[int, Range(1, 2**20)] = 256
     window_overlap: Annotated[float, BELOW_ONE] = 0.5
     score_threshold: Annotated[float, BELOW_ONE] = 0.001
     max_candidates: Annotated[int, COUNT] = 2000
@@ -174,12 +153,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     num_video_classes: Annotated[int, COUNT] = 2
 
     def __init__(self, **kwargs: Unpack[Re2TALVideoProcessorKwargs]) -> None:
-        if unknown := kwargs.keys() - self.valid_kwargs.__annotations__.keys() - SERVICE_KEYS:
-            known = self.valid_kwargs.__annotations__
-            name = sorted(unknown)[0]
-            raise TypeError(f"Re2TALVideoProcessor has no setting named {name!r}; {did_you_mean(name, known)}")
-        check_processor_settings(kwargs)
-        super().__init__(**kwargs)
+        super().__init__(**check_processor_settings(kwargs))
         self._validate_settings()
 
     @classmethod
@@ -208,25 +182,38 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             return self.crop_size.height, self.crop_size.width
         return self.decode_size
 
-    def whole_video(self, video_id: str, duration: float) -> Window:
+    def whole_video(self, video_id: str, duration: float, *, max_frames: int = MAX_FRAMES) -> Window:
         """All frames of a video at the sampling rate, as one window.
 
         Args:
             video_id: carried along.
             duration: of the video in seconds.
+            max_frames: what is more is refused.
 
         Raises:
-            ValueError: if `duration` is not positive.
+            ValueError: if `duration` is not positive, or comes to more than `max_frames`.
         """
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(f"{video_id}: duration is {duration}; it must be seconds above 0.")
+        check_value("video_id", video_id, str)
+        duration = check_value(f"{video_id}: duration", duration, Annotated[float, POSITIVE])
+        check_value("max_frames", max_frames, Annotated[int, COUNT])
         if self.sampling == "resized":
             return Window(video_id, 0.0, self.num_frames / duration, self.num_frames, duration)
         # The margin is for durations that are a whole number of frames but for rounding.
-        frames = max(1, math.ceil(duration * self.frame_rate - 1e-6))
-        return Window(video_id, 0.0, self.frame_rate, frames, duration)
+        frames = duration * self.frame_rate - 1e-6
+        self._check_budget(video_id, duration, frames, max_frames)
+        return Window(video_id, 0.0, self.frame_rate, max(1, math.ceil(frames)), duration)
 
-    def windows(self, video_id: str, duration: float, *, overlap: float | None = None) -> list[Window]:
+    def _check_budget(self, video_id: str, duration: float, frames: float, max_frames: int) -> None:
+        if frames > max_frames:
+            raise ValueError(
+                f"{video_id}: a duration of {duration:.6g} s at {self.frame_rate:g} frames per second, in windows that "
+                f"overlap, comes to {frames:.6g} frames. Check duration, frame_rate and overlap; if they are right, "
+                f"give a larger max_frames (now {max_frames})."
+            )
+
+    def windows(
+        self, video_id: str, duration: float, *, overlap: float | None = None, max_frames: int = MAX_FRAMES
+    ) -> list[Window]:
         """Plans the windows that cover a video.
 
         The last sliding window ends with the video, so that it may overlap more than the others. A
@@ -236,22 +223,23 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             video_id: carried along.
             duration: of the video in seconds.
             overlap: in place of `window_overlap`.
+            max_frames: of all windows together; what is more is refused.
 
         Returns:
             Windows by rising start.
 
         Raises:
-            ValueError: if `duration` is not positive or `overlap` is not in [0, 1).
+            ValueError: if `duration` is not positive, `overlap` is not in [0, 1), or there were more than `max_frames`.
         """
-        whole = self.whole_video(video_id, duration)
+        overlap = check_value("overlap", overlap, Annotated[float | None, BELOW_ONE])
         overlap = self.window_overlap if overlap is None else overlap
-        if not 0 <= overlap < 1:
-            raise ValueError(f"overlap is {overlap}; it must be in [0, 1).")
+        whole = self.whole_video(video_id, duration, max_frames=max_frames)
         if self.sampling == "resized":
             return [whole]
         step = max(1, round(self.num_frames * (1 - overlap)))
         last = max(0, whole.num_frames - self.num_frames)
         length = min(whole.num_frames, self.num_frames)
+        self._check_budget(video_id, whole.duration, length * (last / step + 1), max_frames)
         return [
             replace(whole, start=first / self.frame_rate, num_frames=length) for first in [*range(0, last, step), last]
         ]
@@ -281,7 +269,11 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
 
         Returns:
             uint8 `[N, C, H', W']`.
+
+        Raises:
+            TypeError, ValueError: if they are others.
         """
+        check_frames("frames", frames)
         if self.do_resize:
             frames = self.resize(frames, self.size, resample=self.resample)
         return self.center_crop(frames, self.crop_size) if self.do_center_crop else frames
@@ -299,12 +291,17 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             where a frame is real; padding is zeros at the end.
 
         Raises:
+            TypeError: if they are no list of tensors.
             ValueError: if there are no windows, a window has more frames than `num_frames`, or their sizes differ.
         """
+        if not isinstance(videos, (list, tuple)):
+            raise TypeError(f"videos is {shown(videos)}; it must be a list of the frames of each window.")
+        for index, frames in enumerate(videos):
+            check_frames(f"videos[{index}]", frames)
         if len(sizes := {tuple(frames.shape[1:]) for frames in videos}) != 1:
-            raise ValueError(f"Frames of the sizes {sorted(sizes)} make no batch; resize them.")
+            raise ValueError(f"videos: frames of the sizes {sorted(sizes)} make no batch; resize them.")
         if (longest := max(map(len, videos))) > self.num_frames:
-            raise ValueError(f"A window has {longest} frames, more than num_frames={self.num_frames}.")
+            raise ValueError(f"videos: a window has {longest} frames, more than num_frames={self.num_frames}.")
         [size], device = sizes, videos[0].device
         pixels = torch.zeros((len(videos), self.num_frames, *size), device=device)
         for frames, row in zip(videos, pixels, strict=True):
@@ -361,14 +358,15 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         """
         check_value("threshold", threshold, Annotated[float | None, SHARE])
         chosen = self._detection_settings(settings)
-        batches = [outputs] if isinstance(outputs, Mapping) else outputs
+        batches = checked_outputs(outputs)
+        check_windows(windows)
         rows = [
             row
             for batch in batches
             for row in zip(batch["logits"], batch["pred_segments"], batch["point_mask"], strict=True)
         ]
         if len(rows) != len(windows):
-            raise ValueError(f"The outputs are of {len(rows)} windows, not of {len(windows)}.")
+            raise ValueError(f"The outputs are of {len(rows)} windows, not of {len(windows)}, as windows says.")
         candidates: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for row, window in zip(rows, windows, strict=True):
             candidates.setdefault(window.video_id, []).append(self._candidates(*row, window, chosen))
@@ -407,18 +405,22 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 cropping.
         """
         tensor_type = kwargs.pop("return_tensors", None)
+        check_value("return_tensors", tensor_type, Literal["pt", "np", "mlx"] | None)
         if kwargs.get("num_frames", self.num_frames) is None:  # as transformers' pipeline has it of the model
             del kwargs["num_frames"]
-        check_values("", kwargs, fields_of(Re2TALVideoProcessor))
+        kwargs = check_processor_settings(kwargs)
         length = 0
         if kwargs.get("do_sample_frames", self.do_sample_frames) and (files := _files(videos)):
             length = kwargs.get("num_frames", self.num_frames)
             videos = [self._middle_of(file, kwargs) for file in files]
             kwargs["do_sample_frames"] = False
+        elif not _files(videos):
+            rescaled = bool(kwargs.get("do_rescale", self.do_rescale))
+            check_clips("videos", videos, rescaled=rescaled, colours_known=bool(kwargs.get("input_data_format")))
         batch = super().preprocess(videos, **kwargs)
         clips = batch["pixel_values_videos"]
         if len(sizes := {tuple(clip.shape[1:]) for clip in clips}) > 1:
-            raise ValueError(f"Frames of the sizes {sorted(sizes)} make no batch; resize them.")
+            raise ValueError(f"videos: frames of the sizes {sorted(sizes)} make no batch; resize them.")
         padded = [_pad(clip, max(length, *map(len, clips))) for clip in clips]
         batch["pixel_values_videos"] = torch.stack([clip for clip, _ in padded])
         batch["frame_mask"] = torch.stack([frame_mask for _, frame_mask in padded])
@@ -427,7 +429,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
         """Refuses files, which the base class would decode whole."""
         raise TypeError(
-            f"{video_url_or_urls!r} is not a clip in memory. Read files with VideoReader, "
+            f"videos is {shown(video_url_or_urls)}, not a clip in memory. Read files with VideoReader, "
             "windows() and read_window(), or with the pipeline; with do_sample_frames=True the middle of each is taken."
         )
 
@@ -448,9 +450,10 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     def _detection_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of the detection, those given in place of the processor's own."""
         if unknown := sorted(given.keys() - set(DETECTION_SETTINGS)):
-            raise TypeError(f"The detection has no setting {unknown[0]!r}; known are {list(DETECTION_SETTINGS)}.")
+            known = did_you_mean(unknown[0], DETECTION_SETTINGS)
+            raise TypeError(f"The detection has no setting {unknown[0]!r}; {known}")
         given = {name: value for name, value in given.items() if value is not None or name == "voting_threshold"}
-        check_values("", given, fields_of(Re2TALVideoProcessor))
+        given = check_processor_settings(given)
         return {name: given.get(name, getattr(self, name)) for name in DETECTION_SETTINGS}
 
     def _candidates(
@@ -500,32 +503,43 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         values = {name: getattr(self, name) for name in fields_of(Re2TALVideoProcessor)}
         sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
         check_processor_settings(values | sizes)
+        if (size := self.frame_size) and (needed := 12 * self.num_frames * math.prod(size)) > MAX_WINDOW_BYTES:
+            raise ValueError(
+                f"num_frames is {self.num_frames} and the frames are {size[0]}x{size[1]}: a window of "
+                f"{needed / 2**30:.0f} GiB; at most {MAX_WINDOW_BYTES / 2**30:g}."
+            )
 
 
-def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> None:
+def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Checks settings of a `Re2TALVideoProcessor`.
 
     Args:
         settings: by name, some or all of them.
         where: what stands before the name of a setting in a message.
 
+    Returns:
+        The settings, numbers as `check_value` returns them.
+
     Raises:
         ValueError: if there is no setting of a name, or a value is not of its type or range.
     """
     hints = get_type_hints(Re2TALVideoProcessorKwargs, include_extras=True) | fields_of(Re2TALVideoProcessor)
-    hints |= dict.fromkeys(("size", "crop_size"), Annotated[int | Sequence[int] | Mapping[str, int] | None, COUNT])
+    hints |= dict.fromkeys(("size", "crop_size"), Annotated[int | Sequence[int] | Mapping[str, int] | None, SIDE])
     hints["resample"] = Annotated[int | None, Range(0, 5)]
     known = {name: value for name, value in settings.items() if name not in SERVICE_KEYS}
     check_names(where, known, hints)
-    check_values(where, known, hints)
+    known = check_values(where, known, hints)
     for name, sides in (("size", SIDES), ("crop_size", SIDES[:1])):
         value = known.get(name)
         if isinstance(value, Mapping) and value.keys() not in sides:
-            raise ValueError(f"{where}{name} has {sorted(value)}; give {' or '.join(map(' and '.join, sides))}.")
+            raise ValueError(
+                f"{where}{name} has {sorted(value)}; give {' or '.join(' and '.join(sorted(side)) for side in sides)}."
+            )
         check_bounds(f"{where}{name}", value)
     for name in ("image_mean", "image_std"):
         if isinstance(value := known.get(name), Sequence) and len(value) != 3:
             raise ValueError(f"{where}{name} is {shown(value)}; give one number, or three, of red, green and blue.")
+    return {**settings, **known}
 
 
 def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
@@ -539,8 +553,8 @@ def _pad(video: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
 def _files(videos: Any) -> list[Any]:
     """The videos, where they are files; none where they are clips in memory."""
     listed = list(videos) if isinstance(videos, (list, tuple)) else [videos]
-    kinds = (list, tuple, np.ndarray, Tensor, Image.Image)
-    return [] if any(isinstance(video, kinds) for video in listed) else listed
+    kinds = (list, tuple, np.ndarray, Tensor)
+    return listed if all(is_video(video) and not isinstance(video, kinds) for video in listed) else []
 
 
 def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import av
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from .value_checks import Range, check_value, shown
 from .video_container import VideoReadError, bytes_of, describe, open_stream, until_flushed
 from .video_orientation import orientation_of
 from .video_timeline import Timeline, read_timeline, tell
@@ -37,8 +38,22 @@ MAX_GROWN_PIXELS = 4096 * 4096
 # where it returns other pixels after a seek (HEVC with open groups of pictures, torchcodec 0.17 on FFmpeg 5.1).
 SIGNATURES = {"mov": b"\0", "matroska": b"\x1a\x45\xdf\xa3"}
 
+SIZE = Range(1, 2**13, length=2)
+MAX_THREADS = 256
+
 Resize = Callable[[Tensor], Tensor]
 Backend = Literal["auto", "torchcodec", "pyav"]
+
+
+def checked_times(name: str, times: Any) -> np.ndarray:
+    """Times as float64 `[T]`; a `ValueError` names the video if they are not one or more finite numbers."""
+    try:
+        seconds = np.asarray(times)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors on a device
+        seconds = np.empty(0)
+    if seconds.ndim != 1 or seconds.dtype.kind not in "iuf" or not len(seconds) or not np.isfinite(seconds).all():
+        raise ValueError(f"{name}: times is {shown(times)}; it must be one or more finite numbers of seconds.")
+    return seconds.astype(np.float64)
 
 
 class VideoReader:
@@ -93,9 +108,16 @@ class VideoReader:
         name: str | None = None,
         timeline: Timeline | None = None,
     ) -> None:
-        if backend not in ("auto", "torchcodec", "pyav"):
-            raise ValueError(f"backend is {backend!r}; choose 'auto', 'torchcodec' or 'pyav'.")
-        self._size = None if size is None else tuple(size)
+        if not isinstance(source, (str, Path, bytes)):
+            raise TypeError(f"source is {shown(source)}; it must be the path of a file, or the bytes of one.")
+        if not isinstance(backend, str) or backend not in ("auto", "torchcodec", "pyav"):
+            raise ValueError(f"backend is {shown(backend)}; choose 'auto', 'torchcodec' or 'pyav'.")
+        if timeline is not None and not isinstance(timeline, Timeline):
+            raise TypeError(f"timeline is {shown(timeline)}; it must be one that a reader of the file had.")
+        size = check_value("size", size, Annotated[list[int] | None, SIZE])
+        num_threads = check_value("num_threads", num_threads, Annotated[int, Range(0, MAX_THREADS)])
+        check_value("name", name, str | None)
+        self._size = None if size is None else (size[0], size[1])
         self._source = source
         self._num_threads = num_threads
         self._kept: dict[int, Tensor] = {}
@@ -103,7 +125,7 @@ class VideoReader:
         self._closed = False
         # Decoders crash where two threads are in them; re-entrant for a `resize` that reads.
         self._lock = threading.RLock()
-        self.name = describe(source) if name is None else name
+        self.name = describe(source if name is None else name)
         decoder = _PyAVDecoder(source, self.name, num_threads, timeline)
         self._decoder: _PyAVDecoder | _TorchcodecDecoder = decoder
         self.timeline = decoder.timeline
@@ -132,19 +154,23 @@ class VideoReader:
             ValueError: if there are no times, or one is not finite, or the reader is closed.
             VideoReadError: if a frame does not decode; names its time.
         """
-        if not len(times) or not np.isfinite(times).all():
-            raise ValueError(f"{self.name}: times must be one or more finite numbers of seconds.")
+        seconds = checked_times(self.name, times)
+        if resize is not None and not callable(resize):
+            raise TypeError(f"{self.name}: resize is {shown(resize)}; it must be a function of frames.")
         with self._lock:
             if self._closed:
                 raise ValueError(f"{self.name}: the reader is closed; open the video again.")
-            return self._frames(self.timeline.frames_at(times), resize or self._resize_to_size)
+            return self._frames(self.timeline.frames_at(seconds), resize or self._resize_to_size)
 
     def _frames(self, indices: np.ndarray, resize: Resize) -> Tensor:
         wanted = np.unique(indices).tolist()
         kept = self._kept if resize == self._kept_resize else {}
         frames = {index: kept[index] for index in wanted if index in kept}
         for batch in self._batches([index for index in wanted if index not in frames]):
-            frames.update(zip(batch, resize(self._decode(batch)), strict=True))
+            resized = resize(self._decode(batch))
+            if not isinstance(resized, Tensor) or len(resized) != len(batch):
+                raise ValueError(f"{self.name}: resize returned {shown(resized)} of {len(batch)} frames.")
+            frames.update(zip(batch, resized, strict=True))
         needed = sum(frame.nbytes for frame in frames.values())
         self._kept, self._kept_resize = (frames if needed <= KEPT_BYTES else {}), resize
         return torch.stack([frames[index] for index in indices.tolist()])

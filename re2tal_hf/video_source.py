@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 from torch import Tensor
 
-from .video_reader import BATCH_BYTES, Resize, VideoReader, VideoReadError
+from .value_checks import POSITIVE, check_value, shown
+from .video_reader import BATCH_BYTES, Resize, VideoReader, VideoReadError, checked_times
 
 URL_SCHEMES = ("http://", "https://", "hf://")
 MAX_DOWNLOAD_BYTES = 4 * 2**30
@@ -71,9 +72,10 @@ class FramesInMemory:
     """
 
     def __init__(self, frames: Any, frame_rate: float | None):
+        if not hasattr(frames, "__len__") or getattr(frames, "ndim", 1) == 0:
+            raise TypeError(f"frames is {shown(frames)}; give a list of frames, or an array [T, H, W, 3].")
         self.name = f"video of {len(frames)} frames"
-        if frame_rate is None or not 0 < frame_rate < math.inf:
-            raise ValueError(f"{self.name}: frame_rate is {frame_rate!r}; give frames per second, above 0.")
+        frame_rate = check_value(f"{self.name}: frame_rate", frame_rate, Annotated[float, POSITIVE])
         shape = self._common_shape(frames)
         self._frames = frames
         self._channels_last = shape[-1] == 3
@@ -94,13 +96,15 @@ class FramesInMemory:
         Raises:
             ValueError: if there are no times, or one is not finite.
         """
-        if not len(times) or not np.isfinite(times).all():
-            raise ValueError(f"{self.name}: times must be one or more finite numbers of seconds.")
-        shown = np.floor((np.asarray(times) + TIME_TOLERANCE) * self.frame_rate).astype(np.int64)
-        indices, places = np.unique(shown.clip(0, len(self._frames) - 1), return_inverse=True)
+        on_screen = np.floor((checked_times(self.name, times) + TIME_TOLERANCE) * self.frame_rate)
+        on_screen = on_screen.clip(0, len(self._frames) - 1).astype(np.int64)
+        indices, places = np.unique(on_screen, return_inverse=True)
         length = max(1, BATCH_BYTES // self._frame_bytes)
         batches = [self._stacked(indices[first : first + length]) for first in range(0, len(indices), length)]
         return torch.cat([resize(batch) if resize else batch for batch in batches])[torch.from_numpy(places)]
+
+    def __len__(self) -> int:
+        return len(self._frames)
 
     def close(self) -> None:
         """Does nothing: the frames are the caller's."""
@@ -194,7 +198,7 @@ def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSou
         yield FramesInMemory(video, frame_rate)
         return
     if not is_video(video):
-        raise TypeError(f"{type(video).__name__} is no video; give a path, a URL, bytes, an open file or frames.")
+        raise TypeError(f"{shown(video)} is no video; give a path, a URL, bytes, an open file or frames.")
     if frame_rate is not None:
         raise ValueError("frame_rate belongs to frames in memory; a video file has its own.")
     if _is_decoder(video):
@@ -290,7 +294,7 @@ def _from_mapping(video: Mapping[str, Any], frame_rate: float | None) -> tuple[A
         return video["video"], frame_rate
     if (frames := video.get("frames")) is not None:
         if not _is_frames(frames):
-            raise TypeError(f"The 'frames' of a video are {type(frames).__name__}; give a list of them or an array.")
+            raise TypeError(f"The 'frames' of a video are {shown(frames)}; give a list of them or an array.")
         return frames, video.get("frame_rate", frame_rate)
     content = video.get("path") if video.get("bytes") is None else video["bytes"]
     if content is None:

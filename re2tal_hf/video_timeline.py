@@ -95,7 +95,7 @@ class Timeline:
         """Mean number of frames per second, from the first on."""
         return len(self.seconds) / (self.duration - float(self.seconds[0]))
 
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+    def frames_at(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
         """Indices of the frames on screen at the given seconds; before the start, of the first."""
         tolerance = min(float(self.time_base) / 2, MAX_TIME_TOLERANCE) + 1e-9
         after = np.searchsorted(self.seconds, np.asarray(times) + tolerance, side="right")

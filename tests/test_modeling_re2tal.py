@@ -319,12 +319,82 @@ def test_wrong_configurations_are_named(change, message):
         Re2TALForTemporalActionLocalization(small_config(**change))
 
 
-def test_wrong_shapes_are_named():
-    model = Re2TALModel(small_config())
-    with pytest.raises(ValueError, match="pixel_values_videos has shape"):
-        model(torch.randn(3, 4, 8, 8))
-    with pytest.raises(ValueError, match="frame_mask has shape"):
-        model(torch.randn(1, 4, 3, 8, 8), torch.ones(1, 5, dtype=torch.bool))
+VIDEO = torch.randn(2, 4, 3, 8, 8)
+LABELS = [{"segments": torch.tensor([[0.0, 2.0]]), "class_labels": torch.tensor([1])}] * 2
+
+
+def labels(**change):
+    return [LABELS[0], LABELS[0] | change]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"pixel_values_videos": VIDEO[0]},
+            r"pixel_values_videos has shape \[4, 3, 8, 8\]; it must be \[batch, frames",
+        ),
+        ({"pixel_values_videos": VIDEO[:0]}, r"pixel_values_videos has shape \[0, .*: it is empty"),
+        ({"pixel_values_videos": VIDEO.numpy()}, r"pixel_values_videos is ndarray float32 .*torch.from_numpy"),
+        ({"pixel_values_videos": VIDEO.to(torch.uint8)}, "pixel_values_videos is uint8 .*floating-point.*processor"),
+        ({"pixel_values_videos": VIDEO.double()}, r"pixel_values_videos is float64 on cpu, the model float32.*\.to\("),
+        ({"pixel_values_videos": VIDEO.movedim(2, 4)}, r"pixel_values_videos has shape .*movedim\(4, 2\)"),
+        ({"pixel_values_videos": VIDEO.movedim(2, 1)}, r"pixel_values_videos has shape .*transpose\(1, 2\)"),
+        (
+            {"pixel_values_videos": VIDEO, "frame_mask": torch.ones(2, 5)},
+            r"frame_mask is float32 \[2, 5\]; .*bool \[2, 4\]",
+        ),
+        ({"pixel_values_videos": VIDEO, "frame_mask": [[True] * 4] * 2}, "frame_mask is .*it must be a tensor"),
+        ({"pixel_values_videos": VIDEO, "feature_mask": torch.ones(2, 2)}, "feature_mask belongs to temporal_features"),
+        ({"pixel_values_videos": VIDEO, "pixel_mask": 1}, "pixel_mask"),
+        ({"temporal_features": torch.randn(2, 16, 4)}, "temporal_features has shape .*transpose"),
+        ({"pixel_values_videos": VIDEO, "labels": LABELS[0]}, "labels is .*list of dictionaries"),
+        ({"pixel_values_videos": VIDEO, "labels": LABELS[:1]}, "labels has 1 entries for a batch of 2"),
+        (
+            {"pixel_values_videos": VIDEO, "labels": labels(segments=torch.ones(1, 3))},
+            r"labels\[1\]: segments is float32 \[1, 3\]",
+        ),
+        (
+            {"pixel_values_videos": VIDEO, "labels": labels(segments=torch.tensor([[2.0, 1.0]]))},
+            r"labels\[1\]: .*\[2.0, 1.0\]",
+        ),
+        (
+            {"pixel_values_videos": VIDEO, "labels": labels(segments=torch.tensor([[0.0, torch.nan]]))},
+            r"labels\[1\]: .*nan",
+        ),
+        (
+            {"pixel_values_videos": VIDEO, "labels": labels(class_labels=torch.tensor([9]))},
+            r"labels\[1\]: class_labels must lie in 0..2, got 9",
+        ),
+        (
+            {"pixel_values_videos": VIDEO, "labels": labels(class_labels=torch.tensor([1.0]))},
+            r"labels\[1\]: class_labels is float32",
+        ),
+        (
+            {"pixel_values_videos": VIDEO, "labels": [LABELS[0], {"labels": 3}]},
+            r"labels\[1\] has \['labels'\]; it must have segments",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named_with_the_fix(arguments, message):
+    torch.manual_seed(0)
+    model = Re2TALForTemporalActionLocalization(small_config(num_labels=3))
+    with pytest.raises((TypeError, ValueError), match=message):
+        model(**arguments)
+
+
+def test_right_arguments_in_every_form_are_taken():
+    model = Re2TALForTemporalActionLocalization(small_config(num_labels=3)).eval()
+    expected = model(VIDEO, labels=LABELS)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    for given in (mask, mask.long(), mask.float()):
+        assert torch.equal(model(VIDEO, frame_mask=given).logits, expected.logits)
+    whole = [{"segments": torch.tensor([[0, 2]]), "class_labels": torch.tensor([1], dtype=torch.int32), "id": "a"}] * 2
+    assert torch.equal(model(VIDEO, labels=whole).loss, expected.loss)
+    point = labels(segments=torch.tensor([[1.0, 1.0], [-3.0, 9.0]]), class_labels=torch.tensor([0, 2]))
+    assert model(VIDEO, labels=point).loss.isfinite()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(VIDEO.to(torch.bfloat16), labels=LABELS).loss.isfinite()
 
 
 class WholeDetector:

@@ -206,7 +206,7 @@ def test_several_videos(pipe, video):
     assert next(streamed) == expected
     with pytest.raises(VideoReadError, match=r"missing\.mp4"):
         next(streamed)
-    with pytest.raises(TypeError, match="int is no video"):
+    with pytest.raises(TypeError, match="videos is 3, which is no video"):
         pipe(3)
 
 

@@ -15,8 +15,9 @@ from video_factory import frame_numbers, numbered_frames, write_video
 
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.temporal_segments import LENGTH_MARGIN, suppress
-from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor, Window
+from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
 from re2tal_hf.video_reader import VideoReader, VideoReadError
+from re2tal_hf.video_windows import Window
 
 SIZE = {"height": 24, "width": 32}
 
@@ -91,6 +92,62 @@ def test_resized_window():
 def test_windows_need_a_duration(duration):
     with pytest.raises(ValueError, match="v: duration is"):
         Re2TALVideoProcessor().windows("v", duration)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.windows("a", 1e9), "a: a duration of 1e.09 s .* Check duration, frame_rate.*larger max_frames"),
+        (lambda p: p.whole_video("a", 1e9), "a: a duration of 1e.09 s"),
+        (lambda p: p.windows("a", 3600.0, overlap=0.99999, max_frames=10**5), "overlap.*larger max_frames"),
+        (lambda p: p.windows("a", 3600.0, max_frames=0), "max_frames is 0"),
+        (lambda p: p.windows(5, 3600.0), "video_id is 5; it must be str"),
+    ],
+)
+def test_hours_of_frames_are_asked_about(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(Re2TALVideoProcessor())
+
+
+def test_long_videos_are_planned():
+    processor = Re2TALVideoProcessor()
+    assert len(processor.windows("a", 24 * 3600.0)) == 10124
+    assert len(processor.windows("a", 1e7, max_frames=10**9)) > 10**6
+
+
+CLIP = np.full((4, 24, 32, 3), 100, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("clips", "settings", "message"),
+    [
+        ([], {}, "videos is empty"),
+        (None, {}, "videos is None"),
+        (CLIP[:0], {}, r"videos is ndarray uint8 \[0, 24, 32, 3\]"),
+        (CLIP[..., :2], {}, r"videos is ndarray uint8 \[4, 24, 32, 2\]"),
+        (CLIP / 255, {}, "values up to 0.39.*do_rescale=False"),
+        (CLIP * 100.0, {}, "values from 10000 to 10000; give them from 0 to 255"),
+        (CLIP * np.nan, {}, "values that are not finite"),
+        (CLIP > 3, {}, "videos is ndarray bool"),
+        ([CLIP, "a.mp4"], {}, r"videos\[1\] is 'a.mp4'"),
+        ([CLIP[0], CLIP[0, :20]], {}, "videos is a list of unlike frames"),
+        (CLIP, {"frame_rates": 1}, "frame_rates: there is no such setting; did you mean 'frame_rate'"),
+        (CLIP, {"size": {"hight": 3, "width": 3}}, "size has .'hight', 'width'.; give height and width or"),
+        (CLIP, {"return_tensors": "tf"}, "return_tensors is 'tf'"),
+    ],
+)
+def test_wrong_clips_are_named(clips, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Re2TALVideoProcessor(size=SIZE)(clips, **settings)
+
+
+def test_clips_of_other_types_are_taken():
+    processor = Re2TALVideoProcessor(size=SIZE)
+    expected = processor(CLIP, return_tensors="pt")["pixel_values_videos"]
+    for clip in (CLIP.astype(np.int64), CLIP.astype(np.float32), CLIP[None], CLIP.transpose(0, 3, 1, 2)):
+        assert_close(processor(clip, return_tensors="pt")["pixel_values_videos"], expected)
+    assert_close(processor(CLIP / 255, do_rescale=False, return_tensors="pt")["pixel_values_videos"].float(), expected)
+    assert not processor(CLIP.astype(np.float32) * 0, do_normalize=False)["pixel_values_videos"][0].any()
 
 
 def test_windows_need_a_valid_overlap():
@@ -531,7 +588,7 @@ def test_detections_of_opentad(model_goldens):
         ({"max_detections": 0}, "max_detections is 0"),
         ({"max_candidates": 0}, "max_candidates is 0"),
         ({"num_video_classes": 0}, "num_video_classes is 0"),
-        ({"image_std": [0.2, 0.0, 0.2]}, r"image_std\[1\] is 0.0; it must be above 0"),
+        ({"image_std": [0.2, 0.0, 0.2]}, r"image_std\[1\] is 0.0; it must be at least 1e-06"),
         ({"image_std": -1.0}, "image_std is -1.0"),
         ({"image_mean": [float("nan"), 0.0, 0.0]}, r"image_mean\[0\] is nan"),
         ({"rescale_factor": 0.0}, "rescale_factor is 0.0"),
@@ -546,14 +603,14 @@ def test_settings_out_of_range(settings, message):
 
 def test_settings_of_one_call_out_of_range():
     clip = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="image_std is 0.0; it must be above 0"):
+    with pytest.raises(ValueError, match="image_std is 0.0; it must be at least 1e-06"):
         Re2TALVideoProcessor(size={"height": 8, "width": 8})(clip, image_std=0.0)
     with pytest.raises(ValueError, match="threshold is nan"):
         post_process([output([[0.0]], [[[0.0, 1.0]]])], [Window("a", 0.0, 1.0, 2, 2.0)], threshold=float("nan"))
 
 
 def test_unknown_settings():
-    with pytest.raises(TypeError, match=r"no setting named 'window_overlp'; did you mean 'window_overlap'"):
+    with pytest.raises(ValueError, match="window_overlp: there is no such setting; did you mean 'window_overlap'"):
         Re2TALVideoProcessor(window_overlp=0.5)
 
 

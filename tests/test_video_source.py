@@ -167,7 +167,7 @@ def test_mappings(video, frames):
             assert source.duration == pytest.approx(duration)
     with pytest.raises(ValueError, match="'frame'"), open_video({"frame": frames}):
         pass
-    with pytest.raises(TypeError, match="'frames' of a video are str"), open_video({"frames": "x"}):
+    with pytest.raises(TypeError, match="'frames' of a video are 'x'"), open_video({"frames": "x"}):
         pass
 
 

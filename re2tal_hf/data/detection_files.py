@@ -11,20 +11,48 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..value_checks import check_values, shown
 from .whole_files import written_whole
 
 Detections = Sequence[dict[str, Any]]
 """Mappings with `label`, `score`, `start` and `end` (seconds), as the pipeline returns them."""
 
+FIELDS = {"label": str, "score": float, "start": float, "end": float}
 # Microseconds, and as much of a score.
 DIGITS = 6
 # The last is the minus sign of mathematics.
 FORMULA_STARTS = ("=", "+", "-", "@", "\N{MINUS SIGN}")
 
 
+def checked_detections(detections: Any, name: str = "detections") -> list[dict[str, Any]]:
+    """Checks detections before anything is written of them.
+
+    Args:
+        detections: mappings with `label`, `score`, `start` and `end`.
+        name: what messages call them.
+
+    Returns:
+        The same as a list, numbers of other libraries as Python's.
+
+    Raises:
+        TypeError: if they are no list of mappings.
+        ValueError: if a field is missing, or a label is no text, or another field no finite number.
+    """
+    if not isinstance(detections, Sequence) or isinstance(detections, (str, bytes)):
+        raise TypeError(f"{name} is {shown(detections)}; it must be a list of what the pipeline returns of a video.")
+    rows = []
+    for index, row in enumerate(detections):
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{name}[{index}] is {shown(row)}; it must have label, score, start and end.")
+        if missing := [field for field in FIELDS if field not in row]:
+            raise ValueError(f"{name}[{index}] has no {missing[0]!r} but {shown([*row])}.")
+        rows.append({**row, **check_values(f"{name}[{index}].", {field: row[field] for field in FIELDS}, FIELDS)})
+    return rows
+
+
 def to_json(detections: Detections) -> str:
     """A list of objects as the pipeline returns them, in their order."""
-    return json.dumps(list(detections), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(checked_detections(detections), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_csv(detections: Detections) -> str:
@@ -64,7 +92,9 @@ def write_detections(path: Path, detections: Detections) -> None:
 
     The file is complete whenever it is there.
     """
-    text = FORMATS[path.suffix.removeprefix(".")](detections)
+    if (kind := path.suffix.removeprefix(".")) not in FORMATS:
+        raise ValueError(f"{path}: end the name in one of {', '.join(FORMATS)}.")
+    text = FORMATS[kind](detections)
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
@@ -74,8 +104,13 @@ def write_submission(path: Path, detections: Mapping[str, Detections]) -> None:
 
     The file is complete whenever it is there.
     """
+    if not isinstance(detections, Mapping):
+        raise TypeError(f"detections is {shown(detections)}; it must be the detections of each video by video_id.")
     results = {
-        video_id: [{"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]} for r in rows]
+        video_id: [
+            {"label": r["label"], "score": r["score"], "segment": [r["start"], r["end"]]}
+            for r in checked_detections(rows, f"detections[{shown(video_id)}]")
+        ]
         for video_id, rows in detections.items()
     }
     content = {"version": "VERSION 1.3", "external_data": {}, "results": results}
@@ -85,7 +120,7 @@ def write_submission(path: Path, detections: Mapping[str, Detections]) -> None:
 
 def by_time(detections: Detections) -> list[dict[str, Any]]:
     """The same in order of their start, then of their end."""
-    return sorted(detections, key=lambda row: (row["start"], row["end"]))
+    return sorted(checked_detections(detections), key=lambda row: (row["start"], row["end"]))
 
 
 def one_line(label: str) -> str:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..video_processing_re2tal import Re2TALVideoProcessor, Window
+from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import Backend, VideoReadError
+from ..video_windows import Window
 from .annotation_set import AnnotatedVideo
 from .augmentation import Augmentation
 from .frame_store import FrameStore

@@ -5,8 +5,9 @@ those of the ActivityNet evaluation toolkit (github.com/activitynet/ActivityNet,
 README beside this file states them, with the places where we part from it.
 """
 
+import reprlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import datasets
@@ -15,6 +16,11 @@ import numpy as np
 
 ACTIVITYNET_TIOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 DUPLICATE_TOLERANCE = 1e-3  # seconds
+# What is asked for beyond these takes memory and time without an end; published settings are far below.
+MAX_SETTINGS = 1000  # thresholds, or multiples of top_k
+MAX_PROPOSALS = 100_000
+MAX_SECONDS = 1e12
+MAX_OVERLAPS = 2**27  # 1 GiB: predictions times ground truth of one video, or max_proposals times all ground truth
 
 _DESCRIPTION = """\
 Mean average precision (mAP) of temporal action localization under the rules of the ActivityNet
@@ -44,7 +50,7 @@ Args:
     clean_references (`bool`, *optional*): leave out ground truth without a positive length and
         repetitions of a segment within 1 ms in the same class. Default: `False`.
     top_k (`list` of `int`, *optional*): also return recall@kx for each k.
-    max_proposals (`int`, *optional*): also return AR@AN for AN = 1 ... max_proposals.
+    max_proposals (`int`, *optional*): also return AR@AN for AN = 1 ... max_proposals, at most 100000.
     precision_recall (`bool`, *optional*): also return the curves. Default: `False`.
 
 Returns:
@@ -152,15 +158,21 @@ class TalMap(evaluate.Metric):
         precision_recall=False,
     ):
         thresholds = _checked_thresholds(tiou_thresholds)
-        _check_counts("top_k", top_k)
-        _check_counts("max_proposals", [] if max_proposals is None else [max_proposals])
+        top_k = _checked_counts("top_k", top_k)
+        max_proposals = None if max_proposals is None else _checked_counts("max_proposals", [max_proposals])[0]
+        for name, value in (("clean_references", clean_references), ("precision_recall", precision_recall)):
+            if not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{name} must be True or False, got {_shown(value)}")
 
         video_numbers: dict[str, int] = {}
-        predicted = _ranked_segments(_real_rows(predictions, "predictions"), video_numbers)
+        predicted_rows = _real_rows(predictions, "predictions")
+        predicted = _ranked_segments(predicted_rows, video_numbers)
         truth_rows = _real_rows(references, "references")
+        _say_if_strangers(predicted_rows, truth_rows)
         if clean_references:
             truth_rows = [_without_degenerate_segments(row) for row in truth_rows]
         truth = _flatten(truth_rows, video_numbers)
+        _check_work(predicted, truth, max_proposals)
 
         names = _threshold_names(thresholds)
         curves = precision_recall_curves(predicted, truth, thresholds)
@@ -446,16 +458,55 @@ def _real_rows(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str
     return real_rows
 
 
+def _say_if_strangers(predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> None:
+    """Warns if predictions and ground truth have no video in common: their ids are written in two ways."""
+    predicted, annotated = ([row["video_id"] for row in rows] for rows in (predictions, references))
+    if predicted and annotated and set(predicted).isdisjoint(annotated):
+        warnings.warn(
+            f"No video is in both lists, so that every prediction counts as wrong: predictions have video_id "
+            f"{_shown(predicted[0])}, references {_shown(annotated[0])}. Write the ids in one way (no folder, no "
+            "extension, no prefix)."
+        )
+
+
+def _check_work(predictions: Segments, references: Segments, max_proposals: int | None) -> None:
+    """Refuses what would take all memory: more overlaps at once than `MAX_OVERLAPS`."""
+    if max_proposals is not None and max_proposals * len(references.videos) > MAX_OVERLAPS:
+        most = MAX_OVERLAPS // len(references.videos)
+        raise ValueError(f"max_proposals must be at most {most} with {len(references.videos)} segments annotated")
+    counts = [np.bincount(part.videos, minlength=1).astype(float) for part in (predictions, references)]
+    size = min(map(len, counts))
+    pairs = counts[0][:size] * counts[1][:size]
+    if pairs.max() > MAX_OVERLAPS:
+        video = int(pairs.argmax())
+        raise ValueError(
+            f"predictions and references of one video are {counts[0][video]:.0f} and {counts[1][video]:.0f}; their "
+            f"product must be at most {MAX_OVERLAPS}: keep the best predictions only"
+        )
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: short, in one line."""
+    if getattr(value, "shape", ()) and hasattr(value, "dtype"):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    return " ".join(reprlib.repr(value).split())
+
+
 def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[dict[str, Any]]:
     """Plain, checked copies of what the user gave as predictions or references."""
+    listed = isinstance(rows, Iterable) and not isinstance(rows, str | bytes | Mapping) and not hasattr(rows, "dtype")
+    if rows is not None and not listed:
+        raise ValueError(f"{name} must be a list of one dict per video, got {_shown(rows)}")
     checked = []
     for position, row in enumerate([] if rows is None else rows):
         if not isinstance(row, Mapping):
             raise ValueError(f"{name}[{position}] must be a dict, got {type(row).__name__}")
         video_id = row.get("video_id")
         if not isinstance(video_id, str) or not video_id:
-            raise ValueError(f"{name}[{position}]: video_id must be a non-empty str, got {video_id!r}")
-        where = f"{name} of video {video_id!r}"
+            raise ValueError(f"{name}[{position}]: video_id must be a non-empty str, got {_shown(video_id)}")
+        if any("\ud800" <= letter <= "\udfff" for letter in video_id):
+            raise ValueError(f"{name}[{position}]: video_id {_shown(video_id)} is no text that can be stored")
+        where = f"{name} of video {_shown(video_id)}"
         missing = [field for field in _FEATURES[name] if field not in row]
         if missing:
             raise ValueError(f"{where}: field {missing[0]!r} is missing")
@@ -470,9 +521,9 @@ def _checked_fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, 
     for field, array in arrays.items():
         if len(array) != len(segments):
             raise ValueError(f"{where}: {len(segments)} segments but {len(array)} {field}")
-    if not np.isfinite(segments).all():
-        bad = segments[~np.isfinite(segments).all(axis=1)][0]
-        raise ValueError(f"{where}: segments must be finite seconds, got {bad.tolist()}")
+    wrong = ~(np.abs(segments) <= MAX_SECONDS).all(axis=1)
+    if wrong.any():
+        raise ValueError(f"{where}: segments must be finite seconds, got {segments[wrong][0].tolist()}")
     return {field: array.tolist() for field, array in arrays.items()}
 
 
@@ -482,29 +533,43 @@ def _checked_array(values: Any, field: str, where: str) -> np.ndarray:
     shape, shape_name = ((0, 2), "[N, 2]") if field == "segments" else ((0,), "[N]")
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError) as error:  # ragged lists; tensors on a device or in bfloat16
-        raise ValueError(f"{where}: {field} must be a list or a CPU array ({error})") from error
+    # Ragged lists; tensors on a device, in bfloat16 or with gradients.
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{where}: {field} must be a list or a CPU array ({reason})") from error
     if array.shape in ((0,), shape):
         return np.zeros(shape, np.int64 if field == "labels" else np.float64)
     if array.shape[1:] != shape[1:] or array.ndim != len(shape) or array.dtype.kind not in kinds:
         raise ValueError(
             f"{where}: {field} must be {kind_name} of shape {shape_name}, "
-            f"got {array.dtype} of shape {list(array.shape)}"
+            f"got {_shown(values) if array.ndim == 0 else _shown(array)}"
         )
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{where}: {field} must be below 2**63, got {array.max()}")
     return array
 
 
 def _checked_thresholds(tiou_thresholds: Sequence[float]) -> np.ndarray:
-    thresholds = np.asarray(tiou_thresholds, dtype=np.float64)
-    valid = thresholds.ndim == 1 and ((thresholds > 0) & (thresholds <= 1)).all()
-    if not valid or len(np.unique(thresholds)) != len(thresholds) or len(thresholds) == 0:
-        raise ValueError(f"tiou_thresholds must be a list of different numbers in (0, 1], got {tiou_thresholds}")
-    return thresholds
+    try:
+        given = np.asarray(tiou_thresholds)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # ragged lists; tensors on a device
+        given = np.empty(0)
+    valid = given.ndim == 1 and given.dtype.kind in "iuf" and ((given > 0) & (given <= 1)).all()
+    if not valid or not 0 < len(given) <= MAX_SETTINGS or len(np.unique(given)) != len(given):
+        raise ValueError(
+            "tiou_thresholds must be a list of different numbers in (0, 1], "
+            f"up to {MAX_SETTINGS}, got {_shown(tiou_thresholds)}"
+        )
+    return given.astype(np.float64)
 
 
-def _check_counts(name: str, counts: Sequence[int]) -> None:
-    if any(not isinstance(count, int | np.integer) or count < 1 for count in counts):
-        raise ValueError(f"{name} must be integers of 1 or more, got {list(counts)}")
+def _checked_counts(name: str, counts: Sequence[int]) -> list[int]:
+    given = list(counts) if isinstance(counts, Sequence) or getattr(counts, "ndim", 0) else [None]
+    numbers = [n for n in given if isinstance(n, int | np.integer) and not isinstance(n, bool)]
+    if not len(given) == len(numbers) <= MAX_SETTINGS or any(not 1 <= n <= MAX_PROPOSALS for n in numbers):
+        shown = _shown(counts[0] if name == "max_proposals" else counts)
+        raise ValueError(f"{name} must be integers from 1 to {MAX_PROPOSALS}, got {shown}")
+    return [int(n) for n in numbers]
 
 
 def _threshold_names(thresholds: np.ndarray) -> list[str]:

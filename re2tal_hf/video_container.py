@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ RAW_STREAMS = (
     *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "mpegvideo", "m4v", "mjpeg", "vc1", "vc1test", "dirac"),
     *("cavsvideo", "avs2", "avs3", "dnxhd"),
 )
+# Of a frame: 12288x8192, more than cameras of today have. One takes about 24 bytes a pixel while it is decoded.
+MAX_PIXELS = 12288 * 8192
+# MP4 has its index in one of its first boxes, or behind the data.
+MAX_BOXES = 64
+SAMPLE_SIZES = re.compile(rb"st(?:sz|z2).{8}(.{4})", re.DOTALL)
 # How what names other files begins, for the message.
 _PLAYLISTS = {
     b"#EXTM3U": "a playlist (HLS)",
@@ -44,6 +50,15 @@ _PLAYLISTS = {
     b"v=0": "a session description (SDP)",
     b"[playlist]": "a playlist (PLS)",
     b"RTSPtext": "a playlist (QuickTime)",
+}
+# And of other files that are taken for videos.
+_NO_VIDEOS = {
+    b"version https://git-lfs": "the pointer of Git LFS in place of the video; run `git lfs pull`",
+    b"<!doctype html": "a web page, not a video; download the file itself",
+    b"<html": "a web page, not a video; download the file itself",
+    b"\x89png": "a picture, not a video",
+    b"\xff\xd8\xff": "a picture, not a video",
+    b"pk\x03\x04": "an archive, not a video; unpack it",
 }
 _XML_PLAYLISTS = {
     b"<MPD": "a playlist (DASH)",
@@ -73,11 +88,7 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
     Raises:
         VideoReadError: if the file is missing, empty, or not a container that holds a video by itself.
     """
-    # Path.is_file raises of paths that are no paths.
-    if not isinstance(source, bytes) and not os.path.isfile(source):
-        raise VideoReadError(f"{name}: there is no such file; check the path.")
-    if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
-        raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")
+    _check_file(source, name)
     # Nothing but this one file; bytes need no protocol at all.
     protocols = "none" if isinstance(source, bytes) else "file"
     options = {"format_whitelist": ",".join(CONTAINERS + RAW_STREAMS), "protocol_whitelist": protocols}
@@ -85,7 +96,7 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
     try:
         container = av.open(file, options=options, metadata_errors="ignore")
     except av.error.FFmpegError as error:
-        reason = _playlist(source) or (
+        reason = _something_else(source) or (
             f"not a video that FFmpeg can open ({error.strerror})"
             if error.errno != errno.EINVAL
             else "not a video in one of the containers that are opened here"
@@ -93,6 +104,44 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
         raise VideoReadError(f"{name}: {reason}; replace it or leave it out.") from error
     assert isinstance(container, av.container.InputContainer)
     return container
+
+
+def _check_file(source: str | Path | bytes, name: str) -> None:
+    try:
+        # Path.is_file raises of paths that are no paths.
+        if not isinstance(source, bytes) and os.path.isdir(source):
+            raise VideoReadError(f"{name}: this is a folder; name the video files in it.")
+        if not isinstance(source, bytes) and not os.path.isfile(source):
+            raise VideoReadError(f"{name}: there is no such file; check the path.")
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        if not size:
+            raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")
+        # FFmpeg makes room for as many samples as the index of MP4 names.
+        if (samples := _samples_of_index(source, size)) > size:
+            raise VideoReadError(
+                f"{name}: the file is damaged (its index names {samples} frames in {size} bytes); replace it or leave"
+                " it out."
+            )
+    except OSError as error:
+        raise VideoReadError(f"{name}: cannot be read ({error.strerror}); check the path and its rights.") from error
+
+
+def _samples_of_index(source: str | Path | bytes, size: int) -> int:
+    """The most samples that a video track of MP4 or its kin claims to have; 0 in other containers."""
+    place = 0
+    for _ in range(MAX_BOXES):
+        box = bytes_of(source, 16, place)
+        if len(box) < 16 or not box[4:8].isalnum():
+            break
+        length = int.from_bytes(box[:4], "big") or size
+        if length == 1:
+            length = int.from_bytes(box[8:16], "big")
+        if box[4:8] == b"moov":
+            tracks = bytes_of(source, min(length, size), place).split(b"trak")
+            found = (match[1] for track in tracks if b"vide" in track for match in SAMPLE_SIZES.finditer(track))
+            return max((int.from_bytes(count, "big") for count in found), default=0)
+        place += max(length, 8)
+    return 0
 
 
 def until_flushed(items: Iterator[Any]) -> Iterator[Any]:
@@ -127,6 +176,8 @@ def open_stream(source: str | Path | bytes, name: str) -> tuple[av.container.Inp
         reason = "no video in it, only sound or other streams"
     elif stream.codec_context is None:
         reason = "its video codec is unknown to the installed PyAV"
+    elif isinstance(stream, av.VideoStream) and stream.width * stream.height > MAX_PIXELS:
+        reason = f"its frames of {stream.width}x{stream.height} are larger than any camera's, or the file is damaged"
     if reason:
         container.close()
         raise VideoReadError(f"{name}: {reason}; replace it or leave it out.")
@@ -134,10 +185,12 @@ def open_stream(source: str | Path | bytes, name: str) -> tuple[av.container.Inp
     return container, stream
 
 
-def _playlist(source: str | Path | bytes) -> str | None:
-    """Why a file is refused that names others."""
+def _something_else(source: str | Path | bytes) -> str | None:
+    """Why a file is refused that names others, or is known to be something else."""
     head = bytes_of(source, 4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     kinds = [kind for start, kind in _PLAYLISTS.items() if head.startswith(start)]
     if head.startswith(b"<"):
         kinds += [kind for tag, kind in _XML_PLAYLISTS.items() if tag in head]
-    return f"{kinds[0]}, not a video; what it names is not opened" if kinds else None
+    if kinds:
+        return f"{kinds[0]}, not a video; what it names is not opened"
+    return next((kind for start, kind in _NO_VIDEOS.items() if head[:40].lower().startswith(start)), None)

@@ -275,7 +275,8 @@ class _PyAVDecoder:
         self.container_name = self._container.format.name.split(",")[0]
         self._stream.codec_context.thread_count = self._num_threads
         self._stream.codec_context.thread_type = "AUTO"
-        announced = self._stream.width * self._stream.height
+        # Codecs store whole blocks of up to 64 pixels.
+        announced = (self._stream.width + 63) * (self._stream.height + 63)
         self._stream.codec_context.options = {"max_pixels": str(max(MAX_GROWN_PIXELS, announced))}
         self._decoded = self._frames_from_here()
         self._frame: Any = None

@@ -53,6 +53,8 @@ BEGINNINGS = {
 }
 # Bytes that are searched for it, which follow the data; there MP4 also keeps its index.
 TAIL_BYTES = 16 * 2**20
+# A clock that is damaged makes days of a few frames.
+MAX_SECONDS, MAX_SECONDS_PER_FRAME = 24 * 3600.0, 60.0
 # Seconds by which what is there may fall short of the header: it may be rounded, or count a frame more.
 MAX_SHORTFALL = 0.5
 
@@ -146,7 +148,7 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
         name: what messages call the video.
 
     Raises:
-        VideoReadError: if there are no frames.
+        VideoReadError: if there are no frames, or a few that last for days.
         av.error.FFmpegError: if the file is damaged.
     """
     packets, end, end_of_data = _read_packets(container, stream)
@@ -164,12 +166,18 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
     starts = np.array([frame.start for frame in frames], dtype=np.int64)
     before = _ticks_before_first(container, stream, int(starts[0]))
     end_of_last = starts[-1] + (frames[-1].duration or frame_ticks)
+    duration = float(end_of_last - starts[0] + before) * float(stream.time_base)
+    if not duration < max(MAX_SECONDS, MAX_SECONDS_PER_FRAME * len(frames)):
+        raise VideoReadError(
+            f"{name}: by its timestamps {len(frames)} frames last {duration / 3600:.0f} hours; the file is damaged:"
+            " write it anew with ffmpeg, or leave it out."
+        )
     keyframes = {packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None}
     return Timeline(
         timestamps=np.array([frame.timestamp for frame in frames], dtype=np.int64),
         starts=starts - starts[0],
         lead=before,
-        duration=float(end_of_last - starts[0] + before) * float(stream.time_base),
+        duration=duration,
         time_base=stream.time_base,
         keyframes=np.array(sorted(keyframes), dtype=np.int64),
         parts=np.array([frame.part for frame in frames], dtype=np.int64),

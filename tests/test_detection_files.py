@@ -1,5 +1,6 @@
 """Detections as files, whatever their labels are."""
 
+import codecs
 import csv
 import io
 import json
@@ -40,7 +41,8 @@ def test_every_label_is_written_and_none_is_a_formula(tmp_path: Path, label: str
     for kind in FORMATS:
         write_detections(tmp_path / f"x.{kind}", rows)
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))[0]["label"] == label
-    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
+    assert (tmp_path / "x.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8-sig") as file:
         cell = list(csv.DictReader(file))[1]["label"]
     if label != "\ud800":
         assert cell.removeprefix("'") == label

@@ -183,7 +183,7 @@ def test_a_stream_that_begins_as_a_text_is_not_handed_to_torchcodec(tmp_path, pr
 
 
 def test_pictures_and_noise_are_refused(tmp_path, private):
-    with pytest.raises(VideoReadError, match="0.png: not a video in one of the containers"):
+    with pytest.raises(VideoReadError, match="0.png: a picture, not a video"):
         open_container(private / "0.png", "0.png")
     jpeg = io.BytesIO()
     av.VideoFrame.from_ndarray(numbered_frames(1)[0], format="rgb24").to_image().save(jpeg, "jpeg")
@@ -191,3 +191,62 @@ def test_pictures_and_noise_are_refused(tmp_path, private):
     for content in (noise, noise[:3], b"\0" * 5000, jpeg.getvalue(), b"<svg></svg>", b"GIF89a"):
         with pytest.raises(VideoReadError):
             VideoReader(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"just a text", "not a video that FFmpeg can open"),
+        (b"<!DOCTYPE html><html></html>", "a web page, not a video"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"PK\x03\x04" + bytes(40), "an archive, not a video; unpack it"),
+        (None, "this is a folder"),
+    ],
+)
+def test_what_is_called_a_video_and_is_none_is_named(tmp_path, content, message):
+    path = tmp_path / "x.mp4"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for source in (path, str(path)):
+        with pytest.raises(VideoReadError, match=rf"x\.mp4: .*{message}"):
+            VideoReader(source)
+    with pytest.raises(VideoReadError, match="cannot be read|no such file"):
+        VideoReader(tmp_path / ("x" * 300 + ".mp4"))
+
+
+def mp4_with_samples(content, count):
+    """An MP4 whose index names `count` samples of one byte, in one chunk."""
+    changed = bytearray(content)
+    for box, place, numbers in ((b"stsz", 8, (1, count)), (b"stsc", 12, (1, count, 1)), (b"stts", 12, (count,))):
+        at = content.index(box) + place
+        changed[at : at + 4 * len(numbers)] = struct.pack(f">{len(numbers)}I", *numbers)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("options", [{}, {"container_options": {"movflags": "faststart"}}])
+def test_an_index_of_more_frames_than_bytes_takes_no_memory(tmp_path, options):
+    whole = written(tmp_path / "whole.mp4", "mp4", "libx264", options).read_bytes()
+    for count in (80_000_000, 2**32 - 1):
+        with pytest.raises(VideoReadError, match=f"its index names {count} frames in {len(whole)} bytes"):
+            VideoReader(mp4_with_samples(whole, count))
+    with VideoReader(whole) as reader:
+        assert reader.frames_at([0.0]).shape[0] == 1
+
+
+def test_frames_larger_than_any_cameras_are_refused(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "x.mp4", numbered_frames(5, 100, 100))
+    monkeypatch.setattr("re2tal_hf.video_reader.MAX_GROWN_PIXELS", 1)  # beyond what the header says
+    with VideoReader(path) as reader:  # in blocks, 112x112
+        assert reader.frames_at([0.0]).shape[-2:] == (100, 100)
+    monkeypatch.setattr("re2tal_hf.video_container.MAX_PIXELS", 99 * 99)
+    with pytest.raises(VideoReadError, match="x.mp4: its frames of 100x100 are larger than any camera's"):
+        VideoReader(path)
+
+
+def test_a_few_frames_that_last_for_days_are_damaged(tmp_path):
+    times = [0.0, 1.0, 3600.0 * 20]
+    with VideoReader(write_video(tmp_path / "a.mkv", numbered_frames(3), timestamps=times)) as reader:
+        assert reader.duration > times[-1]
+    path = write_video(tmp_path / "b.mkv", numbered_frames(3), timestamps=[*times[:2], 3600.0 * 48])
+    with pytest.raises(VideoReadError, match=r"b\.mkv: by its timestamps 3 frames last 48 hours"):
+        VideoReader(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from ..data.detection_files import FORMATS, write_detections
+from ..data.json_files import some
 from ..data.video_files import names_of_results
 from ..data.whole_files import check_writable, written_whole
 from ..training.processes import on_every_process, start_processes
@@ -67,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty() and processes.is_main_process,
     }
 
-    def share() -> int:
-        failed = 0
+    def share() -> list[str]:
+        failed = []
         for path, name in named[processes.process_index :: processes.num_processes]:
             try:
                 with VideoReader(path) as reader:
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
                 rows = pipe(path, **settings)
             except VideoReadError as error:
                 print(error, file=sys.stderr)
-                failed += 1
+                failed.append(path)
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             write_results(folder / name, rows, duration, formats)
@@ -86,8 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
         return failed
 
     # None ends before all have: its end with an error would end the others.
-    failed = gather_object([on_every_process(processes, share)])
-    return 1 if any(failed) else 0
+    failed = [path for part in gather_object([on_every_process(processes, share)]) for path in part]
+    if failed and processes.is_main_process:
+        rest = f"the results of the others are in {folder}" if len(failed) < len(videos) else "there are no results"
+        raise VideoReadError(f"{len(failed)} of {len(videos)} videos cannot be read: {some(failed)}; {rest}.")
+    return 1 if failed else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

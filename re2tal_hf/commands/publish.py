@@ -14,6 +14,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from ..data.json_files import read_text
 from ..publishing.license_file import code_license
 from ..publishing.model_card import CardOptions
 from ..publishing.published_run import read_run
@@ -53,7 +54,7 @@ def stage(arguments: argparse.Namespace, folder: Path) -> None:
         tag=arguments.tag,
         license=arguments.license,
         data_name=arguments.data_name,
-        notes=arguments.notes.read_text() if arguments.notes else "",
+        notes=read_text(arguments.notes) if arguments.notes else "",
     )
     run = read_run(arguments.run, arguments.which)
     return stage_model(run, options, code_license(REPOSITORY), folder, arguments.max_shard_size)

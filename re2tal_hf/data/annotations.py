@@ -26,7 +26,7 @@ from .annotation_set import (
     repair_video,
 )
 from .hub_video import HubVideo
-from .json_files import check_unique, read_json, some
+from .json_files import check_unique, read_json, read_text, some
 from .time_units import MAX_LOST, check_times
 from .video_files import files_of_id, find_videos, same_name
 
@@ -149,10 +149,7 @@ def read_label_names(path: str | Path) -> list[str]:
     Raises:
         AnnotationError: Not such a file: no text, no names, or a name twice.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not a text in UTF-8 ({error.reason}); give a name on each line") from error
+    lines = read_text(Path(path)).splitlines()
     names = [name for line in lines if (name := clean_label(line))]
     if not names or any(unicodedata.category(c) == "Cc" for line in lines for c in line if not c.isspace()):
         raise AnnotationError(f"{path}: no names of classes in it; give one on each line")

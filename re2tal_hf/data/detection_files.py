@@ -88,15 +88,18 @@ FORMATS: dict[str, Callable[[Detections], str]] = {"json": to_json, "csv": to_cs
 
 
 def write_detections(path: Path, detections: Detections) -> None:
-    """Writes detections in the format that the ending of a path says; halves of letter pairs as their escapes.
+    """Writes detections in the format that the ending of a path says, in UTF-8.
 
-    The file is complete whenever it is there.
+    Halves of letter pairs are written as their escapes, and a table begins with a byte order mark. The file is
+    complete whenever it is there.
     """
     if (kind := path.suffix.removeprefix(".")) not in FORMATS:
         raise ValueError(f"{path}: end the name in one of {', '.join(FORMATS)}.")
     text = FORMATS[kind](detections)
+    # Without its mark spreadsheets take a table for one in the code page of the machine.
+    encoding = "utf-8-sig" if kind == "csv" else "utf-8"
     with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        partial.write_text(text, encoding=encoding, errors="backslashreplace", newline="")
 
 
 def write_submission(path: Path, detections: Mapping[str, Detections]) -> None:

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
-from .json_files import NOT_JSON, parse_json, reason_of
+from .json_files import NOT_JSON, parse_json, read_text, reason_of
 from .video_files import files_under, find_file, same_name
 
 logger = logging.getLogger(__name__)
@@ -128,11 +128,7 @@ def _read_table(table: Path) -> Iterator[Any]:
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise AnnotationError(f"{table}: not a Parquet table ({reason_of(error)}); make it anew") from error
         return
-    try:
-        lines = table.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{table}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(table).split("\n"), 1):
         if line.strip():
             try:
                 yield parse_json(line, f"{table}: line {number}")

@@ -1,4 +1,4 @@
-"""JSON as people hand it over, and what is said of files that hold none."""
+"""JSON and texts as people hand them over, and what is said of files that hold none."""
 
 from __future__ import annotations
 
@@ -70,6 +70,19 @@ def read_json(path: Path, form: str) -> Any:
         kind = _kind(path, content)
         reason = f"this is {kind}, which is not read" if kind else f"not a JSON file ({reason_of(error)})"
         raise AnnotationError(f"{path}: {reason}; give JSON of the form {form}") from error
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file.
+
+    Raises:
+        AnnotationError: Not in UTF-8.
+        OSError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not a text in UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
 def parse_json(content: bytes | str, where: str) -> Any:

@@ -65,10 +65,15 @@ def files_of_id(video_id: str, files: Mapping[str, list[Path]], root: Path) -> l
     It is the stem of their name, or follows a `v_` in it. It may also have the extension, and folders: the last is
     that of the file, unless the file lies in `root` itself.
     """
-    *folders, name = [part for part in re.split(r"[/\\]", same_name(video_id)) if part not in ("", ".", "..")] or [""]
+    whole = same_name(video_id)
+    *folders, name = [part for part in re.split(r"[/\\]", whole) if part not in ("", ".")] or [""]
     stems = [name]
     if Path(name).suffix.lower() in VIDEO_EXTENSIONS:
         stems.append(Path(name).stem)
+    if whole in files:  # which may have a backslash on some systems
+        folders, stems = [], [whole]
+    elif ".." in folders:
+        return []
     found = next((files[stem] for of in stems for stem in (of, f"v_{of}") if stem in files), [])
     if folders:
         found = [path for path in found if path.parent == root or same_name(path.parent.name) == folders[-1]]

@@ -167,7 +167,7 @@ def _rewrite_json(source: Path, target: Path, indent: int | None = 2) -> None:
         value = json.loads(source.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{source} is not JSON ({error}): restore it, or have it made anew.") from error
-    target.write_text(json.dumps(without_places(value), indent=indent) + "\n")
+    target.write_text(json.dumps(without_places(value), indent=indent) + "\n", encoding="utf-8")
 
 
 def _copy_picture(run: PublishedRun, folder: Path) -> None:

@@ -54,7 +54,9 @@ def peak_memory() -> float:
     status = Path("/proc/self/status")
     if status.exists():
         # ru_maxrss begins with the peak of the process that started this one; VmHWM does not.
-        [peak] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        [peak] = [
+            line.split()[1] for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+        ]
         return int(peak) / 2**10
     units = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
@@ -65,5 +67,5 @@ def reset_peak_memory() -> float:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return peak_memory()

@@ -271,7 +271,7 @@ class RunFolder:
     def _take_lock(self) -> None:
         if fcntl is None:
             return
-        self._lock = (self.path / ".lock").open("w")
+        self._lock = (self.path / ".lock").open("w", encoding="utf-8")
         try:
             # A record lock: the kernel gives it back when this process dies, and no data worker inherits it.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

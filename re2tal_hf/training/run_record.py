@@ -80,7 +80,7 @@ def describe_device(device: torch.device) -> str:
     cpu_info = Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()
-        for line in (cpu_info.read_text().splitlines() if cpu_info.exists() else [])
+        for line in (cpu_info.read_text(encoding="utf-8", errors="replace").splitlines() if cpu_info.exists() else [])
         if line.startswith("model name")
     ]
     name = names[0] if names else platform.processor() or platform.machine()

@@ -301,7 +301,7 @@ def show_measurement(annotation_path: str | None, detection_path: str | None, su
         kind = "annotation" if annotation_path is None else "detection"
         raise InputError(f"There is no {kind} file yet; drop one, or click an example.")
     measurement = measure(annotation_path, detection_path, subset or ALL_SUBSETS, thresholds or "")
-    csv_path = save_bytes_to_cache(csv_table(measurement).encode(), "tal_map.csv", get_upload_folder())
+    csv_path = save_bytes_to_cache(csv_table(measurement).encode("utf-8-sig"), "tal_map.csv", get_upload_folder())
     tables = [table.style.format(precision=4) for table in (map_table(measurement), class_table(measurement))]
     return measurement.summary, *tables, csv_path, plotted_curves(measurement)
 

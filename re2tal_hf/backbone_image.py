@@ -74,10 +74,11 @@ class ImageNetwork(Architecture):
             "depth": depth, "embed_dim": embed_dim, "num_heads": num_heads, "depth_multiplier": depth_multiplier,
         }  # fmt: skip
         settings = {name: value for name, value in sizes.items() if value is not None}
+        rates = {"drop_path_rate": drop_path_rate, "drop_rate": drop_rate}
+        # Rotary positions are computed for the size of the frames then, and not once.
+        of_transformers = {"dynamic_img_size": True} if _is_transformer(variant) else {}
         try:
-            model = timm.create_model(
-                variant, num_classes=0, drop_path_rate=drop_path_rate, drop_rate=drop_rate, **settings
-            )
+            model = timm.create_model(variant, num_classes=0, **rates, **of_transformers, **settings)
         except (AssertionError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
             given = ", ".join(f"{name}={value}" for name, value in settings.items())
             raise ValueError(
@@ -88,8 +89,6 @@ class ImageNetwork(Architecture):
             raise ValueError(
                 f"backbone_config['variant'] is {variant!r}, a {type(model).__name__}: it has no rewiring."
             )
-        if hasattr(model, "patch_embed"):
-            model.patch_embed.strict_img_size = False  # positions are interpolated
         model.temporal_shift = temporal_shift
         return model
 
@@ -172,6 +171,10 @@ def hub_id(name: str) -> str:
     if "/" in name or not import_timm().is_model(name):
         return name
     return import_timm().get_pretrained_cfg(name).hf_hub_id or name
+
+
+def _is_transformer(variant: str) -> bool:
+    return import_timm().model_entrypoint(variant).__module__.endswith((".vision_transformer", ".eva"))
 
 
 def temporal_shift_of(model: nn.Module) -> float:

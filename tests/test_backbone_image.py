@@ -86,6 +86,17 @@ def test_gradients_through_the_shift(kind):
     assert 0 <= model.reconstruction_errors.largest() < 1e-12
 
 
+@pytest.mark.parametrize(
+    "variant", ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "vit_pe_core_tiny_patch16_384"]
+)
+def test_frames_need_not_be_of_the_size_of_the_pretraining(variant):
+    sizes = {"depth": 2, "embed_dim": 128, "num_heads": 2}
+    with torch.device("meta"):
+        model = build_backbone({"model_type": "image", "variant": variant, **sizes})
+        side = 3 * model.patch_embed.patch_size[0]
+        assert model.video_features(torch.empty(1, 2, 3, side, 2 * side)).shape == (1, 2, 128)
+
+
 def test_a_model_of_timms_is_rewired_in_place():
     model = timm.create_model("resnet10t", num_classes=5).eval()
     model.temporal_shift = 0.125

@@ -86,6 +86,7 @@ def test_gradients_through_the_shift(kind):
     assert 0 <= model.reconstruction_errors.largest() < 1e-12
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(
     "variant", ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "vit_pe_core_tiny_patch16_384"]
 )

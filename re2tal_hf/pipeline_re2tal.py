@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_
 from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import FramesInMemory, VideoSource, is_video, open_video
 from .video_windows import MAX_FRAMES
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Takes the number of windows done and of all windows of the video."""
@@ -229,19 +232,34 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         [found] = self.video_processor.post_process_temporal_action_localization(
             model_outputs,
             windows,
-            threshold=threshold,
             video_scores=video_scores,
             **({} if max_segments is None else {"max_detections": max_segments}),
         )
-        rows = zip(*(found[name][:top_k].tolist() for name in ("labels", "scores", "segments")), strict=True)
-        return [
-            {"label": names[label], "score": score, "start": start, "end": end} for label, score, (start, end) in rows
+        columns = [found[name].tolist() for name in ("labels", "scores", "segments")]
+        rows = [
+            {"label": names[label], "score": score, "start": start, "end": end}
+            for label, score, (start, end) in zip(*columns, strict=True)
         ]
+        kept = [row for row in rows if threshold is None or row["score"] >= threshold]
+        if threshold is not None and not kept:
+            logger.warning("%s: %s", windows[0].video_id, _nothing_found(rows, threshold))
+        return kept[:top_k]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Saves model, code and video processor to a folder; the code of the pipeline goes with the model's."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+def _nothing_found(rows: list[dict[str, Any]], threshold: float) -> str:
+    """What is said of a video without an action; `rows` has all that were found, best first."""
+    if not rows:
+        return "no action was found, at any threshold"
+    best = rows[0]
+    return (
+        f"no action scores the threshold of {threshold:g} or more; the best score is {best['score']:.3g}, of "
+        f"{best['label']} from {best['start']:.1f} s to {best['end']:.1f} s"
+    )
 
 
 def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipeline:

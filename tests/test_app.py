@@ -431,6 +431,14 @@ def test_stop_ends_the_run_of_its_visitor_only(uploads: Path) -> None:
         assert pool.submit(localizer.detect, video, "", "me").result(10)[0] == []
 
 
+def test_where_nothing_scores_enough_the_page_gets_the_best(uploads: Path) -> None:
+    weak, weaker = ({**BOUNCE, "score": localization.LOWEST_SCORE * share} for share in (0.9, 0.8))
+    video = shutil.copy(EXAMPLES[0], uploads)
+    for found, shown in (([BOUNCE, weak], [BOUNCE]), ([weak, weaker], [weak]), ([], [])):
+        localizer = make_localizer(lambda path, found=found, **settings: found)
+        assert localizer.detect(video, "", "me")[0] == shown
+
+
 def test_gpu_is_asked_for_where_spaces_is_present(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 

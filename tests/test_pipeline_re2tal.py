@@ -148,6 +148,16 @@ def test_batches_of_windows_give_the_same(pipe, video):
     handle.remove()
 
 
+def test_where_nothing_reaches_the_threshold_the_best_score_is_said(pipe, video, caplog):
+    [best, *_] = pipe(video)
+    assert pipe(video, threshold=1.0) == []
+    assert caplog.messages == [
+        f"{video}: no action scores the threshold of 1 or more; the best score is {best['score']:.3g}, of "
+        f"{best['label']} from {best['start']:.1f} s to {best['end']:.1f} s"
+    ]
+    assert pipe(video, threshold=best["score"], max_segments=1) == [best] and len(caplog.messages) == 1
+
+
 def test_settings_of_a_call(pipe, video):
     rows = pipe(video)
     threshold = rows[3]["score"]

@@ -83,7 +83,7 @@ def test_all_videos_are_done_before_a_process_says_that_one_is_unreadable(ends, 
         ("other recipe on one", "training.save_epochs is"),
         ("no data on one", "none.json do not exist"),
         ("too few windows", "An epoch has 4 windows"),
-        ("not a folder", "Not a directory"),
+        ("not a folder", "is no folder"),
         ("damaged", "random_states_1.pkl is missing"),
     ],
 )

@@ -176,7 +176,9 @@ class Localizer:
             show(done, count)
 
         pipe = self._shelf.pipeline(model)
-        return pipe(video, threshold=LOWEST_SCORE, top_k=MOST_ACTIONS, progress=report)
+        rows = pipe(video, top_k=MOST_ACTIONS, progress=report)
+        # Where nothing is shown, the page says what the best score was.
+        return [row for row in rows if row["score"] >= LOWEST_SCORE] or rows[:1]
 
 
 def select(detections: Sequence[dict[str, Any]], threshold: float, labels: Sequence[str]) -> list[dict[str, Any]]:

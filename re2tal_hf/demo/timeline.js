@@ -88,8 +88,10 @@ function drawLanes() {
     if (labels.length) {
         lanes.append(makeAxis(), make("div", "playhead"));
     } else {
-        const found = result.detections.length > 0;
-        const text = found ? "No action here: lower the threshold or tick more classes." : "No action was found.";
+        const [best] = result.detections;
+        const text = best
+            ? `No action here: the best score is ${best.score.toFixed(2)}, of ${best.label}. Lower the threshold or tick more classes.`
+            : "No action was found.";
         lanes.append(make("p", "nothing", text));
     }
 }

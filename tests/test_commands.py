@@ -128,8 +128,20 @@ def test_where_an_error_came_up_is_shown_to_who_asks(tmp_path: Path) -> None:
         train.main(["--recipe", "none", "--output", str(tmp_path / "run"), "--traceback"])
 
 
-def test_arguments_that_are_not_understood_are_told_from_errors(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipee", "x"], "; did you mean --recipe?"),
+        (["--training.epochs=3"], "; fields of the recipe are given without dashes, as section.field=value"),
+        (["seed=1", "--training.epochs", "3"], "; fields of the recipe are given without dashes"),
+        (["--epochs", "3"], "; fields of the recipe are given without dashes"),
+    ],
+)
+def test_arguments_that_are_not_understood_are_told_from_errors(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
-        train.main(["--recipe", "quickstart", "--output", "run", "--recipee", "x"])
+        train.main(["--recipe", "quickstart", "--output", "run", *arguments])
     assert left.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("re2tal train: error: ")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("re2tal train: error: unrecognized arguments: --") and message in last

@@ -12,7 +12,7 @@ from re2tal_hf.training.rehearsal import check_machine, rehearse
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_packaged_recipes_go_through(name):
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, ["training.pretrained_backbone=null"])
     classifies = recipe.model.get("head_config") is None
     before = torch.random.get_rng_state()
     rehearse(recipe, Re2TALForVideoClassification if classifies else Re2TALForTemporalActionLocalization)
@@ -22,6 +22,8 @@ def test_packaged_recipes_go_through(name):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["training.pretrained_backbone=absent.pth"], "neither a file of weights .*there is no such file"),
+        (["training.pretrained_backbone=Swin3D_T_Weights.KINETICS"], "nor a name of torchvision weights"),
         (["freeze.stages=3"], "freeze.stages is 3, but the backbone has 2 stages; give 0 to 2"),
         (["model.rewiring=dr2net", "model.coupling=[[1,0],[1,0],[1,0]]"], "3 couplings for 2 stages"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import logging
 import os
@@ -18,8 +19,8 @@ from accelerate import PartialState
 from ..data.time_units import MAX_LOST
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..training.arguments import recipe_names
+from ..training.model_source import explained, find_model
 from ..training.own_files import import_files
-from ..training.run_folder import complete_folder
 from ._errors import expected, quiet_without_reader, stopped, unexpected
 
 Options = argparse.Namespace
@@ -105,7 +106,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
     """Adds what a pipeline is made of and how it runs: `model`, `device` and `batch_size`."""
-    parser.add_argument("--model", required=True, help="a model folder or a Hub id")
+    parser.add_argument("--model", required=True, help="folder of a model or of a run, or a Hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--batch-size", type=int, default=1, help="more are faster on a GPU and take more memory")
 
@@ -114,7 +115,9 @@ def load_for_inference(options: Options, processes: PartialState) -> TemporalAct
     """Loads the model of `add_inference_options`, on the device of this process where there are several."""
     device = options.device or (processes.device if processes.num_processes > 1 else None)
     check_device(device)
-    return load_pipeline(str(complete_folder(options.model)), device=device)
+    source = find_model(options.model, "--model")
+    with explained(source, "--model"):
+        return load_pipeline(source, device=device)
 
 
 def check_device(device: str | torch.device | None) -> None:
@@ -145,7 +148,17 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         _let_the_first_process_speak()
-        super().error(message)
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        super().error(message + "".join(self._hint(option) for option in unknown.split()[:1]))
+
+    def _hint(self, unknown: str) -> str:
+        """What an option that there is not may have been meant for."""
+        name, known = unknown.partition("=")[0], list(self._option_string_actions)
+        if near := difflib.get_close_matches(name, known, 1):
+            return f"; did you mean {near[0]}?"
+        if unknown.startswith("--") and any(action.dest == "overrides" for action in self._actions):
+            return "; fields of the recipe are given without dashes, as section.field=value"
+        return ""
 
 
 def _let_the_first_process_speak() -> None:

@@ -24,7 +24,7 @@ from ..publishing.graph import (
     save_graph,
     window_shape,
 )
-from ..training.run_folder import complete_folder
+from ..training.model_source import explained, find_model
 from ._command import run_command
 
 # Of fp32; other kernels add up in another order.
@@ -32,7 +32,7 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a model folder or a Hub id")
+    parser.add_argument("model", help="folder of a model or of a run, or a Hub id")
     parser.add_argument("--format", choices=FORMATS, default="torch")
     parser.add_argument("--output", required=True, help="the file to write, such as model.pt2 or model.onnx")
 
@@ -42,11 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     if Path(arguments.output).is_dir():
         raise IsADirectoryError(f"--output {arguments.output} is a folder: name a file.")
     check_writable(Path(arguments.output).parent)
-    source = str(complete_folder(arguments.model))
+    source = find_model(arguments.model, "model")
     if Path(source).is_dir():
         check_model_folder(Path(source))
-    model = AutoModel.from_pretrained(source, dtype="float32", partial=False)
-    shape = window_shape(AutoVideoProcessor.from_pretrained(source))
+    with explained(source, "model"):
+        model = AutoModel.from_pretrained(source, dtype="float32", partial=False)
+        shape = window_shape(AutoVideoProcessor.from_pretrained(source))
     save_graph(export_graph(model, shape), arguments.output, arguments.format)
     print(f"{arguments.output}: windows of {shape[0]} frames, {shape[1]} x {shape[2]}")
     if arguments.format == "onnx" and importlib.util.find_spec("onnxruntime") is None:

@@ -4,7 +4,6 @@ import contextlib
 import fnmatch
 import json
 import logging
-import re
 import tempfile
 import threading
 from collections import OrderedDict
@@ -18,12 +17,11 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from .. import Re2TALConfig
 from ..pipeline_re2tal import load_pipeline
-from ..training.run_folder import complete_folder
+from ..training.model_source import HUB_ID, find_model
 from .model_limits import MAX_JSON_MEGABYTES, ModelError, check_cost
 
 logger = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>\w[\w./-]{0,99}))?", re.A)
 MODEL_FILES = ("config.json", "*preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 HUB_TIMEOUT = 10.0
 
@@ -157,16 +155,14 @@ def _reporting(name: str) -> Iterator[None]:
 
 
 def _find_model(own: str) -> str:
-    """The folder of the operator's model, `best` or `last` of a training run, or a Hub id."""
-    if not Path(own).is_dir():
-        if HUB_ID.fullmatch(own) and not Path(own).exists():
-            return own
-        raise ModelError(f"--model {own}: neither a folder nor a Hub id.")
-    for folder in map(complete_folder, (Path(own), Path(own, "best"), Path(own, "last"))):
-        if (folder / "config.json").is_file():
-            _check_type(folder, own)
-            return str(folder)
-    raise ModelError(f"--model {own}: no config.json in it, in best/ or in last/; name the folder of a model or a run.")
+    """The folder of the operator's model or a Hub id."""
+    try:
+        found = find_model(own, "--model", revision=True)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    if Path(found).is_dir():
+        _check_type(Path(found), own)
+    return found
 
 
 def _check_type(folder: Path, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -105,7 +106,7 @@ class OptimizationArguments:
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
         pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
             id of a transformers model, a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, or a folder such as
-            `runs/backbone/best` of re2tal finetune.
+            `runs/backbone`, a run of re2tal finetune.
         pretrained_license: License of these weights, by its name on the Hub, where it is not known: of a file, or of a
             repository that is not the publisher's.
         pretrained_partial: Take of these weights what fits and begin the rest anew, where by default weights that do
@@ -255,11 +256,11 @@ def _text_of(name: str) -> bytes:
     if name in recipe_names():
         return (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_bytes()
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = sorted(path.glob("*.yaml"))
         hint = f"; did you mean {inside[0]}?" if inside else "; give a YAML file in it."
         raise ValueError(f"The recipe {shown(name)} is a folder{hint}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"There is no recipe {shown(name)}; {did_you_mean(name, recipe_names())} Or give a YAML file.")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)

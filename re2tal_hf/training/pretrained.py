@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ import torch
 import torchvision
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from transformers import PreTrainedModel
 
 from ..backbone_clip_transformer import ClipTransformer
@@ -20,6 +22,7 @@ from ..loaded_weights import WeightFit, is_computed, some, without_loading_repor
 from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
 from ..saved_files import WEIGHT_NAMES, read_json
 from ..value_checks import one_line, shown
+from .model_source import model_folder, near_folder
 from .same_function import differences
 from .weight_files import FILE_SUFFIXES, read_weight_file, read_weight_folder, unwrap
 
@@ -96,13 +99,21 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
 
 
 def full_name(source: str | None, model_type: str) -> str | None:
-    """Returns the Hub id that timm's name of an image network's weights stands for; any other source as it is."""
-    return hub_id(source) if source and model_type == ImageNetwork.model_type and not Path(source).exists() else source
+    """Returns what the name of a source stands for.
+
+    Of the folder of a run it is that of its model; of timm's name of an image network's weights their Hub id; any other
+    source stands for itself.
+    """
+    if not source:
+        return source
+    if os.path.isdir(source):
+        return str(model_folder(source))
+    return hub_id(source) if model_type == ImageNetwork.model_type and not Path(source).exists() else source
 
 
 def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source: str) -> bool:
     """Loads classifier and norm of a model of ours where it tells the same classes apart; returns whether it does."""
-    folder = Path(source)
+    folder = model_folder(source)
     if _model_type(folder) != Re2TALVideoClassificationConfig.model_type:
         return False
     config, state = Re2TALVideoClassificationConfig.from_pretrained(folder), read_weight_folder(folder)
@@ -117,27 +128,44 @@ def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source
 
 def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
     """Returns the weights, and the network that they belong to, on the meta device, where its settings are known."""
+    found = find_weights(backbone, source)
+    if not isinstance(found, Path):
+        return dict(found.get_state_dict(progress=True, check_hash=True)), _of_torchvision(found)
+    if found.is_file():
+        of_family = _model_type(found.parent) in (*CONFIGS, backbone.architecture.model_type)
+        return read_weight_file(found), _described(backbone, found.parent) if of_family else None
+    return read_weight_folder(found), _described(backbone, found) if _is_described(found) else None
+
+
+def find_weights(backbone: RewiredModel, source: str) -> Path | WeightsEnum:
+    """Returns where weights lie, without reading them.
+
+    Args:
+        backbone: What they are for.
+        source: As for [`load_backbone_weights`]; a folder on the Hub is fetched.
+
+    Returns:
+        A file, a folder, or what torchvision calls the weights.
+
+    Raises:
+        ValueError: if there are none of this name.
+    """
     source = str(full_name(source, backbone.architecture.model_type))
     path = Path(source)
-    if path.is_file():
-        of_family = _model_type(path.parent) in (*CONFIGS, backbone.architecture.model_type)
-        return read_weight_file(path), _described(backbone, path.parent) if of_family else None
-    if path.is_dir():
-        return read_weight_folder(path), _described(backbone, path) if _is_described(path) else None
+    if os.path.exists(path):
+        return path
     try:
         if path.suffix in FILE_SUFFIXES:
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError(f"there is no such file{near_folder(source)}")
         if _known_name(backbone).endswith("torchvision weights") and "/" not in source:
-            weights = torchvision.models.get_weight(source)
-            return dict(weights.get_state_dict(progress=True, check_hash=True)), _of_torchvision(weights)
-        folder = _download(source)
+            return torchvision.models.get_weight(source)
+        return _download(source)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"training.pretrained_backbone is {source!r}: neither a file of weights ({', '.join(FILE_SUFFIXES)}), nor "
-            f"a folder of a Re2TAL model, nor a {_known_name(backbone)} for "
+            f"training.pretrained_backbone is {shown(source)}: neither a file of weights ({', '.join(FILE_SUFFIXES)}), "
+            f"nor a folder of a Re2TAL model{near_folder(source)}, nor a {_known_name(backbone)} for "
             f"{type(backbone).original_class.__name__} ({one_line(error)})."
         ) from error
-    return read_weight_folder(folder), _described(backbone, folder)
 
 
 def _known_name(backbone: RewiredModel) -> str:

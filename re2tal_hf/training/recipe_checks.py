@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import LoggerType
 
-from ..configuration_re2tal import CONFIGS, settings_of
+from ..configuration_re2tal import CONFIGS, check_part_settings, settings_of
 from ..data.augmentation import Augmentation
-from ..modeling_re2tal import check_part_settings
 from ..rewiring import DUAL_RESIDUAL
-from ..value_checks import did_you_mean, leaves, shown
-from ..video_processing_re2tal import Re2TALVideoProcessor
+from ..value_checks import did_you_mean, leaves, one_line, shown
+from ..video_processing_re2tal import Re2TALVideoProcessor, check_processor_settings
 from .coupling_schedule import coupling_at
 
 if TYPE_CHECKING:
@@ -61,19 +60,20 @@ def _check_model(settings: dict[str, Any], where: str) -> None:
         try:
             kind(**{name: value for name, value in settings.items() if name in settings_of(kind)})
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{where}model: {error}") from error
+            raise ValueError(f"{where}model: {one_line(error)}") from error
 
 
 def _check_frames(recipe: Recipe, where: str) -> None:
     """Checks that frames can be prepared as the sections say, and how much memory a window and a batch take."""
+    check_processor_settings(recipe.processor, f"{where}processor.")
     try:
         processor = Re2TALVideoProcessor(**recipe.processor)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}processor: {error}") from error
+        raise ValueError(f"{where}processor: {one_line(error)}") from error
     try:
         augmentation = Augmentation(**recipe.augmentation)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}augmentation: {error}") from error
+        raise ValueError(f"{where}augmentation: {one_line(error)}") from error
     if augmentation.crop_scale is not None and processor.frame_size is None:
         raise ValueError(
             f"{where}augmentation.crop_scale needs frames of one size: give processor.size height and width, or set "
@@ -83,7 +83,7 @@ def _check_frames(recipe: Recipe, where: str) -> None:
         shape = frame_shape(processor)
         processor.prepare([torch.zeros((1, 3, 2, 2), dtype=torch.uint8, device="meta")])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{where}processor: no frame can be prepared so: {error}") from error
+        raise ValueError(f"{where}processor: no frame can be prepared so: {one_line(error)}") from error
     _check_memory(recipe, processor.num_frames, math.prod(shape), where)
 
 

@@ -15,9 +15,11 @@ from ..families import FAMILIES
 from ..head import HEADS
 from ..modeling_pretrained import Re2TALPreTrainedModel
 from ..rewiring import BACKBONES
+from ..value_checks import one_line
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import OptimizationArguments, Recipe
 from .optimization import build_optimizer
+from .pretrained import find_weights
 from .recipe_checks import frame_shape
 
 
@@ -59,8 +61,10 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
     try:
         model.freeze(**vars(recipe.freeze))
     except ValueError as error:
-        raise ValueError(f"freeze.{error}") from error
+        raise ValueError(f"freeze.{one_line(error)}") from error
     build_optimizer(model, recipe.training)
+    if source := recipe.training.pretrained_backbone:
+        find_weights(model.base_model.backbone, source)
     processor = Re2TALVideoProcessor(**recipe.processor)
     if not (processor.do_resize or processor.do_center_crop):
         return  # frames are of any size
@@ -72,5 +76,5 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
     except (ValueError, RuntimeError, LookupError, ArithmeticError) as error:
         raise ValueError(
             f"model.backbone_config takes no windows of processor.num_frames={processor.num_frames} frames of "
-            f"{shape[1]} x {shape[2]} pixels: {error}"
+            f"{shape[1]} x {shape[2]} pixels: {one_line(error)}"
         ) from error

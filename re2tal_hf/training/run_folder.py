@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import pickle
 import shutil
 import zipfile
@@ -71,8 +72,11 @@ class RunFolderError(ValueError):
 def complete_folder(folder: str | Path) -> Path:
     """Returns the folder, or its predecessor where a kill in the middle of a replacement left only that."""
     folder = Path(folder)
+    # Other than a path's own methods these take what is no name of a file at all.
+    if os.path.exists(folder) or not folder.name:
+        return folder
     old = folder.with_name(f"{folder.name}.old")
-    return old if old.is_dir() and not folder.exists() else folder
+    return old if os.path.isdir(old) else folder
 
 
 class RunFolder:

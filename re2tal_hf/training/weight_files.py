@@ -61,9 +61,7 @@ def read_weight_folder(folder: Path) -> dict[str, Tensor]:
     """
     if parts := weight_files(folder):
         return {key: tensor for part in parts for key, tensor in read_weight_file(part).items()}
-    runs = [str(folder / name) for name in ("best", "last") if (folder / name).is_dir()]
-    hint = f"; did you mean {' or '.join(runs)}?" if runs else "."
-    raise ValueError(f"{folder} holds no weights, neither {' nor '.join(WEIGHT_NAMES)}{hint}")
+    raise ValueError(f"{folder} holds no weights, neither {' nor '.join(WEIGHT_NAMES)}.")
 
 
 def unwrap(state: Mapping[str, Tensor], names: Collection[str], wrappers: Collection[str] = ()) -> dict[str, Tensor]:

@@ -233,12 +233,21 @@ def _file_case(draw: random.Random, folder: Path, name: str, content: Any) -> Ca
 def _read_case(draw: random.Random, source: Path, notes: list[str], settings: dict[str, Any]) -> Case:
     """Reads annotations, with one or two settings, most of them right."""
     some = {
-        "subset": ["training", "train", "validation", "Test", "none", "", " training ", "x" * 2000],
+        "subset": ["training", "train", "validation", "Test", "none", "", " training ", "x" * 2000, 3, ["training"]],
         "repair": [False],
         "point_width": [1, 0.5, 0, -1, math.nan, "1", 1e9],
-        "label_names": [LABELS, ["kick"], [*LABELS, "kick"], [str(number) for number in range(1, 5)]],
-        "first_label_id": [1, 0],
-        "max_lost": [1.0, 0.0],
+        "label_names": [
+            LABELS,
+            ["kick"],
+            [*LABELS, "kick"],
+            [str(number) for number in range(1, 5)],
+            "kick",
+            [1],
+            3,
+            [],
+        ],
+        "first_label_id": [1, 0, -1, "1", 1.5],
+        "max_lost": [1.0, 0.0, math.nan, -1, "all", 2],
     }
     for name in draw.sample(sorted(some), draw.randint(0, 2)):
         settings[name] = draw.choice(some[name])

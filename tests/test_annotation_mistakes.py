@@ -229,6 +229,29 @@ DETECTIONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("source", None),
+        ("source", b"a.json"),
+        ("video_folder", 3),
+        ("subset", ["training"]),
+        ("label_names", "run"),
+        ("label_names", [1]),
+        ("first_label_id", -1),
+        ("max_lost", float("nan")),
+        ("point_width", True),
+    ],
+)
+def test_arguments_of_wrong_types_are_named(make, argument, value):
+    settings = {"source": make({"a": entry(("run", 0, 1))}), argument: value}
+    with pytest.raises((TypeError, ValueError), match=f"{argument} is "):
+        read_annotations(**settings)
+    for source in ("x" * 5000, "a\0b", ""):
+        with pytest.raises(FileNotFoundError, match="do not exist; give a JSON file or a folder"):
+            read_annotations(source)
+
+
 def test_our_own_output_is_read_as_annotations(tmp_path, caplog):
     write_detections(tmp_path / "match.json", DETECTIONS)
     write_submission(tmp_path / "detections.json", {"match": DETECTIONS, "empty": []})

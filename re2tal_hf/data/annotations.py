@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..value_checks import POSITIVE, check_value, shown
+from ..value_checks import NOT_NEGATIVE, POSITIVE, SHARE, check_values, shown
 from .annotation_records import Record, clean_label, parse_record
 from .annotation_set import (
     RULES,
@@ -42,6 +43,13 @@ __all__ = [
     "repair_segments",
 ]
 
+_SETTINGS = {
+    "subset": str | None,
+    "label_names": Sequence[str] | None,
+    "first_label_id": Annotated[int, NOT_NEGATIVE],
+    "point_width": Annotated[float | None, POSITIVE],
+    "max_lost": Annotated[float, SHARE],
+}
 _SUBSET_SYNONYMS = (
     frozenset({"train", "training"}),
     frozenset({"val", "valid", "validation"}),
@@ -108,12 +116,21 @@ def read_annotations(
     Raises:
         AnnotationError: Malformed file, duplicate ids, unknown subset or label, labels that differ only
             in case, no video files, no such dataset, times that are not seconds.
-        ValueError: `point_width` is not above 0.
+        TypeError, ValueError: An argument is of another type, or out of its range.
         FileNotFoundError: No such annotation file or video folder.
         VideoReadError: A video cannot be fetched from the Hub.
     """
-    if point_width is not None:
-        check_value("point_width", point_width, Annotated[float, POSITIVE])
+    for name, value in {"source": source, "video_folder": video_folder or ""}.items():
+        if not isinstance(value, str | os.PathLike):
+            raise TypeError(f"{name} is {shown(value)}; it must be a path.")
+    settings = {
+        "subset": subset,
+        "label_names": label_names if isinstance(label_names, str | int | None) else list(label_names),
+        "first_label_id": first_label_id,
+        "point_width": point_width,
+        "max_lost": max_lost,
+    }
+    check_values("", settings, _SETTINGS)
     records, declared_names = _read_records(source)
     names = list(label_names) if label_names is not None else declared_names or _label_names(records, source)
     records = _select_subset(records, subset, source)
@@ -121,7 +138,7 @@ def read_annotations(
         _find_files(records, Path(video_folder))
     rules = RuleLog()
     class_ids = _class_ids(records, names, first_label_id, source)
-    names_files = video_folder is not None or not Path(source).is_file()
+    names_files = video_folder is not None or not os.path.isfile(source)
     videos = []
     for record in records:
         for rule, example in record.found:
@@ -173,16 +190,17 @@ def hub_dataset(source: str | Path) -> str | None:
     """Returns the dataset on the Hub that a source of annotations names; None where it is a file or folder here."""
     path = Path(source)
     named = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", str(source)) and path.suffix.lower() != ".json"
-    return str(source) if named and not path.exists() else None
+    return str(source) if named and not os.path.exists(source) else None
 
 
 def _read_records(source: str | Path) -> tuple[list[Record], list[str] | None]:
     """The videos of all subsets, and the names of the classes where the source declares them."""
     path = Path(source)
-    if path.is_file():
+    # Path.is_file raises of paths that are no paths.
+    if os.path.isfile(source):
         return [parse_record(video_id, entry, path) for video_id, entry in _entries(path).items()], None
-    if not path.exists() and hub_dataset(source) is None:
-        raise FileNotFoundError(f"annotations {source} do not exist")
+    if not os.path.exists(source) and hub_dataset(source) is None:
+        raise FileNotFoundError(f"annotations {str(source)[-200:]} do not exist; give a JSON file or a folder")
     from .hub_annotations import read_hub_rows  # here, because it takes seconds to import and files do not need it
 
     rows, names = read_hub_rows(source)

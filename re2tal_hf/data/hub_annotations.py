@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
@@ -67,6 +68,11 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"
     if card.is_file() and _card(card).get("configs"):
+        if glob.has_magic(str(folder.resolve())):
+            raise AnnotationError(
+                f"{folder}: datasets, which reads it as its card says, takes *, ? and [ in a path for patterns; rename"
+                " the folder, or take the configs out of its README.md"
+            )
         splits = _load(str(folder), str(folder))
         return list(_rows(splits, str(folder), _local_file)), _declared_names(splits)
     rows = [row for table in tables for row in _table_rows(table, table.relative_to(folder).parts[:-1])]

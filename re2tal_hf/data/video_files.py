@@ -43,8 +43,10 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
         FileNotFoundError: No such folder, or no video in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"video folder {folder} does not exist")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f"video folder {folder} {'is no folder' if os.path.exists(folder) else 'does not exist'}"
+        )
     found: dict[str, dict[Path, Path]] = {}
     resolved = functools.cache(Path.resolve)  # of a folder, once for all that is in it
     for path in files_under(folder):
@@ -96,11 +98,12 @@ def is_hidden(name: str) -> bool:
 
 def find_file(path: Path) -> Path | None:
     """The file of a path, whatever form the accents in the names of its folders and of itself have."""
-    if path.is_file() or str(path).isascii():
-        return path if path.is_file() else None
+    # Path.is_file raises of names that are too long.
+    if os.path.isfile(path) or str(path).isascii():
+        return path if os.path.isfile(path) else None
     existing = Path(path.anchor)
     for name in path.parts[bool(path.anchor) :]:
-        if not (existing / name).exists():
+        if not os.path.exists(existing / name):
             alike = [entry for entry in _entries(existing) if same_name(entry) == same_name(name)]
             if not alike:
                 return None

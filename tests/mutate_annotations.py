@@ -167,7 +167,7 @@ def table(draw: random.Random, folder: Path) -> Case:
         ),
         ".cache/metadata.jsonl": "{",
     }.items():
-        if draw.random() < 0.06:
+        if draw.random() < 0.06 and not (root / name).is_dir():
             (root / name).parent.mkdir(exist_ok=True)
             (root / name).write_bytes(content.encode("utf-8", "surrogateescape"))
             notes.append(name)

@@ -323,7 +323,7 @@ def test_app_serves_its_api(served, file, tmp_path):
     assert summary == "24 segments of 3 classes in 4 videos; 39 detections."
     assert dict(map_table["data"]) == {"0.5": 0.7388, "0.75": 0.4284, "average": 0.5836}
     assert [row[:3] for row in class_table["data"]] == [["chop", 9, 0.781], ["pour", 8, 0.6771], ["stir", 7, 0.7584]]
-    assert Path(csv_path).read_text().splitlines()[0] == "class,segments,0.5,0.75,average"
+    assert Path(csv_path).read_text(encoding="utf-8-sig").splitlines()[0] == "class,segments,0.5,0.75,average"
 
 
 # ---------------------------------------------------------------- the metric on the Hub

@@ -399,7 +399,7 @@ def test_what_is_not_a_video(tmp_path, name, content, reason):
 
 
 def test_a_folder_is_not_a_video(tmp_path):
-    with pytest.raises(VideoReadError, match="no such file"):
+    with pytest.raises(VideoReadError, match="this is a folder"):
         VideoReader(tmp_path)
 
 

@@ -93,8 +93,11 @@ class ImageNetwork(Architecture):
         return model
 
     def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
-        """As of every family; the variant must be one of timm's, where timm can say so."""
+        """As of every family; heads must divide the width, and the variant be one of timm's, where timm can say so."""
         super().check(settings, where)
+        width, heads = settings.get("embed_dim"), settings.get("num_heads")
+        if width and heads and width % heads:
+            raise ValueError(f"{where}num_heads is {heads}, which does not divide embed_dim={width}.")
         if (variant := settings.get("variant")) is None or find_spec("timm") is None:
             return
         if not (timm := import_timm()).is_model(variant):

@@ -83,7 +83,8 @@ class RewiredConfig(PreTrainedConfig):
         check_values("", {name: getattr(self, name) for name in hints}, hints)
         of_library = {name: hint for name, hint in fields_of(PreTrainedConfig).items() if name not in LABELS}
         check_values("", {name: getattr(self, name) for name in of_library}, of_library)
-        _check_dtype(self.dtype)
+        for dtype in (self.dtype, kwargs.get("torch_dtype")):
+            _check_dtype(dtype)
         if self.backprop is None:
             self.backprop = default_backprop(self.rewiring)
         check_rewiring(self.rewiring, self.backprop, self.coupling)
@@ -224,8 +225,14 @@ def check_model_folder(folder: Path) -> None:
     values = read_json(path)
     if isinstance(model_type := values.get("model_type"), str) and model_type in CONFIGS:
         CONFIGS[model_type].from_pretrained(folder)
-    elif not (isinstance(model_type, str) and model_type in CONFIG_MAPPING) and not values.get("auto_map"):
+    elif not (isinstance(model_type, str) and model_type in CONFIG_MAPPING) and not _has_other_code(values):
         raise ValueError(f"{path}: model_type is {shown(model_type)}; {did_you_mean(model_type, CONFIGS)}")
+
+
+def _has_other_code(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a class that is saved with it and none of ours."""
+    code = config["auto_map"].get("AutoConfig") if isinstance(config.get("auto_map"), dict) else None
+    return isinstance(code, str) and "configuration_re2tal." not in code
 
 
 def settings_of(config_class: type[RewiredConfig]) -> dict[str, Any]:
@@ -285,7 +292,6 @@ def _check_others(config_class: type[RewiredConfig], values: Mapping[str, Any]) 
 
 
 def _check_dtype(dtype: Any) -> None:
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, None)
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError("dtype must be 'float32' or another of PyTorch's types of numbers that are not whole.")
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise ValueError(f"dtype is {shown(dtype)}; it must be 'float32', 'bfloat16' or 'float16'.")

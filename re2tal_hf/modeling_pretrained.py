@@ -203,6 +203,10 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Refuses what was not loaded, or says what was begun anew."""
         needed = self.state_dict()
+        if self.base_model is self:  # of a model with a head, whose names are longer
+            kinds = {name.removeprefix(f"{self.base_model_prefix}."): kind for name, kind in kinds.items()} | dict(
+                kinds
+            )
         head = {name for name in needed if name.split(".")[0] in self.head_parts}
         heads = {part for kind in Re2TALPreTrainedModel.__subclasses__() for part in kind.head_parts}
         not_ours = heads.difference(self.head_parts) | {"n_averaged"}
@@ -219,7 +223,9 @@ class Re2TALPreTrainedModel(PreTrainedModel):
                 if name.split(".")[0] not in not_ours and name.rpartition(".")[2] != COUPLING
             ],
             reshaped={name: (tuple(there), tuple(here)) for name, there, here in info["mismatched_keys"]},
-            retyped=sorted(n for n, kind in kinds.items() if n in needed and kind == is_computed(needed[n])),
+            retyped=sorted(
+                name for name, kind in kinds.items() if name in needed and kind == is_computed(needed[name])
+            ),
         )
         allowed = head & fit.reshaped.keys() if ignored else set()
         if partial is None and type(self).__name__ not in (self.config.architectures or ()) and head <= missing:

@@ -221,7 +221,9 @@ def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
     architecture.check(settings)
     try:
         return architecture.build(**settings)
-    except (TypeError, ArithmeticError, LookupError, AssertionError) as error:
+    except (TypeError, ArithmeticError, LookupError, AssertionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
         raise ValueError(f"backbone_config of {model_type!r}: {one_line(error)}") from error
 
 
@@ -395,7 +397,8 @@ class RewiredModel(nn.Module):
         """Returns the coefficients `(alpha, beta)` of every stage; of Dr2Net those in its buffer."""
         # A graph that is compiled or exported takes them as they were.
         if self.rewiring == DUAL_RESIDUAL and not (torch.compiler.is_compiling() or self.coupling.is_meta):
-            self._couplings = [Coupling(alpha, beta) for alpha, beta in self.coupling.tolist()]
+            # They come with the weights.
+            self._couplings = _as_couplings(self.coupling.tolist(), len(self._couplings))
         return self._couplings
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:

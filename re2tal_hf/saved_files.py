@@ -10,18 +10,22 @@ import math
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from .loaded_weights import is_computed
 from .value_checks import one_line
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What `save_pretrained` calls the weights, today and formerly; with `.index.json` where they lie in several files."""
+
+SUFFIXES = tuple(Path(name).suffix for name in WEIGHT_NAMES)
 
 JSON_NAMES = ("config.json", "video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 
@@ -151,7 +155,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     if size != 8 + length + end:
         kind = "is cut" if size < 8 + length + end else "is too long"
         raise ValueError(f"{path} {kind}: {size} bytes, and by its header it has {8 + length + end}; {AGAIN}")
-    return entries
+    try:
+        with safe_open(path, "pt"):
+            return entries
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not as safetensors has it ({one_line(error)[:100]}); {AGAIN}") from error
 
 
 def load_torch_file(path: Path, device: str = "cpu") -> Any:
@@ -175,7 +183,9 @@ def load_torch_file(path: Path, device: str = "cpu") -> Any:
     elif start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= MAX_HEADER_BYTES:
         raise ValueError(f"{path} is a safetensors file; name it .safetensors.")
     try:
-        return torch.load(path, map_location=device, weights_only=True, mmap=zipped and device == "meta")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, before the error that says so
+            return torch.load(path, map_location=device, weights_only=True, mmap=zipped and device == "meta")
     except Exception as error:  # what a damaged pickle raises is not to be foreseen
         if isinstance(error, MemoryError):
             raise
@@ -185,7 +195,7 @@ def load_torch_file(path: Path, device: str = "cpu") -> Any:
                 "the weights alone, torch.save(model.state_dict(), ...), or as safetensors."
             ) from error
         what = "is damaged" if zipped or start[:1] == b"\x80" else "is no file of torch.save"
-        raise ValueError(f"{path} {what} ({one_line(error)[:100]}); {AGAIN}") from error
+        raise ValueError(f"{path} {what}; {AGAIN}") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -208,8 +218,10 @@ def _files_of(index: Path) -> list[Path]:
         raise ValueError(f"{index} must have a 'weight_map', from tensors to files; {AGAIN}")
     files: dict[str, set[str]] = {}
     for name, place in places.items():
-        if not isinstance(place, str) or Path(place).name != place or place in (".", ".."):
-            raise ValueError(f"{index}: weight_map[{name[:100]!r}] is {str(place)[:100]!r}, no file beside it; {AGAIN}")
+        if not isinstance(place, str) or Path(place).name != place or Path(place).suffix not in SUFFIXES:
+            raise ValueError(
+                f"{index}: weight_map[{name[:100]!r}] is {str(place)[:100]!r}, no file of weights beside it; {AGAIN}"
+            )
         files.setdefault(place, set()).add(name)
     for place, names in sorted(files.items()):
         if not (path := index.parent / place).is_file():
@@ -280,5 +292,6 @@ def named(value: Any) -> str:
         (bool, "true or false"),
         ((int, float), "a number"),
         (torch.Tensor, "a tensor"),
+        (type(None), "null"),
     )
     return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")

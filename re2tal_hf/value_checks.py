@@ -101,6 +101,7 @@ LARGEST = {
     "crop_size": 2048,
     **dict.fromkeys(("height", "width", "shortest_edge", "longest_edge"), 2**13),
     "spatial_size": 2048,
+    "regression_ranges": 1e12,  # the last of them stands for "any length"
     "num_channels": 64,
     "in_chans": 64,
 }
@@ -110,8 +111,6 @@ WIDTHS = ("hidden_size", "embed_dim", "base_channels", "output_channels")
 # Where nothing says how many layers there are.
 USUAL_LAYERS = 12
 VOLUMES = ("patch_size", "tubelet_size", "window_size", "patch_embed_kernel", "kernel_q", "kernel_kv")
-# The last of them stands for "any length".
-UNBOUNDED = ("regression_ranges",)
 
 
 def fields_of(cls: type) -> dict[str, Any]:
@@ -350,7 +349,7 @@ def check_bounds(name: str, settings: Any) -> None:
         if isinstance(value, str) and len(value) > MAX_LETTERS:
             raise ValueError(f"{place} has {len(value)} letters, from {value[:20]!r}; at most {MAX_LETTERS}.")
         if isinstance(value, Real):
-            _check_number(place, value, math.inf if key in UNBOUNDED else LARGEST.get(key, MAX_NUMBER))
+            _check_number(place, value, LARGEST.get(key, MAX_NUMBER))
         if key in VOLUMES and not place.endswith("]"):
             _check_volume(place, value)
     _check_extent(name, values)

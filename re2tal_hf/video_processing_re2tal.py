@@ -65,6 +65,14 @@ MAX_WINDOW_BYTES = 2**33
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
 
+# Of steps of the preparation, what they need.
+NEEDED = {
+    "do_resize": ("size",),
+    "do_center_crop": ("crop_size",),
+    "do_rescale": ("rescale_factor",),
+    "do_normalize": ("image_mean", "image_std"),
+}
+
 # What a size says of frames.
 SIDES: tuple[set[str], ...] = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
 
@@ -503,6 +511,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         values = {name: getattr(self, name) for name in fields_of(Re2TALVideoProcessor)}
         sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
         check_processor_settings(values | sizes)
+        for flag, names in NEEDED.items():
+            if missing := [name for name in names if values[flag] and values[name] is None]:
+                raise ValueError(f"{missing[0]} is None, and {flag} needs it; give it, or set {flag} to false.")
         if (size := self.frame_size) and (needed := 12 * self.num_frames * math.prod(size)) > MAX_WINDOW_BYTES:
             raise ValueError(
                 f"num_frames is {self.num_frames} and the frames are {size[0]}x{size[1]}: a window of "

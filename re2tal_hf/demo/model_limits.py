@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor
 
+from ..saved_files import read_json
 from ..value_checks import check_bounds
 
 MAX_JSON_MEGABYTES = 16.0
@@ -46,7 +46,7 @@ def check_cost(folder: str | Path, name: str, max_megabytes: float, max_seconds:
         ValueError: of what reads the files, if they are not as they must be.
     """
     for file in Path(folder).glob("*preprocessor_config.json"):
-        check_bounds(file.name, json.loads(file.read_text(encoding="utf-8")))
+        check_bounds(file.name, read_json(file))
     processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
     shape = _check_windows(processor, name, max_seconds)
     with torch.device("meta"):

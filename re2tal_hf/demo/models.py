@@ -2,7 +2,6 @@
 
 import contextlib
 import fnmatch
-import json
 import logging
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from .. import Re2TALConfig
 from ..pipeline_re2tal import load_pipeline
+from ..saved_files import read_json
 from ..training.model_source import HUB_ID, find_model
 from .model_limits import MAX_JSON_MEGABYTES, ModelError, check_cost
 
@@ -167,9 +167,10 @@ def _find_model(own: str) -> str:
 
 def _check_type(folder: Path, name: str) -> None:
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{name}: its config.json is not that of a model.") from error
+        model_type = read_json(folder / "config.json").get("model_type")
+    except (OSError, ValueError) as error:
+        reason = str(error).replace(f"{folder}/", "")
+        raise ModelError(f"{name}: its config.json is not that of a model: {reason}") from error
     if model_type != Re2TALConfig.model_type:
         raise ModelError(
             f"{name} is a model of type {str(model_type)[:50]!r}; this page runs those of type "

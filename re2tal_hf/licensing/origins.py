@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 
 from ..configuration_re2tal import CONFIGS
+from ..saved_files import read_json
 from .families import FAMILIES, Family, Kind
 
 OWN_LICENSE = "apache-2.0"
@@ -239,11 +239,9 @@ def _hub_config(repository: str, download: bool) -> dict[str, Any] | None:
 def _our_config(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a configuration: {error}") from error
-    return config if isinstance(config, dict) and config.get("model_type") in CONFIGS else None
+    config = read_json(path)
+    model_type = config.get("model_type")
+    return config if isinstance(model_type, str) and model_type in CONFIGS else None
 
 
 def _by_name(source: str) -> Origin:

@@ -123,6 +123,26 @@ def test_order_of_the_classes_is_kept(make):
     assert read_annotations(folder, subset="train").videos[0].labels == [1, 0]
 
 
+@pytest.mark.parametrize("name", ["made [1]", "made?", "[a]*"])
+def test_brackets_in_the_name_of_a_folder_with_a_card_are_no_pattern(make, tmp_path, name):
+    _, folder = make(database())
+    plain = [content(read_annotations(folder, subset=subset)) for subset in ("train", "validation", "test")]
+    (tmp_path / "made ?1").mkdir()  # which a pattern would take, too
+    moved = folder.rename(tmp_path / name)
+    for subset, expected in zip(("train", "validation", "test"), plain, strict=True):
+        found = read_annotations(moved, subset=subset)
+        assert content(found) == expected
+        assert all(video.path.parent == moved / subset for video in found.videos)
+
+
+def test_what_is_wrong_with_labels_is_said_before_a_dataset_is_made(videos, tmp_path):
+    spelt = {"e": {"subset": "test", "annotations": [action(0, 1, "run "), {**action(2, 3, "run"), "score": 0.5}]}}
+    dataset = read_dataset(write_annotations(tmp_path / "annotations.json", spelt), videos)
+    assert dataset.label_names == ["run"]
+    assert dataset.problems[0].startswith("label_spelling: 1 labels with blanks")
+    assert dataset.problems[1].startswith("detection: 1 actions that are detections")
+
+
 def test_card_says_what_is_inside(make):
     _, folder = make(database(), repo_id="user/made", license="cc-by-4.0")
     _, front, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)

@@ -26,8 +26,10 @@ RULES = {
     "label_spelling": ("labels with blanks, or characters that are not seen, around or inside them", "taken without"),
     "detection": ("actions that are detections, with a score", "taken whatever their score"),
 }
+# These are met while a file is read.
+IN_FILE = ("label_spelling", "detection")
 # What is done with these also where nothing is repaired.
-_ALWAYS = ("wrong_duration", "label_spelling", "detection")
+_ALWAYS = (*IN_FILE, "wrong_duration")
 # Nothing is trained or measured by these.
 LOST = ("outside_video", "empty_segment", "point")
 # What else there is to be done.

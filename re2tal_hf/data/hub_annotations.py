@@ -15,7 +15,8 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import yaml
-from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
+from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS, sanitize_patterns
+from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -67,13 +68,8 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
     if not tables:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"
-    if card.is_file() and _card(card).get("configs"):
-        if glob.has_magic(str(folder.resolve())):
-            raise AnnotationError(
-                f"{folder}: datasets, which reads it as its card says, takes *, ? and [ in a path for patterns; rename"
-                " the folder, or take the configs out of its README.md"
-            )
-        splits = _load(str(folder), str(folder))
+    if card.is_file() and (said := _card(card)).get("configs"):
+        splits = _load_as_said(folder, said)
         return list(_rows(splits, str(folder), _local_file)), _declared_names(splits)
     rows = [row for table in tables for row in _table_rows(table, table.relative_to(folder).parts[:-1])]
     _place(rows)
@@ -100,6 +96,24 @@ def _card(path: Path) -> Any:
         return DatasetCard.load(path, ignore_metadata_errors=True).data
     except (ValueError, yaml.YAMLError) as error:
         raise AnnotationError(f"{path}: its metadata cannot be read ({reason_of(error)})") from error
+
+
+def _load_as_said(folder: Path, card: Any) -> dict[str, datasets.IterableDataset]:
+    """The splits of a folder with a card that names their files."""
+    if not glob.has_magic(str(folder.resolve())):
+        return _load(str(folder), str(folder))
+    # datasets would take a bracket in the path of the folder for a pattern.
+    try:
+        configs = MetadataConfigs.from_dataset_card_data(card)
+        name = configs.get_default_config_name() or next(iter(configs))
+        place = glob.escape(str(folder.resolve()))
+        patterns = sanitize_patterns(configs[name].get("data_files", "**"))
+        infos = datasets.info.DatasetInfosDict.from_dataset_card_data(card)
+    except (ValueError, TypeError, KeyError) as error:
+        raise AnnotationError(f"{folder}: its README.md cannot be read as a card ({reason_of(error)})") from error
+    files = {str(split): [os.path.join(place, file) for file in names] for split, names in patterns.items()}
+    features = infos[name].features if name in infos else None
+    return _load("videofolder", str(folder), data_files=files, features=features)
 
 
 def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:

@@ -15,7 +15,7 @@ import datasets
 import pyarrow.parquet
 from huggingface_hub import HfApi
 
-from ..data.annotation_set import AnnotatedVideo, AnnotationError, RuleLog, repair_video
+from ..data.annotation_set import IN_FILE, RULES, AnnotatedVideo, AnnotationError, RuleLog, repair_video
 from ..data.annotations import read_annotations
 from ..data.durations import known_durations, with_duration
 from ..data.file_names import distinct_names, safe_name
@@ -102,6 +102,9 @@ def read_dataset(
     order = {"train": 0, "validation": 1, "test": 2}
     ordered = {name: splits[name] for name in sorted(splits, key=lambda name: (order.get(name, 3), name))}
     problems = missing.lines() + rules.lines(repaired=False)
+    for rule in IN_FILE:
+        if count := sum(part.counts.get(rule, 0) for part in found):
+            problems.append(f"{rule}: {count} {', '.join(RULES[rule])}")
     if unreadable:
         problems.append(f"unreadable_video: {len(unreadable)} videos that cannot be read, dropped")
     return HubDataset(ordered, found[0].label_names, problems, unreadable)

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.optim.swa_utils import AveragedModel
 
+from ..value_checks import NOT_NEGATIVE, Range, check_value, check_values, fields_of, one_line, shown
 from .epoch import EpochSoFar
 from .processes import on_main_process
 from .random_states import random_states, restore_random_states
-from .run_folder import CHECKPOINT, RunFolder, RunFolderError, differences
+from .run_folder import CHECKPOINT, MOST_LETTERS, RunFolder, RunFolderError, differences
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.pkl"
+_FIX = "restore it, or delete the folder checkpoint to start from the beginning."
+_KINDS: dict[str, Any] = {
+    "epoch": Annotated[int, NOT_NEGATIVE],
+    "updates": Annotated[int, NOT_NEGATIVE],
+    "skipped": Annotated[int, NOT_NEGATIVE],
+    "best": float,
+    "seconds": Annotated[float, NOT_NEGATIVE],
+    "epochs": Annotated[int, NOT_NEGATIVE],
+    "log": list[dict],
+    "unmeasured": dict | None,
+    "extensions": list[dict],
+    "data": dict,
+    "files": list[str],
+    "processes": Annotated[int, Range(1, 2**20)],
+}
+# Runs of earlier versions lack them.
+_NEW = ("skipped", "unmeasured")
 _RANDOM_STATES = "random_states_{}.pkl"
 
 
@@ -98,21 +122,24 @@ class RunState:
             RunFolderError: if a part does not fit what is trained.
         """
         for name, part in self._stateful().items():
-            try:
+            with _damaged(folder, name):
                 part.load_state_dict(parts[name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                path = folder.path / CHECKPOINT / name
-                raise RunFolderError(f"{path} does not fit the recipe's model: {error}") from error
         kept, processes = parts[PROGRESS], self.accelerator.num_processes
         # Runs of earlier versions lack some of it.
         vars(self.progress).update({name: kept[name] for name in vars(self.progress) if name in kept})
-        states = [parts[_RANDOM_STATES.format(process)] for process in range(kept["processes"])]
-        epochs = [EpochSoFar(**state.get("epoch", {})) for state in states]
+        epochs = []
+        for process in range(kept["processes"]):
+            with _damaged(folder, _RANDOM_STATES.format(process)):
+                found = dict(parts[_RANDOM_STATES.format(process)].get("epoch", {}))
+                epochs.append(EpochSoFar(**check_values("epoch.", found, fields_of(EpochSoFar))))
         if kept["processes"] == processes:
-            self._restore_process(states[self.accelerator.process_index])
-            self.epoch = epochs[self.accelerator.process_index]
+            own = self.accelerator.process_index
+            with _damaged(folder, _RANDOM_STATES.format(own)):
+                self._restore_process(parts[_RANDOM_STATES.format(own)])
+            self.epoch = epochs[own]
         else:
-            self.epoch = EpochSoFar.of_others(epochs, processes, self.accelerator.gradient_accumulation_steps)
+            multiple = self.accelerator.gradient_accumulation_steps
+            self.epoch = EpochSoFar.of_others(epochs, processes, multiple)
             if self.accelerator.is_main_process:
                 logger.warning(
                     "The run goes on with %d processes in place of %d: its random numbers are others from here on.",
@@ -175,9 +202,40 @@ def read_checkpoint(folder: RunFolder, data: dict[str, Any]) -> dict[str, Any] |
     if not folder.has_checkpoint:
         return None
     progress = folder.read_checkpoint(PROGRESS)
+    _check_progress(progress, folder.path / CHECKPOINT / PROGRESS)
     if different := differences(progress["data"], data):
         raise RunFolderError(
             f"{folder.path} already holds a run with other data: {'; '.join(different)}. "
             "Give it the same data, or choose another folder."
         )
     return {PROGRESS: progress} | {name: folder.read_checkpoint(name) for name in progress["files"]}
+
+
+def _check_progress(progress: Any, path: Path) -> None:
+    """Checks what decides how a run goes on."""
+    value, name = progress, "content"
+    if isinstance(progress, dict):
+        for name, hint in _KINDS.items():  # noqa: B007
+            value = progress.get(name)
+            if name in progress or name not in _NEW:
+                try:
+                    check_value(name, value, hint)
+                except ValueError:
+                    break
+        else:
+            names = ("model.pkl", "optimizer.pkl", *map(_RANDOM_STATES.format, range(progress["processes"])))
+            value, name = progress["files"], "files"
+            safe = all(re.fullmatch(r"\w+\.pkl", file) for file in value)
+            if safe and {*names} <= {*value} and progress["epoch"] <= (progress["epochs"] or math.inf):
+                return
+    raise RunFolderError(f"{path} is damaged (its {name} is {shown(value)}): {_FIX}")
+
+
+@contextlib.contextmanager
+def _damaged(folder: RunFolder, name: str) -> Iterator[None]:
+    """Names the file of the checkpoint that does not fit."""
+    try:
+        yield
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError) as error:
+        path, reason = folder.path / CHECKPOINT / name, shorten(one_line(error), MOST_LETTERS)
+        raise RunFolderError(f"{path} does not fit the recipe's model ({reason}): {_FIX}") from error

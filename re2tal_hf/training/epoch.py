@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import skip_first_batches
 from accelerate.utils import gather_object
 
+from ..value_checks import NOT_NEGATIVE
 from .random_states import random_states, restore_random_states
 
 
@@ -25,10 +26,10 @@ class EpochSoFar:
         losses: Sums over the steps that count, by name.
     """
 
-    steps: int = 0
-    counted: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
+    steps: Annotated[int, NOT_NEGATIVE] = 0
+    counted: Annotated[int, NOT_NEGATIVE] = 0
+    skipped: Annotated[int, NOT_NEGATIVE] = 0
+    seconds: Annotated[float, NOT_NEGATIVE] = 0.0
     losses: dict[str, float] = field(default_factory=dict)
 
     def add(self, losses: dict[str, float] | None) -> None:

@@ -19,18 +19,20 @@ import json
 import logging
 import math
 import os
-import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
 from ..data.detection_files import Detections, write_submission
 from ..data.whole_files import check_writable, naming, written_whole
+from ..value_checks import one_line, shown
 from .arguments import Recipe, load_recipe
 from .recipe_yaml import read_yaml, write_yaml
 
@@ -62,6 +64,8 @@ BEST, LAST, CHECKPOINT = "best", "last", "checkpoint"
 MODELS = (BEST, LAST)
 METRICS, DETECTIONS, PICTURE = "metrics.json", "detections.json", "timeline.png"
 TRAIN_AGAIN = "runs of earlier versions lack it, train this one again"
+MOST_DIFFERENCES = 6
+MOST_LETTERS = 400
 _ABSENT = object()
 
 
@@ -114,13 +118,13 @@ class RunFolder:
         check_writable(self.path)
         kept = self._read_recipe()
         if kept is None:
-            if resume:
-                raise RunFolderError(
-                    f"There is nothing to resume from: {self.path} holds no run; check --output, or leave out --resume."
-                )
             if found := [name for name in (*MODELS, CHECKPOINT, LOG) if self._complete(name).exists()]:
                 raise RunFolderError(
                     f"{self.path} holds {found[0]} but no recipe.yaml: restore it, or choose another folder."
+                )
+            if resume:
+                raise RunFolderError(
+                    f"There is nothing to resume from: {self.path} holds no run; check --output, or leave out --resume."
                 )
             return
         new = comparable(recipe)
@@ -138,12 +142,9 @@ class RunFolder:
 
     def logged_epochs(self) -> int:
         """Returns the last epoch of `log.jsonl`; 0 without one."""
-        log = self.path / LOG
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        try:
-            return int(json.loads(lines[-1])["epoch"]) if lines else 0
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{log} is damaged ({error}): restore it, or choose another folder.") from error
+        path = self.path / LOG
+        log = _read_log(path) if path.exists() or path.is_symlink() else []
+        return log[-1]["epoch"] if log else 0
 
     def read_metrics(self, name: str, criterion: str = "") -> dict[str, Any] | None:
         """Returns the metrics of `best/` or `last/`; None without it.
@@ -159,12 +160,9 @@ class RunFolder:
         if not path.exists():
             return None
         fix = f"delete {path.parent} to have it made anew"
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunFolderError(f"{path} is damaged ({error}): {fix}.") from error
-        if not isinstance(metrics, dict) or (criterion and not isinstance(metrics.get(criterion), int | float)):
-            raise RunFolderError(f"{path} is damaged (it has no number {criterion!r}): {fix}.")
+        [metrics] = _parsed([_text(path, fix)], path, fix)
+        if criterion and not _is_number(metrics.get(criterion)):
+            raise RunFolderError(f"{path} is damaged ({criterion!r} is {shown(metrics.get(criterion))}): {fix}.")
         return metrics
 
     def claim(self) -> None:
@@ -256,8 +254,10 @@ class RunFolder:
             if damaged is not None:
                 raise RunFolderError(f"{path} is damaged (its part {damaged} does not have its checksum): {fix}")
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise RunFolderError(f"{path} is damaged ({error}): {fix}") from error
+        except RunFolderError:
+            raise
+        except Exception as error:  # of a damaged pickle, any
+            raise RunFolderError(f"{path} is damaged ({shorten(one_line(error), MOST_LETTERS)}): {fix}") from error
 
     def _complete(self, name: str) -> Path:
         return complete_folder(self.path / name)
@@ -270,7 +270,8 @@ class RunFolder:
             # The files that it imports may lie elsewhere now; those of the new recipe are imported.
             return comparable(load_recipe(str(path), ["imports=[]"]))
         except ValueError as error:
-            raise RunFolderError(f"{path} cannot be read ({error}): restore it, or choose another folder.") from error
+            reason = shorten(one_line(error), MOST_LETTERS)
+            raise RunFolderError(f"{path} cannot be read ({reason}): restore it, or choose another folder.") from error
 
     def _take_lock(self) -> None:
         if fcntl is None:
@@ -341,7 +342,7 @@ def read_training_run(folder: str | Path, which: str = BEST) -> TrainingRun:
     model = complete_folder(folder / which)
     recipe_path = _existing(folder / RECIPE, "give the run folder itself, the --output of re2tal train")
     record = _read_json(folder / RECORD, TRAIN_AGAIN)
-    log_text = _existing(folder / LOG, "let the run finish an epoch").read_text(encoding="utf-8")
+    log = _read_log(_existing(folder / LOG, "let the run finish an epoch"))
     _existing(model, "let the run reach an evaluation; there is one after the last epoch")
     config = _read_json(model / "config.json", "let the run reach its next evaluation, which saves the model")
     processor = _read_json(model / "video_preprocessor_config.json", TRAIN_AGAIN)
@@ -357,7 +358,7 @@ def read_training_run(folder: str | Path, which: str = BEST) -> TrainingRun:
         which=which,
         recipe=_parse_recipe(recipe_path),
         record=_check_record(record, folder / RECORD),
-        log=_parse_log(log_text, folder / LOG),
+        log=_check_log(log, folder / LOG),
         config=config,
         processor=processor,
         metrics=metrics,
@@ -388,15 +389,13 @@ def comparable(recipe: Recipe) -> dict[str, Any]:
 
 def differences(kept: Mapping[str, Any], new: Mapping[str, Any], free: frozenset[str] = PLACES) -> list[str]:
     """Returns what differs, apart from the fields that are free to: one text with both values for each."""
-    return [
-        f"{name} is {_shown(new, name)} here and {_shown(kept, name)} there"
-        for name in sorted({*kept, *new} - free)
-        if kept.get(name, _ABSENT) != new.get(name, _ABSENT)
-    ]
+    names = [name for name in sorted({*kept, *new} - free) if kept.get(name, _ABSENT) != new.get(name, _ABSENT)]
+    found = [f"{name} is {_shown(new, name)} here and {_shown(kept, name)} there" for name in names[:MOST_DIFFERENCES]]
+    return found + ([f"and {len(names) - len(found)} more"] if len(names) > len(found) else [])
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
-    return repr(values[name]) if name in values else "not given"
+    return shown(values[name]) if name in values else "not given"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -418,14 +417,26 @@ def _existing(path: Path, fix: str) -> Path:
 
 
 def _read_json(path: Path, fix: str) -> dict[str, Any]:
-    text = _existing(path, fix).read_text(encoding="utf-8")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): {fix}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no object: {fix}.")
+    [value] = _parsed([_text(_existing(path, fix), fix)], path, fix)
     return value
+
+
+def _text(path: Path, fix: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({one_line(error)}): {fix}.") from error
+
+
+def _parsed(texts: Iterable[str], path: Path, fix: str) -> list[dict[str, Any]]:
+    """Objects in JSON, each of which fits into an object of its own or a line."""
+    try:
+        values = [json.loads(text) for text in texts]
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is damaged ({one_line(error)}): {fix}.") from error
+    if not all(isinstance(value, dict) for value in values):
+        raise RunFolderError(f"{path} is damaged (something else stands in place of an object): {fix}.")
+    return values
 
 
 def _parse_recipe(path: Path) -> dict[str, Any]:
@@ -442,19 +453,39 @@ def _check_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
     for name in (*fields, "training", "validation", "training_seconds"):
         if name not in record:
             raise ValueError(f"{path} has no {name!r}: {TRAIN_AGAIN}.")
+    for name in ("num_processes", "num_parameters", "backbone_parameters", "training_seconds"):
+        if not _is_number(record[name]):
+            raise ValueError(f"{path} is damaged ({name!r} is {shown(record[name])}): restore it, or train again.")
+    for name in ("versions", "training", "validation"):
+        if not isinstance(record[name], dict):
+            raise ValueError(f"{path} is damaged ({name!r} is {shown(record[name])}): restore it, or train again.")
     return record
 
 
-def _parse_log(text: str, path: Path) -> list[dict[str, Any]]:
-    try:
-        log = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it, or train again.") from error
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    lines = _text(path, "restore it, or choose another folder").splitlines()
+    log = _parsed(filter(str.strip, lines), path, "restore it, or train again in another folder")
+    if any(not _is_count(entry.get("epoch")) for entry in log):
+        raise RunFolderError(f"{path} is damaged (an entry has no number of its epoch): restore it, or train again.")
+    return log
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_log(log: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     if not log:
         raise ValueError(f"{path} is empty: let the run finish an epoch.")
     for name in ("epoch", "seconds_per_step", "peak_memory_mib", "reconstruction_error"):
         if any(name not in entry for entry in log):
             raise ValueError(f"{path} has an epoch without {name!r}: {TRAIN_AGAIN}.")
+        if wrong := [entry[name] for entry in log if not _is_number(entry[name])]:
+            raise ValueError(f"{path} is damaged ({name!r} is {shown(wrong[0])}): restore it, or train again.")
     return log
 
 
@@ -463,8 +494,10 @@ def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
     if "map" not in maps or len(maps) < 2:
         raise ValueError(f"{path} has no 'map' and 'map@...': a card needs results, let the run reach an evaluation.")
     for name, value in maps.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{path}: {name!r} is {value!r} and not a number: evaluate the model again.")
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ValueError(f"{path}: {name!r} is {shown(value)} and not in [0, 1]: evaluate the model again.")
+        if name != "map" and not re.fullmatch(r"map@[\d.]+", name):
+            raise ValueError(f"{path}: {name!r} names no threshold: evaluate the model again.")
     for name in ("per_class", "epoch"):
         if name not in metrics:
             raise ValueError(f"{path} has no {name!r}: {TRAIN_AGAIN}.")

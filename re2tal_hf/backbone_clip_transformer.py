@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .rewiring import BACKBONE_SETTINGS, Architecture
-from .value_checks import COUNT, NOT_NEGATIVE, Arguments, fields_of, one_line
+from .value_checks import COUNT, DTYPE, NOT_NEGATIVE, Arguments, fields_of, one_line
 
 
 class FirstOutput(nn.Module):
@@ -72,6 +72,7 @@ class ClipTransformer(Architecture):
             known[name] = Annotated[hint, NOT_NEGATIVE if part_left_out else COUNT]
         known |= {name: hint for name, hint in BACKBONE_SETTINGS.items() if name in known}
         known |= {name: Literal[tuple(ACT2FN)] for name in ("hidden_act", "pooler_act") if name in known}
+        known["dtype"] = DTYPE
         known |= {"variant": Literal[tuple(self.variants)] | None, "attn_implementation": str | None}
         return known
 

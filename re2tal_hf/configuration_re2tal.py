@@ -8,7 +8,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
@@ -19,6 +18,7 @@ from .saved_files import check_folder, read_json
 from .value_checks import (
     BELOW_ONE,
     COUNT,
+    DTYPE,
     arguments_of,
     check_arguments,
     check_bounds,
@@ -44,7 +44,7 @@ OTHERS: dict[str, Any] = {
     "name_or_path": str,
     "auto_map": dict | None,
     "custom_pipelines": dict | None,
-    "torch_dtype": str | torch.dtype | None,
+    "torch_dtype": DTYPE,
     "output_attentions": bool | None,
     "attn_implementation": str | dict | None,
     "experts_implementation": str | dict | None,
@@ -62,7 +62,9 @@ class RewiredConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
-        if kwargs.pop("model_type", self.model_type) != self.model_type:
+        if (model_type := kwargs.pop("model_type", self.model_type)) != self.model_type:
+            if not isinstance(model_type, str) or model_type not in CONFIGS:
+                raise ValueError(f"model_type is {shown(model_type)}; {did_you_mean(model_type, CONFIGS)}")
             # The saved configuration of another task's model, whose backbone is to be used.
             for name in (
                 "auto_map",
@@ -82,9 +84,8 @@ class RewiredConfig(PreTrainedConfig):
                 check_bounds(name, value)
         check_values("", {name: getattr(self, name) for name in hints}, hints)
         of_library = {name: hint for name, hint in fields_of(PreTrainedConfig).items() if name not in LABELS}
+        of_library["dtype"] = DTYPE
         check_values("", {name: getattr(self, name) for name in of_library}, of_library)
-        for dtype in (self.dtype, kwargs.get("torch_dtype")):
-            _check_dtype(dtype)
         if self.backprop is None:
             self.backprop = default_backprop(self.rewiring)
         check_rewiring(self.rewiring, self.backprop, self.coupling)
@@ -276,7 +277,8 @@ def check_part_settings(where: str, config: Mapping[str, Any], unknown_types: bo
 
 
 def _is_known(config: Mapping[str, Any], registry: Mapping[str, Any]) -> bool:
-    return isinstance(name := config.get("model_type"), str) and name in registry
+    name = config.get("model_type")
+    return not isinstance(name, str) or name in registry
 
 
 def _check_others(config_class: type[RewiredConfig], values: Mapping[str, Any]) -> None:
@@ -285,13 +287,9 @@ def _check_others(config_class: type[RewiredConfig], values: Mapping[str, Any]) 
     for name, value in values.items():
         if name in OTHERS:
             check_value(name, value, OTHERS[name])
-        elif callable(getattr(config_class, name, None)):
-            raise ValueError(f"{name}: there is no such setting.")
+        elif not name.isidentifier() or callable(getattr(config_class, name, None)):
+            raise ValueError(f"{shown(name)}: there is no such setting.")
         elif name not in known and (near := difflib.get_close_matches(name, own, 1, cutoff=0.8)):
             raise ValueError(f"{name}: there is no such setting; did you mean {near[0]!r}?")
-
-
-def _check_dtype(dtype: Any) -> None:
-    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
-        raise ValueError(f"dtype is {shown(dtype)}; it must be 'float32', 'bfloat16' or 'float16'.")
+        else:
+            check_value(name, value, Any)

@@ -63,6 +63,9 @@ POSITIVE_SHARE = Range(low=0, high=1, with_low=False)
 BELOW_ONE = Range(low=0, high=1, with_high=False)
 INSIDE_ONE = Range(low=0, high=1, with_low=False, with_high=False)
 
+DTYPE = Literal["float32", "bfloat16", "float16", "float64"] | torch.dtype | None
+"""Of the numbers of a model."""
+
 # Of a value in a message.
 SHOWN_LETTERS = 150
 MAX_LETTERS = 1000

@@ -546,6 +546,8 @@ def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> di
             raise ValueError(
                 f"{where}{name} has {sorted(value)}; give {' or '.join(' and '.join(sorted(side)) for side in sides)}."
             )
+        if isinstance(value, Sequence) and len(value) != 2:
+            raise ValueError(f"{where}{name} is {shown(value)}; give height and width.")
         check_bounds(f"{where}{name}", value)
     for name in ("image_mean", "image_std"):
         if isinstance(value := known.get(name), Sequence) and len(value) != 3:

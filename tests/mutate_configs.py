@@ -355,7 +355,7 @@ def _json_file(draw: random.Random, folder: Path) -> Case:
         # A setting may be another one than it was, but a file that is no object may not pass.
         assert isinstance(json.loads(damaged), dict)
 
-    return Case(f"{name}: {damaged[:300]!r}", run, (name, str(folder)), check)
+    return Case(f"{name}: {damaged[:300]!r}", run, (name, str(folder), "head_config", "backbone_config"), check)
 
 
 def _weights(draw: random.Random, folder: Path) -> Case:

@@ -225,10 +225,10 @@ def test_settings_that_are_no_object(name, content, message, folder):
         ({"model_type": "re2tall"}, "config.json: model_type is 're2tall'; did you mean 're2tal'?"),
         ({"model_type": [1]}, r"config.json: model_type is \[1\]; known are"),
         ({"auto_map": 5}, "auto_map is 5; it must be dict | None"),
-        ({"dtype": "float33"}, "dtype is 'float33'; it must be 'float32'"),
+        ({"dtype": "float33"}, "dtype is 'float33'; it must be one of .'float32'"),
         ({"architectures": 5}, "architectures is 5; it must be"),
         ({"backbone_confg": {}}, "backbone_confg: there is no such setting; did you mean 'backbone_config'"),
-        ({"to_dict": 3}, "to_dict: there is no such setting"),
+        ({"to_dict": 3}, "'to_dict': there is no such setting"),
         ({"id2label": {"1": "a", "2": "b"}}, "id2label has no class 0; the ids of 2 classes must be 0 to 1"),
     ],
 )

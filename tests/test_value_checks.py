@@ -4,7 +4,8 @@ import copy
 import json
 import random
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from architecture_cases import CASES
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
-from re2tal_hf.value_checks import COUNT, SHARE, check_value, shown
+from re2tal_hf.head import HEADS as HEADS_BY_NAME
+from re2tal_hf.rewiring import BACKBONES
+from re2tal_hf.value_checks import COUNT, SHARE, arguments_of, check_value, shown
 
 LARGEST_PUBLISHED: list[dict[str, Any]] = [
     {"backbone_config": {"model_type": "video_swin", "variant": "base", "window_size": [16, 7, 7]}},
@@ -190,3 +193,151 @@ def test_whole_numbers_of_any_size_are_compared(number):
     with pytest.raises(ValueError, match="share is .*; it must be at least 0 and at most 1"):
         check_value("share", number, Annotated[float, SHARE])
     assert check_value("count", number, Annotated[int, COUNT]) == number
+
+
+OWN_BACKBONES = [name for name, kind in BACKBONES.items() if type(kind).__module__.startswith("re2tal_hf.")]
+OWN_HEADS = [name for name, entry in HEADS_BY_NAME.items() if entry.head_class.__module__.startswith("re2tal_hf.")]
+WRONG_KINDS: list[Any] = [{"a": 1}, ["a"], "softer", True, -1.5, float("nan"), 10**400]
+
+
+def refused(settings: dict[str, Any], place: str) -> bool:
+    """Whether a configuration is refused; if so, with the place of what is wrong."""
+    try:
+        Re2TALConfig(**settings)
+    except (ValueError, TypeError) as error:
+        assert place in str(error) and len(str(error).splitlines()) == 1, error
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", OWN_BACKBONES)
+def test_every_setting_of_every_backbone_has_a_type_and_is_checked(name: str) -> None:
+    known = BACKBONES[name].settings()
+    right = next(case.config for case in CASES if case.config["model_type"] == name)
+    assert not refused({"backbone_config": right}, "")
+    for setting, hint in known.items():
+        assert hint is not Any, setting
+        settings = [{**right, setting: copy.deepcopy(value)} for value in WRONG_KINDS]
+        count = sum(refused({"backbone_config": values}, f"backbone_config.{setting}") for values in settings)
+        assert count >= len(WRONG_KINDS) - 2, setting  # a mapping, or a bool, or text may be right
+    assert refused({"backbone_config": {**right, "hiden_size": 3}}, "backbone_config.hiden_size: there is no such")
+
+
+@pytest.mark.parametrize("name", OWN_HEADS)
+def test_every_setting_of_every_head_and_loss_has_a_type_and_is_checked(name: str) -> None:
+    entry = HEADS_BY_NAME[name]
+    for section, part in (("head_config", entry.head_class), ("loss_config", entry.loss_class)):
+        known = arguments_of(part)
+        assert known
+        for setting, hint in known.items():
+            assert hint is not Any, setting
+            for value in WRONG_KINDS:
+                head: dict[str, Any] = {"head_config": {"model_type": name}, "loss_config": {}}
+                head[section][setting] = copy.deepcopy(value)
+                right = (value is True and hint is bool) or (isinstance(value, str) and hint is str)
+                assert right or refused(head, f"{section}.{setting}"), (setting, value)
+        wrong: dict[str, Any] = {"head_config": {"model_type": name}, "loss_config": {}}
+        wrong[section]["num_lvels"] = 3
+        assert refused(wrong, f"{section}.num_lvels: there is no such setting")
+
+
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong"),
+    [
+        (Literal["a", "b"] | None, ["a", "b", None], ["c", 1, True, ["a"], {"a": 1}]),
+        (Literal[50, 101], [50, 101], [50.5, "50", 51, None]),
+        (Mapping[str, int], [{}, {"a": 1}], [{"a": "1"}, {1: 1}, [], "a"]),
+        (Sequence[Literal["x", "y"]], [["x", "y"], ("x",)], [["z"], "x", [1]]),
+        (str | torch.dtype | None, ["float32", torch.float32, None], [5, [], True]),
+    ],
+)
+def test_kinds_of_values(hint: Any, right: list[Any], wrong: list[Any]) -> None:
+    for value in right:
+        assert check_value("setting", value, hint) == value
+    for value in wrong:
+        with pytest.raises(ValueError, match="setting is .*; it must be"):
+            check_value("setting", value, hint)
+
+
+NAMES = {0: "kick", 1: "run"}
+IDS = {"kick": 0, "run": 1}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"num_labels": 2, "id2label": NAMES},
+        {"id2label": {"0": "kick", "1": "run"}},
+        {"id2label": {"1": "run", "0": "kick"}},
+        {"label2id": IDS},
+        {"label2id": {"kick": "0", "run": "1"}, "id2label": NAMES},
+        {"id2label": NAMES, "label2id": {"LABEL_0": 0, "LABEL_1": 1}},
+    ],
+)
+def test_classes_are_named_by_either_mapping(labels: dict[str, Any]) -> None:
+    config = Re2TALConfig(**labels)
+    assert (config.id2label, config.label2id, config.num_labels) == (NAMES, IDS, 2)
+    assert list(config.id2label) == [0, 1]
+    again = Re2TALConfig.from_dict(json.loads(config.to_json_string()))
+    assert (again.id2label, again.label2id) == (NAMES, IDS)
+
+
+def test_another_number_of_classes_takes_the_place_of_those_in_the_file(tmp_path: Any) -> None:
+    Re2TALConfig(id2label=NAMES).save_pretrained(tmp_path)
+    assert Re2TALConfig.from_pretrained(tmp_path, num_labels=2).id2label == NAMES
+    assert Re2TALConfig.from_pretrained(tmp_path, num_labels=3).id2label == {i: f"LABEL_{i}" for i in range(3)}
+    assert Re2TALConfig.from_pretrained(tmp_path, id2label={0: "a"}).label2id == {"a": 0}
+    with pytest.raises(ValueError, match=r"config.json of .*: id2label has no class 0"):
+        Re2TALConfig.from_pretrained(tmp_path, id2label={1: "a"})
+    with pytest.raises(ValueError, match=r"config.json of .*: backprop is 'backwards'; choose one of"):
+        Re2TALConfig.from_pretrained(tmp_path, backprop="backwards")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"id2label": {1: "kick", 2: "run"}}, "id2label has no class 0; the ids of 2 classes must be 0 to 1"),
+        ({"id2label": {0: "kick", 2: "run"}}, "id2label has no class 1"),
+        ({"id2label": {"a": "kick"}}, "id2label: the id 'a' is no whole number from 0"),
+        ({"id2label": {0: "kick", "0": "run"}}, "id2label has the id 0 twice"),
+        ({"id2label": {0: "kick", 1: "kick"}}, "id2label has the name 'kick' 2 times"),
+        ({"id2label": {0: None}}, "the name of class 0 is 'None'; it must be text"),
+        ({"id2label": {}}, "id2label has 0 classes"),
+        ({"label2id": {"kick": 1}}, "label2id has no class 0"),
+        ({"label2id": {"kick": 0, "run": 0}}, "label2id has the id 0 twice"),
+        ({"id2label": NAMES, "label2id": {"run": 0, "kick": 1}}, "label2id has 'run' for class 0, and id2label 'kick'"),
+        ({"id2label": NAMES, "num_labels": 3}, "num_labels is 3, but id2label names 2 classes"),
+        ({"num_labels": 0}, "num_labels is 0; it must be from 1"),
+    ],
+)
+def test_classes_that_do_not_go_together_are_refused(labels: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Re2TALConfig(**labels)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"depths": [0, 2]}, r"depths\[0\] is 0; it must be at least 1"),
+        ({"depths": []}, "depths is .*; it must hold one or more numbers"),
+        ({"depths": [1], "num_heads": [1]}, "depths is .1.; there must be two blocks or more"),
+        ({"depths": [2]}, "num_heads has 2 stages, and depths 1"),
+        ({"num_heads": [1, 5]}, r"num_heads\[1\] is 5, which does not divide the stage's 16 channels"),
+        ({"patch_size": [2, 4]}, "patch_size is .*; it must hold 3 numbers"),
+        ({"model_type": "videomae", "hidden_size": 30}, "num_attention_heads is 12, which does not divide"),
+        ({"model_type": "videomae", "patch_size": 15}, "patch_size: clips of .*must be divided by patches of"),
+        ({"model_type": "vivit", "tubelet_size": [3, 16, 16]}, "patch_size: clips of .*must be divided by patches of"),
+        ({"model_type": "timesformer", "attention_type": "space"}, "attention_type is 'space'; it must be one of"),
+        ({"model_type": "vjepa2", "hidden_act": "gellu"}, "hidden_act is 'gellu'; it must be one of"),
+        ({"model_type": "slowfast", "resample_rate": 7}, "resample_rate is 7; choose a multiple of 8, speed_ratio"),
+        ({"model_type": "slow_only", "depth": 18}, r"depth is 18; it must be one of \[50, 101, 152\]"),
+        ({"model_type": "video_resnet", "layers": [2, 2]}, "layers is .*; it must hold 4 numbers"),
+        ({"model_type": "mvit", "block_setting": [{}, {}]}, r"block_setting\[0\].num_heads is missing"),
+        ({"model_type": "mvit", "variant": "v2_s", "spatial_size": [225, 224]}, "spatial_size is .* do not divide"),
+    ],
+)
+def test_sizes_of_a_backbone_that_do_not_go_together_are_refused(backbone: dict[str, Any], message: str) -> None:
+    swin = {"model_type": "video_swin", "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2]}
+    settings = backbone if "model_type" in backbone else {**swin, **backbone}
+    with pytest.raises(ValueError, match=f"^backbone_config.{message}"):
+        Re2TALConfig(backbone_config=settings)

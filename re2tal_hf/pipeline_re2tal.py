@@ -282,7 +282,7 @@ def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipe
 
 def check_device(name: str, device: Any) -> None:
     """Raises a `ValueError` if there is no such device here; None is any, and -1 the CPU."""
-    if device is None or device == -1:
+    if device is None or (isinstance(device, int) and device == -1):
         return
     try:
         torch.empty(1, device=device).cpu()

@@ -643,3 +643,46 @@ def test_page_says_why_it_does_not_start(
     assert "no config.json in it" in capsys.readouterr().err
     assert demo.main(["--model", str(tmp_path)]) == 1
     assert "no config.json in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [None, "", 0.3],
+        [None, None, 0.3],
+        ["UPLOAD", None, 0.3],
+        ["UPLOAD", ["a"], 0.3],
+        ["UPLOAD", "", "high"],
+        ["UPLOAD", "", None],
+        ["UPLOAD", "", 30],
+        ["UPLOAD", "x" * 5000, 0.3],
+        [5, "", 0.3],
+        ["a.mp4", "", 0.3],
+        [{"video": {}}, "", 0.3],
+        [{"path": None}, "", 0.3],
+        [],
+        ["UPLOAD"],
+        {"video": 1},
+        None,
+    ],
+)
+def test_errors_of_the_api_say_something(page: str, data: Any) -> None:
+    import httpx
+
+    if isinstance(data, list) and data[:1] == ["UPLOAD"]:
+        with EXAMPLES[0].open("rb") as file:
+            [path] = httpx.post(f"{page}/gradio_api/upload", files={"files": file}).json()
+        data = [{"path": path, "meta": META}, *data[1:]]
+    answer = outcome(page, "call/localize", data)
+    assert not re.search(r'data: null|"(error|detail)": ?null|traceback', answer.lower())
+    assert re.search(r"[a-z]{3,} [a-z]{2,}", answer.removeprefix("event: error")), answer
+
+
+def test_an_error_that_nobody_expected_says_so(page: str, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise KeyError("/a/path/of/the/server")
+
+    monkeypatch.setattr(Localizer, "detect", fail)
+    with pytest.raises(AppError, match="the page has a fault; its log says more. .KeyError.") as error:
+        localize(client, EXAMPLES[0])
+    assert "/a/path" not in str(error.value)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from app_factory import APP, EXAMPLES, served_page
+from video_factory import numbered_frames, write_video
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,6 +51,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         local = (address, "blob:", "data:")
         page.on("request", lambda sent: troubles.append(sent.url) if not sent.url.startswith(local) else None)
         page.goto(f"{address}/?__theme={theme}")
+        page.locator("#alert p").wait_for(state="attached")  # with it comes what takes files
         pages.append(page)
         return page
 
@@ -218,6 +220,68 @@ def test_real_clip_of_another_format_is_played(open_page: Callable, address: str
     assert (player(page, "videoWidth"), player(page, "videoHeight")) == (320, 240)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("old.avi", "mpeg4", "yuv420p"),
+        ("recording.ts", "libx264", "yuv420p"),
+        ("pictures.gif", "gif", "rgb8"),
+        ("archive.mkv", "ffv1", "yuv420p"),
+        ("desk.wmv", "wmv2", "yuv420p"),
+        ("deep.mp4", "libx264", "yuv444p10le"),
+    ],
+)
+def test_what_no_browser_plays_is_taken_and_played(
+    open_page: Callable, address: str, tmp_path: Path, name: str, codec: str, pixels: str
+) -> None:
+    video = write_video(tmp_path / name, numbered_frames(30), 10, codec=codec, pixel_format=pixels, b_frames=0)
+    page = open_page(address)
+    send(page, video)
+    page.wait_for_function("document.querySelector('#input video').readyState > 1")
+    assert page.locator("#alert p").text_content() == ""
+    find_actions(page)
+    wait_for_player(page, "video.readyState >= 1 && Math.abs(video.duration - 3) < 0.2")
+
+
+def test_a_dropped_file_is_taken_like_a_chosen_one(open_page: Callable, address: str, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "recording.ts", numbered_frames(30), 10)
+    page = open_page(address)
+    page.locator("#input input[type=file]").wait_for(state="attached")
+    dropped = page.evaluate_handle(
+        """bytes => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], "recording.ts"));
+            return files;
+        }""",
+        list(video.read_bytes()),
+    )
+    page.dispatch_event("#input button", "drop", {"dataTransfer": dropped})
+    page.wait_for_function("document.querySelector('#input video')?.readyState > 1")
+
+
+def test_an_error_stays_until_the_next_try(open_page: Callable, address: str, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    page = open_page(address)
+    send(page, EXAMPLES[0])
+    find_actions(page)
+    page.get_by_label("Model").fill("user/no model")
+    page.get_by_role("button", name="Find actions").click()
+    alert = page.locator("#alert p")
+    playwright.expect(alert).to_contain_text("is not a model's id")
+    # The one over the page goes away; the other stays, and no older result with it.
+    page.locator(".toast-close").first.click()
+    playwright.expect(page.locator("[data-testid=toast-text]")).to_have_count(0)
+    playwright.expect(alert).to_be_visible()
+    playwright.expect(page.locator("#result")).to_be_hidden()
+    page.get_by_label("Model").fill("")
+    find_actions(page)
+    playwright.expect(alert).to_be_hidden()
+
+    page.locator("#input button[aria-label=Clear]").click()
+    page.set_input_files("input[type=file]", tmp_path / "text.mp4")
+    playwright.expect(alert).to_contain_text("text.mp4: not a video")
+
+
 def test_playhead_follows_a_real_sequence(open_page: Callable, address: str, ut_interaction: Path) -> None:
     page = open_page(address)
     send(page, min((ut_interaction / "videos").glob("*.mp4")))
@@ -238,12 +302,12 @@ def test_examples_are_a_click_away(open_page: Callable, address: str) -> None:
 def test_bad_file_gets_a_message_and_the_page_goes_on(open_page: Callable, address: str, tmp_path: Path) -> None:
     page = open_page(address)
     page.get_by_role("button", name="Find actions").click()
-    page.get_by_text("There is no video yet").wait_for()
+    page.get_by_role("alert").get_by_text("There is no video yet").wait_for()
     page.get_by_label("Model").fill("user/no model")
     page.locator(".gallery-item").first.click()
     page.locator("#input video").wait_for()
     page.get_by_role("button", name="Find actions").click()
-    page.get_by_text("is not a model's id").wait_for()
+    page.get_by_role("alert").get_by_text("is not a model's id").wait_for()
     page.get_by_label("Model").fill("")
     find_actions(page)
 

@@ -77,6 +77,8 @@ class Localizer:
         self._max_seconds = max_seconds
         self._folder_of_examples = examples
         self._runs: dict[str, _Run] = {}
+        # Copies that were made to be seen, and what they are copies of.
+        self._originals: dict[str, str] = {}
         # One at a time, and in one thread: each thread would keep memory of its own for what it has freed.
         self._worker = ThreadPoolExecutor(max_workers=1)
 
@@ -117,15 +119,33 @@ class Localizer:
 
     def localize(self, video: str | None, model: str, session: str) -> Localization:
         """Finds the actions of a video and makes sure that browsers play it; arguments and errors as for `detect`."""
-        detections, duration = self.detect(video, model, session)
-        source = str(video)
-        playable = source
-        if not is_playable(source):
-            playable = str(new_folder() / f"{safe_name(Path(source).stem)}.mp4")
-            show = self._in_time(_show_progress("Making a copy for the browser", "frames"))
-            with _naming(source):
-                self._in_worker(write_copy, source, playable, progress=show)
-        return Localization(source, playable, duration, detections)
+        source = self._originals.get(str(video), video)
+        detections, duration = self.detect(source, model, session)
+        playable = str(video) if source != video else self._playable(str(video))
+        return Localization(str(source), playable, duration, detections)
+
+    def playable(self, video: str) -> str:
+        """The path of a video, or of a copy that browsers play; actions are looked for in the video all the same.
+
+        Raises:
+            VideoError: if it is beyond the limits, cannot be read or takes too long.
+        """
+        check_confined(video, self._folder_of_examples)
+        self._in_worker(self._limits.check, video)
+        copy = self._playable(video)
+        self._originals = {name: source for name, source in self._originals.items() if Path(name).is_file()}
+        if copy != video:
+            self._originals[copy] = video
+        return copy
+
+    def _playable(self, video: str) -> str:
+        if is_playable(video):
+            return video
+        copy = str(new_folder() / f"{safe_name(Path(video).stem)}.mp4")
+        show = self._in_time(_show_progress("Making a copy for the browser", "frames"))
+        with _naming(video):
+            self._in_worker(write_copy, video, copy, progress=show)
+        return copy
 
     def annotate(self, found: Localization, detections: list[dict[str, Any]]) -> Path:
         """Writes the video of a result with some of its detections burnt in.

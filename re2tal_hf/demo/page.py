@@ -4,7 +4,7 @@ import contextlib
 import html
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
 
@@ -12,6 +12,7 @@ from ..data.detection_files import FORMATS, write_detections
 from ..data.file_names import safe_name
 from ..metrics.tal_map.uploads_only import UploadsOnly
 from ..publishing.markdown import escape
+from ..value_checks import SHARE, check_value
 from .localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder, select
 from .model_limits import ModelError
 from .models import ModelShelf
@@ -21,9 +22,13 @@ from .videos import VideoError, VideoLimits, minutes
 
 THRESHOLD = 0.3
 MAX_WAITING = 32
+# For which an error is shown over the page; below the video it stays.
+SECONDS = 10
 MOST_NAMES = 12
 INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 1}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# Written to and shown by page.js.
+ALERT = '<p role="alert"></p>'
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
 
 
@@ -33,7 +38,7 @@ def messages() -> Iterator[None]:
     try:
         yield
     except (VideoError, ModelError) as error:
-        raise gr.Error(html.escape(str(error), quote=False), duration=None, print_exception=False) from error
+        raise gr.Error(html.escape(str(error), quote=False), duration=SECONDS, print_exception=False) from error
     except Stopped as error:
         raise gr.Error("The run was ended.", title="Stopped", duration=3, print_exception=False) from error
 
@@ -106,13 +111,20 @@ class Page:
                     info="Empty, or the Hub id of a model trained with re2tal_hf: user/name or user/name@revision",
                     max_lines=1,
                 )
-                self._find = gr.Button("Find actions", variant="primary")
+                self._find = gr.Button("Find actions", variant="primary", elem_id="find")
                 self._stop = gr.Button("Stop", variant="stop", visible=False)
                 self._build_examples()
                 gr.Markdown(
                     f"Up to {self._limits}. Videos and results are deleted after {minutes(settings.keep_seconds)}.",
                     elem_classes="note",
                 )
+        # What the browser does not play, page.js sends by it; hidden by page.css.
+        self._other = gr.UploadButton("Any video", elem_id="other", file_types=None)
+        self._alert = gr.HTML(
+            html_template=ALERT,
+            js_on_load=Path(__file__).with_name("page.js").read_text(encoding="utf-8"),
+            elem_id="alert",
+        )
         self._status = gr.HTML(elem_id="status", visible=False)
 
     def _build_examples(self) -> None:
@@ -149,7 +161,8 @@ class Page:
             **PRIVATE,
         )
         run.success(_idle, outputs=[*buttons, self._status], **AT_ONCE).then(self.export, shown, files, **AT_ONCE)
-        run.failure(_idle, outputs=[*buttons, self._status], **AT_ONCE)
+        run.failure(_failed, outputs=[*buttons, self._status, self._result], **AT_ONCE)
+        self._other.upload(self.take, self._other, self._video, show_progress_on=self._video, **INFERENCE, **PRIVATE)
         self._stop.click(self.stop, cancels=[run], **AT_ONCE).then(_idle, outputs=[*buttons, self._status], **AT_ONCE)
         changes = [self._threshold.change, self._labels.change]
         gr.on(changes, None, filters, js=FILTER, **PRIVATE)
@@ -163,6 +176,7 @@ class Page:
     def find_actions(self, video: str | None, model: str, threshold: float, request: gr.Request) -> tuple:
         """What the page shows of a video."""
         with messages():
+            _check_inputs(model, threshold)
             found = self._localizer.localize(video, model, _session(request))
         return (
             found,
@@ -172,6 +186,11 @@ class Page:
             gr.Video(value=None, visible=False),
         )
 
+    def take(self, file: str) -> str:
+        """A video in any format as one that browsers play."""
+        with messages():
+            return self._localizer.playable(file)
+
     def localize(self, video: str, model: str, threshold: float, request: gr.Request) -> list[dict[str, Any]]:
         """Finds the actions of a video.
 
@@ -179,6 +198,7 @@ class Page:
             `label`, `score`, `start` and `end` (seconds of the video) of each, best first.
         """
         with messages():
+            _check_inputs(model, threshold)
             rows, _ = self._localizer.detect(video, model, _session(request))
         return [row for row in rows if row["score"] >= threshold]
 
@@ -237,6 +257,20 @@ def _busy() -> tuple:
 
 def _idle() -> tuple:
     return gr.Button(visible=True), gr.Button(visible=False), gr.HTML(visible=False)
+
+
+def _failed() -> tuple:
+    """The page after a run without a result: that of another video would look like one."""
+    return *_idle(), gr.Column(visible=False)
+
+
+def _check_inputs(model: Any, threshold: Any) -> None:
+    """Refuses what only the API can send."""
+    try:
+        check_value("model", model, str)
+        check_value("threshold", threshold, Annotated[float, SHARE])
+    except ValueError as error:
+        raise VideoError(str(error)) from error
 
 
 def _session(request: gr.Request) -> str:

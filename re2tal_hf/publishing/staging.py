@@ -50,7 +50,7 @@ PACKAGE_FILES = (
     "training/README.md",
     "*.py",
     *(f"{folder}/*.py" for folder in ("commands", "data", "demo", "licensing", "publishing", "training")),
-    *(f"demo/{name}" for name in ("page.css", "timeline.css", "timeline.js")),
+    *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     "publishing/model_card_template.md",
     *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),
     *(f"recipes/{name}.yaml" for name in ("quickstart", "thumos14_slowfast_101", "thumos14_swin_tiny", "ut_clips")),

@@ -4,6 +4,7 @@ Gradio itself fetches whatever address stands where a file is expected, whole an
 request's JSON whatever its size.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ MAX_JSON_BYTES = 4 * 2**20
 FORM_BYTES = 2**16
 # Routes of Gradio that fetch addresses, or hand files to ffmpeg; no page here uses them.
 CLOSED_ROUTES = ("/file=http:", "/file=https:", "/file/http:", "/file/https:", "/proxy=", "/process_recording")
+
+# What is of the wrong form at an endpoint ends here, and so does a fault of ours.
+UNEXPECTED = "This could not be done: an input is not of its form, or the page has a fault; its log says more."
+logger = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,6 +42,22 @@ class UploadsOnly(gr.Blocks):
             if trouble := _trouble(path):
                 raise gr.Error(trouble, print_exception=False)
         return await super().preprocess_data(block_fn, inputs, *arguments, **options)
+
+    async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """As in Gradio, which tells nothing of an error that nobody expected.
+
+        Raises:
+            Error: With a message in any case.
+        """
+        try:
+            return await super().process_api(*arguments, **options)
+        except gr.Error as error:
+            if not str(error.message).strip():
+                raise gr.Error(UNEXPECTED, print_exception=False) from error
+            raise
+        except Exception as error:
+            logger.exception("a request failed")
+            raise gr.Error(f"{UNEXPECTED} ({type(error).__name__})", print_exception=False) from error
 
     def serve(self, *, max_file_size: int, **options: Any) -> Any:
         """Launches the page; `max_file_size`, in bytes, is a limit on the whole request too."""

@@ -38,8 +38,8 @@ RAW_STREAMS = (
     *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "mpegvideo", "m4v", "mjpeg", "vc1", "vc1test", "dirac"),
     *("cavsvideo", "avs2", "avs3", "dnxhd"),
 )
-# Of a frame: 12288x8192, more than cameras of today have. One takes about 24 bytes a pixel while it is decoded.
-MAX_PIXELS = 12288 * 8192
+# Of a frame, as of cameras for all directions; one takes about 30 bytes a pixel while it is decoded.
+MAX_PIXELS = 8192 * 8192
 # MP4 has its index in one of its first boxes, or behind the data.
 MAX_BOXES = 64
 SAMPLE_SIZES = re.compile(rb"st(?:sz|z2).{8}(.{4})", re.DOTALL)

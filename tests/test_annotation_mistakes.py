@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from test_annotations import entry
+from video_factory import numbered_frames, write_video
 
 from re2tal_hf.commands.evaluate import read_video_scores
 from re2tal_hf.data.annotations import AnnotationError, read_annotations, read_label_names
@@ -177,6 +178,17 @@ def test_hidden_folders_alone_hold_no_video(tmp_path):
     touch(tmp_path / "train/.ipynb_checkpoints/a.mp4")
     touch(tmp_path / "train/run/notes.txt")
     with pytest.raises(AnnotationError, match="no readable clip"):
+        read_clips(tmp_path, "train")
+
+
+def test_classes_of_clips_are_read_like_labels(tmp_path):
+    clip = write_video(touch(tmp_path / "train/punch/a.mp4"), numbered_frames(5))
+    for place in ("train/punch /b.mp4", "test/kick\xa0/c.mp4"):
+        touch(tmp_path / place).write_bytes(clip.read_bytes())
+    clips = read_clips(tmp_path, "train")
+    assert clips.label_names == ["kick", "punch"] and [video.labels for video in clips.videos] == [[1], [1]]
+    touch(tmp_path / "test/Punch/d.mp4")
+    with pytest.raises(AnnotationError, match="labels 'Punch' .* and 'punch' .* differ only in case"):
         read_clips(tmp_path, "train")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,29 @@ def clean_label(label: str) -> str:
         if c.isspace() or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf")
     )
     return " ".join("".join(seen).split()).strip(f" {_JOINERS}")
+
+
+def check_case(labels: Iterable[str], source: str | Path) -> None:
+    """Refuses names that are one for a reader: which of two spellings is meant, only the user knows.
+
+    Args:
+        labels: Of all actions, as `clean_label` gives them.
+        source: What the message calls them.
+
+    Raises:
+        AnnotationError: Names them.
+    """
+    counts = Counter(labels)
+    alike: dict[str, list[str]] = {}
+    for name in sorted(counts):
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            listing = " and ".join(f"{shown(name)} ({counts[name]} actions)" for name in names[:5])
+            raise AnnotationError(
+                f"{source}: labels {listing} differ only in case: write one name in one way, or give label_names"
+                " (--labels of re2tal make_dataset) where they are classes of their own"
+            )
 
 
 def _subset(subset: Any, where: str) -> str:

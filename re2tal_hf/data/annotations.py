@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..value_checks import NOT_NEGATIVE, POSITIVE, SHARE, check_values, shown
-from .annotation_records import Record, clean_label, parse_record
+from .annotation_records import Record, check_case, clean_label, parse_record
 from .annotation_set import (
     RULES,
     AnnotatedVideo,
@@ -309,25 +309,10 @@ def _label_names(records: list[Record], source: str | Path) -> list[str]:
                 )
     if len({type(label) for label in ids}) > 1:
         raise AnnotationError(f"{source}: some labels are names and some are ids; use one kind, or give label_names")
-    _check_case(records, source)
+    check_case((label for record in records for label in record.labels if isinstance(label, str)), source)
     if any(label_id is None for label_id in ids.values()):
         return [str(label) for label in sorted(ids)]
     return [str(label) for label in sorted(ids, key=ids.__getitem__)]
-
-
-def _check_case(records: list[Record], source: str | Path) -> None:
-    """Refuses names that are one for a reader: which of two spellings is meant, only the user knows."""
-    counts = Counter(label for record in records for label in record.labels if isinstance(label, str))
-    alike: dict[str, list[str]] = {}
-    for name in sorted(counts):
-        alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            listing = " and ".join(f"{shown(name)} ({counts[name]} actions)" for name in names)
-            raise AnnotationError(
-                f"{source}: labels {listing} differ only in case: write one name in one way, or give label_names"
-                " (--labels of re2tal make_dataset) where they are classes of their own"
-            )
 
 
 def _class_ids(

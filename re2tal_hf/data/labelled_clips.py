@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import VideoReader, VideoReadError
+from .annotation_records import check_case, clean_label
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from .durations import known_durations
 from .timeline_index import TimelineIndex
-from .video_files import is_hidden, is_video_file, same_name
+from .video_files import is_hidden, is_video_file
 from .windows import TrainingWindows
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,11 @@ def _folder_clips(folder: Path, split: str) -> tuple[list[tuple[Path, int]], lis
         raise AnnotationError(f"{folder}: there is no split {split!r}; it holds {splits}")
     # The classes of all splits, so that a class that one of them lacks keeps its number.
     entries = [entry for entry in folder.glob("*/*") if not (is_hidden(entry.name) or is_hidden(entry.parent.name))]
-    names = sorted({same_name(entry.name) for entry in entries if entry.is_dir()})
+    found = [clean_label(entry.name) for entry in entries if entry.is_dir()]
+    check_case(found, folder)
+    names = sorted(set(found))
     clips = [
-        (path, names.index(same_name(path.parent.name)))
+        (path, names.index(clean_label(path.parent.name)))
         for path in sorted((folder / split).glob("*/*"))
         if is_video_file(path) and not is_hidden(path.parent.name)
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_files import own_registrations
+from own_files import own_registrations, write_own_files
 
 from re2tal_hf.commands import train
 from re2tal_hf.commands._errors import NOBODY_READS, expected
@@ -54,15 +54,10 @@ def test_a_report_that_cannot_be_kept_is_printed(monkeypatch, capsys):
 
 
 def test_a_fault_in_a_file_of_ones_own_is_told_from_ours(temporary, monkeypatch, capsys):
-    path = temporary / "my_fault.py"
-    path.write_text(
-        "from re2tal_hf.rewiring import Architecture, register_backbone\n"
-        "@register_backbone\nclass Mine(Architecture):\n    model_type = 'my_fault'\n    model_class = dict\n"
-        "    build = stages = norm = classify = initialize = feature_size = feature_stride = None\n"
-        "def fail(*arguments):\n    return {}['x']\n"
-    )
+    _, path = write_own_files(temporary)
+    path.write_text(f"{path.read_text()}\n\ndef fail():\n    return {{}}['x']\n")
     with own_registrations():
-        monkeypatch.setattr(train, "load_recipe", lambda *given: sys.modules["re2tal_hf.my_fault"].fail())
+        monkeypatch.setattr(train, "load_recipe", lambda *given: sys.modules["re2tal_hf.my_head"].fail())
         assert train.main(["--recipe", "quickstart", "--output", "run", "--import", str(path)]) == 1
     assert f"It came up in {path}, which is yours." in capsys.readouterr().err
 

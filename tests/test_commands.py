@@ -97,6 +97,7 @@ def test_launched_in_two_processes_an_error_is_said_once(
         (["train", "--recipe=quickstart", "--output=run", "processor.size_=3"], "there is no field 'processor.size_'"),
         (["train", "--recipe=quickstart", "--output=run", "augmentation.flop=3"], "no field 'augmentation.flop'"),
         (["benchmark", "--backbone", "{model_type: x}"], "backbone_config['model_type'] is 'x'"),
+        (["benchmark", "--backbone", "3"], "--backbone is 3; it must be dict"),
         (["benchmark", "--device", "nonsense"], "--device nonsense: "),
         (["predict", "--model", "model", "--device", "nonsense", "a.mp4"], "--device nonsense: "),
         (["evaluate", "--model=m", "--annotations=a", "--detections=none/d.json"], "a file in a folder that exists"),
@@ -145,3 +146,29 @@ def test_arguments_that_are_not_understood_are_told_from_errors(
     assert left.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("re2tal train: error: unrecognized arguments: --") and message in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["benchmark", "--threads", "0"], "argument --threads: '0' must be a whole number, at least 1"),
+        (["benchmark", "--frames", "1.5"], "argument --frames: '1.5' must be a whole number, at least 1"),
+        (
+            ["predict", "--model", "m", "--threshold", "nan", "a.mp4"],
+            "'nan' must be a number, at least 0 and at most 1",
+        ),
+        (
+            ["predict", "--model", "m", "--batch-size", "x", "a.mp4"],
+            "argument --batch-size: 'x' must be a whole number",
+        ),
+        (["evaluate", "--model=m", "--annotations=a", "--tiou", "50"], "'50' must be a number, above 0 and at most 1"),
+        (["make_demo_data", "folder", "--longest", "inf"], "argument --longest: 'inf' must be a number, at least 1"),
+        (["compare_rewirings", "--output=o", "--seeds", "-1"], "argument --seeds: '-1' must be a whole number"),
+    ],
+)
+def test_numbers_of_options_have_a_range(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]

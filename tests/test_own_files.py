@@ -102,6 +102,8 @@ def test_a_model_of_ones_own_asks_for_its_file(own, tmp_path):
         ("x = 1", "registers nothing"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def", "SyntaxError"),
+        ("import sys\nsys.exit()", "SystemExit"),
+        ("x = '\udce9'", "UnicodeDecodeError"),
         ("import re2tal_hf", "line 1: `import re2tal_hf` cannot be saved with a model"),
         ("from my_absent import x", "my_absent"),
     ],
@@ -109,7 +111,7 @@ def test_a_model_of_ones_own_asks_for_its_file(own, tmp_path):
 def test_a_file_that_brings_nothing_ends_the_command_with_one_line(text, message, tmp_path, capsys):
     path = tmp_path / "my_file.py"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text.encode(errors="surrogateescape"))
     arguments = ["--recipe", "quickstart", "--output", str(tmp_path / "run"), "--import", str(path)]
     assert train.main(arguments) == 1
     error = capsys.readouterr().err

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
 from accelerate import PartialState
@@ -21,6 +21,7 @@ from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..training.arguments import recipe_names
 from ..training.model_source import explained, find_model
 from ..training.own_files import import_files
+from ..value_checks import COUNT, POSITIVE, SHARE, Range, check_value, shown
 from ._errors import expected, quiet_without_reader, stopped, unexpected
 
 Options = argparse.Namespace
@@ -91,6 +92,19 @@ def run_command(
         return 1
 
 
+def number(kind: type[int] | type[float], allowed: Range) -> Callable[[str], Any]:
+    """Returns what reads the number of an option; NaN, infinite numbers and those out of the range are refused."""
+
+    def read(text: str) -> Any:
+        try:
+            return check_value("it", kind(text), Annotated[kind, allowed])
+        except ValueError:
+            named = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{shown(text)} must be {named}, {allowed}") from None
+
+    return read
+
+
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Adds what all trainings are told: `recipe`, `output`, `resume` and `overrides`."""
     parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
@@ -108,7 +122,9 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
     """Adds what a pipeline is made of and how it runs: `model`, `device` and `batch_size`."""
     parser.add_argument("--model", required=True, help="folder of a model or of a run, or a Hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--batch-size", type=int, default=1, help="more are faster on a GPU and take more memory")
+    parser.add_argument(
+        "--batch-size", type=number(int, COUNT), default=1, help="more are faster on a GPU and take more memory"
+    )
 
 
 def load_for_inference(options: Options, processes: PartialState) -> TemporalActionLocalizationPipeline:
@@ -133,13 +149,13 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
     """Adds how annotations are read: `max_lost`, how much of them may be wrong, and `point_width`."""
     parser.add_argument(
         "--max-lost",
-        type=float,
+        type=number(float, SHARE),
         default=MAX_LOST,
         help="largest share of actions outside their video or that end before they start; default %(default)s",
     )
     parser.add_argument(
         "--point-width",
-        type=float,
+        type=number(float, POSITIVE),
         metavar="SECONDS",
         help="make segments of this width of actions that start where they end; by default they do not count",
     )

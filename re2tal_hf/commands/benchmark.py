@@ -28,7 +28,8 @@ from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from ..training.own_files import import_files
 from ..training.recipe_yaml import read_yaml
-from ._command import check_device, run_command
+from ..value_checks import COUNT, check_value
+from ._command import check_device, number, run_command
 
 AS_SHIPPED = "the library's own forward"
 MODES = {
@@ -223,12 +224,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--families", action="store_true", help="one backbone of every family")
     parser.add_argument("--backbone", help="a backbone_config in YAML, in place of the two Video Swins")
     parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
-    parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--frames", type=number(int, COUNT), default=32)
+    parser.add_argument("--size", type=number(int, COUNT), default=112)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=number(int, COUNT), default=1)
+    parser.add_argument("--rounds", type=number(int, COUNT), default=7)
     parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
 
 
@@ -247,7 +248,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         backbones = FAMILIES if arguments.families else SWINS
         if arguments.backbone:
-            backbones = [read_yaml(arguments.backbone, "--backbone")]
+            backbones = [check_value("--backbone", read_yaml(arguments.backbone, "--backbone"), dict)]
         for backbone in backbones:
             builds[str(backbone)] = {
                 name: (backbone_step, (arguments, backbone, change))

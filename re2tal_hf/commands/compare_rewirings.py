@@ -19,7 +19,8 @@ from ..data.labelled_clips import read_clips, views
 from ..training.arguments import Recipe, load_recipe
 from ..training.classification import ClassificationTrainer
 from ..training.memory import saved_for_backward
-from ._command import add_overrides, run_command
+from ..value_checks import COUNT, NOT_NEGATIVE, POSITIVE
+from ._command import add_overrides, number, run_command
 
 PLAIN = ["model.rewiring=none", "model.backprop=plain"]
 WAYS = {
@@ -37,9 +38,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, help="folder for the runs; finished ones are not repeated"
     )
-    parser.add_argument("--epochs", type=int, default=15, help="of every way to move it")
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of every way to move it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=number(int, COUNT), default=15, help="of every way to move it")
+    parser.add_argument("--learning-rate", type=number(float, POSITIVE), default=2e-4, help="of every way to move it")
+    parser.add_argument("--seeds", type=number(int, NOT_NEGATIVE), nargs="+", default=[0])
     add_overrides(parser)
 
 

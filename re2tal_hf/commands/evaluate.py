@@ -23,7 +23,8 @@ from ..data.subsets import actions_by_class, check_actions
 from ..data.whole_files import check_writable
 from ..training.evaluation import localize_videos, mean_average_precision
 from ..training.processes import on_every_process, on_main_process, start_processes
-from ._command import add_annotation_options, add_inference_options, load_for_inference, run_command
+from ..value_checks import POSITIVE_SHARE
+from ._command import add_annotation_options, add_inference_options, load_for_inference, number, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
     add_annotation_options(parser)
-    parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], help="tIoU thresholds")
+    parser.add_argument(
+        "--tiou",
+        type=number(float, POSITIVE_SHARE),
+        nargs="+",
+        default=[0.3, 0.4, 0.5, 0.6, 0.7],
+        help="tIoU thresholds",
+    )
     parser.add_argument(
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",

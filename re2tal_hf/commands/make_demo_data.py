@@ -9,20 +9,23 @@ from collections import Counter
 from pathlib import Path
 
 from ..data.synthetic import generate
-from ._command import run_command
+from ..value_checks import NOT_NEGATIVE, Range
+from ._command import number, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="where videos/ and annotations.json go")
-    parser.add_argument("--num-training", type=int, default=40, help="videos to train on")
-    parser.add_argument("--num-validation", type=int, default=16, help="videos to evaluate on")
-    parser.add_argument("--num-test", type=int, default=1, help="held-out videos")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--height", type=int, default=64, help="pixels, even")
-    parser.add_argument("--width", type=int, default=64, help="pixels, even")
-    parser.add_argument("--frame-rate", type=float, default=12.0, help="frames per second")
-    parser.add_argument("--shortest", type=float, default=20.0, help="shortest video in seconds")
-    parser.add_argument("--longest", type=float, default=60.0, help="longest video in seconds")
+    parser.add_argument("--num-training", type=number(int, Range(0, 10**6)), default=40, help="videos to train on")
+    parser.add_argument("--num-validation", type=number(int, Range(0, 10**6)), default=16, help="videos to evaluate on")
+    parser.add_argument("--num-test", type=number(int, Range(0, 10**6)), default=1, help="held-out videos")
+    parser.add_argument("--seed", type=number(int, NOT_NEGATIVE), default=0)
+    parser.add_argument("--height", type=number(int, Range(32, 4096)), default=64, help="pixels, even")
+    parser.add_argument("--width", type=number(int, Range(32, 4096)), default=64, help="pixels, even")
+    parser.add_argument("--frame-rate", type=number(float, Range(1, 1000)), default=12.0, help="frames per second")
+    parser.add_argument(
+        "--shortest", type=number(float, Range(1, 86400)), default=20.0, help="shortest video in seconds"
+    )
+    parser.add_argument("--longest", type=number(float, Range(1, 86400)), default=60.0, help="longest video in seconds")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,8 +23,9 @@ from ..data.video_files import names_of_results
 from ..data.whole_files import check_writable, written_whole
 from ..training.processes import on_every_process, start_processes
 from ..training.timeline import draw_timeline
+from ..value_checks import COUNT, SHARE
 from ..video_reader import VideoReader, VideoReadError
-from ._command import add_inference_options, load_for_inference, run_command
+from ._command import add_inference_options, load_for_inference, number, run_command
 
 PICTURE = "png"
 
@@ -32,8 +33,8 @@ PICTURE = "png"
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_inference_options(parser)
     parser.add_argument("--output", default="predictions", help="folder for the results")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score reported")
-    parser.add_argument("--top-k", type=int, help="most actions reported for a video, the best")
+    parser.add_argument("--threshold", type=number(float, SHARE), default=0.3, help="lowest score reported")
+    parser.add_argument("--top-k", type=number(int, COUNT), help="most actions reported for a video, the best")
     parser.add_argument(
         "--format",
         action="append",

@@ -245,8 +245,9 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
         _set(values, path.split("."), _override_value(value, override))
     where = f"Recipe {name}: "
     recipe = _build(values, where)
+    import_files(recipe.imports, f"{where}imports:")
+    import_files(imports)
     recipe.imports = list(dict.fromkeys([*recipe.imports, *imports]))
-    import_files(recipe.imports)
     check_recipe(recipe, where)
     return recipe
 

@@ -109,9 +109,9 @@ class Trainer(ABC):
                 backbone,
             )
         )
+        self._on_all(lambda: rehearse(recipe, self.model_class))
         if self.accelerator.is_main_process and (line := start_line(self.origin, backbone)):
             logger.warning(line)
-        self._on_all(lambda: rehearse(recipe, self.model_class))
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
         self.timelines = TimelineIndex(writes=self.accelerator.is_local_main_process)

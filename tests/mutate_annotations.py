@@ -56,6 +56,8 @@ ODD_KEYS = [
     "V0",
     "v0.mp4",
     "x" * 400,
+    "x" * 4000,
+    "a\nb",
 ]
 ODD_BYTES = [
     b"\0",

@@ -97,7 +97,7 @@ def test_a_subset_must_be_named(annotate, build, tmp_path, field, value):
 
 def test_one_subset_for_both_is_an_error_unless_meant(annotate, build, tmp_path, caplog):
     same = ["data.validation_subset=Training"]
-    refused(build, tmp_path, r"2 of 2 validation videos are trained on too \(first: a\).*shared", annotate(), *same)
+    refused(build, tmp_path, r"2 of 2 validation videos are trained on too \(first: 'a'\).*shared", annotate(), *same)
     trainer = build(annotate(), *same, "data.allow_shared_videos=true")
     assert "2 of 2 validation videos are trained on too" in caplog.text
     assert len(trainer.windows.videos) == 2
@@ -114,13 +114,13 @@ def test_files_tell_whether_videos_are_the_same(videos, tmp_path, caplog):
     shutil.copy(videos / "a.mp4", copy)
     hard.hardlink_to(copy)
     training = subset(a=videos / "a.mp4", x=copy)
-    with pytest.raises(AnnotationError, match=r"1 of 2 validation videos .*first: other"):
+    with pytest.raises(AnnotationError, match=r"1 of 2 validation videos .*first: 'other'"):
         check_shared(training, subset(other=link, b=videos / "b.mp4"), allowed=False)
     with pytest.raises(AnnotationError, match=r"1 of 1 validation videos .*first: hard"):
         check_shared(training, subset(hard=hard), allowed=False)
     assert "1 of 1" in check_shared(training, subset(hard=hard), allowed=True)
     numbered = check_shared(training, subset(x=videos / "c.mp4"), allowed=False)
-    assert "1 video ids are in the training and in the validation subset, with different files (first: x)" in numbered
+    assert "1 video ids are in the training and in the validation subset, with different files (first: 'x')" in numbered
     assert check_shared(training, subset(b=videos / "b.mp4", gone=None), allowed=False) == ""
 
 

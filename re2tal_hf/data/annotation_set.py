@@ -26,6 +26,7 @@ RULES = {
     "label_spelling": ("labels with blanks, or characters that are not seen, around or inside them", "taken without"),
     "detection": ("actions that are detections, with a score", "taken whatever their score"),
 }
+_MAX_EXAMPLE = 200
 # These are met while a file is read.
 IN_FILE = ("label_spelling", "detection")
 # What is done with these also where nothing is repaired.
@@ -105,7 +106,9 @@ class RuleLog:
     def add(self, rule: str, example: str, label: int = 0) -> None:
         """Counts one more case of `rule`, of a segment of class `label`; the first example is kept for the warning."""
         self.counts[rule] += 1
-        self.first.setdefault(rule, example)
+        example = " ".join(example.split())
+        short = example if len(example) <= _MAX_EXAMPLE else f"{example[:80]}...{example[-80:]}"
+        self.first.setdefault(rule, short)
         if rule in LOST:
             self.lost[label] += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..value_checks import shown
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from .hub_video import HubVideo
 
@@ -21,8 +22,8 @@ def check_actions(annotations: AnnotationSet, subset: str) -> None:
     """
     if not actions_by_class(annotations).total():
         raise AnnotationError(
-            f"none of the {len(annotations.videos)} videos of the subset {subset} has an action in the annotations;"
-            " choose a subset with actions, or annotate it"
+            f"none of the {len(annotations.videos)} videos of the subset {subset[:200]} has an action in the"
+            " annotations; choose a subset with actions, or annotate it"
         )
 
 
@@ -41,7 +42,8 @@ def check_shared(training: AnnotationSet, validation: AnnotationSet, allowed: bo
     trained = {_file(video) for video in training.videos if video.path is not None}
     shared = [video.video_id for video in validation.videos if video.path is not None and _file(video) in trained]
     if shared:
-        message = f"{len(shared)} of {len(validation.videos)} validation videos are trained on too (first: {shared[0]})"
+        count = f"{len(shared)} of {len(validation.videos)} validation videos"
+        message = f"{count} are trained on too (first: {shown(shared[0])})"
         if allowed:
             return f"{message}: what is measured says nothing about other videos"
         raise AnnotationError(
@@ -52,7 +54,7 @@ def check_shared(training: AnnotationSet, validation: AnnotationSet, allowed: bo
     if ids:
         return (
             f"{len(ids)} video ids are in the training and in the validation subset, with different files (first:"
-            f" {min(ids)}); are these the same videos?"
+            f" {shown(min(ids))}); are these the same videos?"
         )
     return ""
 

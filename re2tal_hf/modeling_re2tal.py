@@ -30,7 +30,7 @@ from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
 from .reversible import Backprop
 from .rewiring import COUPLING, build_backbone
-from .value_checks import check_value, one_line, shown
+from .value_checks import check_value, one_line, shown, suggesting
 
 
 class Re2TALModel(Re2TALPreTrainedModel):
@@ -75,6 +75,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
                 buffers[name].copy_(computed[name])
         self.backbone.couplings()
 
+    @suggesting
     @can_return_tuple
     def forward(
         self,
@@ -161,6 +162,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         for part in (self.head, self.criterion):
             cast(Any, part).initialize_weights()
 
+    @suggesting
     @can_return_tuple
     def forward(
         self,
@@ -255,6 +257,7 @@ class Re2TALForVideoClassification(Re2TALPreTrainedModel):
             nn.init.zeros_(cast(Tensor, self.norm.num_batches_tracked))
             nn.init.ones_(cast(Tensor, self.norm.running_var))
 
+    @suggesting
     @can_return_tuple
     def forward(
         self,

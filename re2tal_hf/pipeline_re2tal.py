@@ -286,7 +286,7 @@ def check_device(name: str, device: Any) -> None:
         return
     try:
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} is {shown(device)}: {shown(str(error).partition('. ')[0])}.") from error
 
 

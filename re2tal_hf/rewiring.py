@@ -28,6 +28,7 @@ from .value_checks import (
     check_values,
     one_line,
     shown,
+    suggesting,
 )
 
 COUPLINGS = {"re2tal": Coupling(0.0, 1.0), "none": Coupling(1.0, 0.0)}
@@ -227,6 +228,7 @@ def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"backbone_config of {model_type!r}: {one_line(error)}") from error
 
 
+@suggesting
 def rewire(
     model: nn.Module,
     rewiring: str = "re2tal",

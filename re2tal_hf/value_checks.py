@@ -11,6 +11,7 @@ the model does; beyond these bounds, far above what is published, building would
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import itertools
 import math
@@ -19,9 +20,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import torch
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,22 @@ def did_you_mean(name: Any, known: Collection[str]) -> str:
     """The end of a message on a name that is not known: the one that is nearest, or all."""
     near = difflib.get_close_matches(str(name), known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known are {sorted(known)}."
+
+
+def suggesting(function: AnyFunction) -> AnyFunction:
+    """Decorator: an argument of a name that is not known is refused with the one that is nearest."""
+    # As transformers' `can_return_tuple` has it of every model.
+    known = frozenset({*inspect.signature(function).parameters, "return_dict"})
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
+            if name not in known:
+                options = [each for each in known if each not in ("self", "return_dict")]
+                raise TypeError(f"{function.__name__}() has no argument {name!r}; {did_you_mean(name, options)}")
+        return function(*args, **kwargs)
+
+    return cast(AnyFunction, called)
 
 
 def _check_list(name: str, values: Sequence[Any], expected: Range) -> None:

@@ -45,8 +45,10 @@ from .value_checks import (
     fields_of,
     one_line,
     shown,
+    suggesting,
 )
 from .video_clips import check_clips, check_frames
+from .video_container import describe
 from .video_source import VideoSource, is_video, open_video
 from .video_windows import MAX_FRAMES, Window, check_windows, checked_outputs
 
@@ -190,6 +192,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             return self.crop_size.height, self.crop_size.width
         return self.decode_size
 
+    @suggesting
     def whole_video(self, video_id: str, duration: float, *, max_frames: int = MAX_FRAMES) -> Window:
         """All frames of a video at the sampling rate, as one window.
 
@@ -202,7 +205,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             ValueError: if `duration` is not positive, or comes to more than `max_frames`.
         """
         check_value("video_id", video_id, str)
-        duration = check_value(f"{video_id}: duration", duration, Annotated[float, POSITIVE])
+        duration = check_value(f"{describe(video_id)}: duration", duration, Annotated[float, POSITIVE])
         check_value("max_frames", max_frames, Annotated[int, COUNT])
         if self.sampling == "resized":
             return Window(video_id, 0.0, self.num_frames / duration, self.num_frames, duration)
@@ -214,11 +217,12 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     def _check_budget(self, video_id: str, duration: float, frames: float, max_frames: int) -> None:
         if frames > max_frames:
             raise ValueError(
-                f"{video_id}: a duration of {duration:.6g} s at {self.frame_rate:g} frames per second, in windows that "
-                f"overlap, comes to {frames:.6g} frames. Check duration, frame_rate and overlap; if they are right, "
-                f"give a larger max_frames (now {max_frames})."
+                f"{describe(video_id)}: a duration of {duration:.6g} s at {self.frame_rate:g} frames per second, in "
+                f"windows that overlap, comes to {frames:.6g} frames. Check duration, frame_rate and overlap; if they "
+                f"are right, give a larger max_frames (now {max_frames})."
             )
 
+    @suggesting
     def windows(
         self, video_id: str, duration: float, *, overlap: float | None = None, max_frames: int = MAX_FRAMES
     ) -> list[Window]:
@@ -286,6 +290,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             frames = self.resize(frames, self.size, resample=self.resample)
         return self.center_crop(frames, self.crop_size) if self.do_center_crop else frames
 
+    @suggesting
     def prepare(self, videos: Sequence[Tensor]) -> dict[str, Tensor]:
         """Makes a batch for the model of windows that are decoded and resized: rescaled, normalised, padded.
 

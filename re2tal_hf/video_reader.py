@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from .value_checks import Range, check_value, shown
+from .value_checks import Range, check_value, shown, suggesting
 from .video_container import VideoReadError, bytes_of, describe, open_stream, until_flushed
 from .video_orientation import orientation_of
 from .video_timeline import Timeline, read_timeline, tell
@@ -98,6 +98,7 @@ class VideoReader:
         ImportError: if torchcodec is asked for and does not load.
     """
 
+    @suggesting
     def __init__(
         self,
         source: str | Path | bytes,

@@ -37,6 +37,7 @@ from re2tal_hf.demo.localization import Localizer, Stopped
 from re2tal_hf.demo.model_limits import ModelError, _cost_of_window, check_cost
 from re2tal_hf.demo.models import ModelShelf
 from re2tal_hf.demo.settings import Settings, read_settings
+from re2tal_hf.demo.timeline import timeline_value
 from re2tal_hf.demo.videos import VideoError, VideoLimits, is_playable, write_copy
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
@@ -105,6 +106,15 @@ def test_selection_is_by_score_and_class_in_order_of_time() -> None:
 
 
 # Videos
+
+
+def test_of_many_classes_the_best_are_shown_at_first() -> None:
+    rows = [{**BOUNCE, "label": f"class {index}", "score": 1 - index / 300} for index in range(200)]
+    found = localization.Localization("a.mp4", "a.mp4", 10.0, rows)
+    shown = timeline_value(found, 0.3)
+    assert len(shown["labels"]) == 200 and shown["ticked"] == [f"class {index}" for index in range(24)]
+    few = localization.Localization("a.mp4", "a.mp4", 10.0, rows[:3])
+    assert timeline_value(few, 0.3)["ticked"] == few.labels
 
 
 def test_mp4_with_8_bit_h264_is_played_as_it_is(tmp_path: Path) -> None:

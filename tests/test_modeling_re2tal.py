@@ -346,7 +346,7 @@ def labels(**change):
         ),
         ({"pixel_values_videos": VIDEO, "frame_mask": [[True] * 4] * 2}, "frame_mask is .*it must be a tensor"),
         ({"pixel_values_videos": VIDEO, "feature_mask": torch.ones(2, 2)}, "feature_mask belongs to temporal_features"),
-        ({"pixel_values_videos": VIDEO, "pixel_mask": 1}, "pixel_mask"),
+        ({"pixel_values_videos": VIDEO, "frame_masks": 1}, "no argument 'frame_masks'; did you mean 'frame_mask'"),
         ({"temporal_features": torch.randn(2, 16, 4)}, "temporal_features has shape .*transpose"),
         ({"pixel_values_videos": VIDEO, "labels": LABELS[0]}, "labels is .*list of dictionaries"),
         ({"pixel_values_videos": VIDEO, "labels": LABELS[:1]}, "labels has 1 entries for a batch of 2"),

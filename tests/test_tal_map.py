@@ -363,6 +363,11 @@ GOOD = {"video_id": "v1", "segments": [[0, 1], [2, 3]], "labels": [0, 1], "score
         ({"segments": [[0, 1], [2, math.nan]]}, r"segments must be finite seconds, got \[2.0, nan"),
         ({"segments": None}, "'v1': segments must be numbers"),
         ({"scores": [[0.1, 0.2]]}, r"'v1': scores must be numbers of shape \[N\]"),
+        ({"scores": None}, r"'v1': scores must be numbers of shape \[N\], got None"),
+        ({"segments": [["0", "1"], ["2", "3"]]}, "'v1': segments must be numbers"),
+        ({"segments": [[0, 1], [2, 1e300]]}, "segments must be finite seconds, got .*1e.300"),
+        ({"labels": np.array([2**64 - 1, 0], np.uint64)}, r"labels must be below 2\*\*63"),
+        ({"video_id": "a\ud800"}, "no text that can be stored"),
     ],
 )
 def test_bad_predictions_are_named(tal_map, change, message):
@@ -397,11 +402,40 @@ def test_bad_rows_are_named(tal_map):
         ({"top_k": [1, 0]}, "top_k"),
         ({"max_proposals": 0}, "max_proposals"),
         ({"max_proposals": 1.5}, "max_proposals"),
+        ({"max_proposals": 10**9}, "max_proposals must be integers from 1 to 100000, got 1000000000"),
+        ({"max_proposals": "10"}, "max_proposals"),
+        ({"top_k": 5}, "top_k"),
+        ({"top_k": [10**30]}, "top_k"),
+        ({"tiou_thresholds": ["0.5"]}, "tiou_thresholds"),
+        ({"tiou_thresholds": None}, "tiou_thresholds"),
+        ({"tiou_thresholds": np.linspace(0.001, 1, 5000)}, "tiou_thresholds .* up to 1000, got float64 of shape"),
+        ({"clean_references": "yes"}, "clean_references must be True or False, got 'yes'"),
     ],
 )
 def test_bad_arguments_are_named(tal_map, arguments, message):
     with pytest.raises(ValueError, match=message):
         tal_map.compute(predictions=PREDICTIONS, references=REFERENCES, **arguments)
+
+
+@pytest.mark.parametrize("rows", ["rows", {"v": 1}, 5, np.zeros((2, 2))])
+def test_what_is_no_list_is_named(tal_map, rows):
+    with pytest.raises(ValueError, match="predictions must be a list of one dict per video"):
+        tal_map.compute(predictions=rows, references=REFERENCES)
+
+
+def test_lists_without_a_common_video_are_told(tal_map):
+    predictions = [GOOD | {"video_id": "videos/v.mp4"}]
+    with pytest.warns(UserWarning, match="No video is in both lists.*'videos/v.mp4'.*'v'"):
+        assert tal_map.compute(predictions=predictions, references=[annotated("v", (0, 1, 0))])["map"] == 0.0
+
+
+def test_what_would_take_all_memory_is_refused(tal_map):
+    many = 15_000
+    row = {"video_id": "v", "segments": np.tile([0.0, 1.0], (many, 1)), "labels": np.zeros(many, int)}
+    with pytest.raises(ValueError, match="of one video are 15000 and 15000; .*keep the best predictions"):
+        tal_map.compute(predictions=[row | {"scores": np.ones(many)}], references=[row])
+    with pytest.raises(ValueError, match="max_proposals must be at most 8947 with 15000 segments annotated"):
+        tal_map.compute(predictions=[GOOD], references=[row, annotated("v1")], max_proposals=10_000)
 
 
 # ---------------------------------------------------------------- the module on its own

@@ -26,6 +26,7 @@ from .videos import Progress, VideoError, VideoLimits, describe, is_playable, mi
 
 LOWEST_SCORE = 0.05
 MOST_ACTIONS = 200
+MOST_LANES = 24
 GPU_SECONDS = 120
 
 
@@ -53,6 +54,11 @@ class Localization:
     def labels(self) -> list[str]:
         """The classes found, the one with the best score first."""
         return list(dict.fromkeys(row["label"] for row in self.detections))
+
+    @property
+    def first_labels(self) -> list[str]:
+        """Those of them that are shown at first: of very many the best."""
+        return self.labels[:MOST_LANES]
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class Page:
         return (
             found,
             timeline_value(found, threshold),
-            gr.CheckboxGroup(choices=found.labels, value=found.labels),
+            _class_boxes(found),
             gr.Column(visible=True),
             gr.Video(value=None, visible=False),
         )
@@ -249,6 +249,12 @@ def _describe_labels(labels: list[str]) -> str:
     names = ", ".join(f"*{escape(label)}*" for label in labels[:MOST_NAMES])
     more = f" and {len(labels) - MOST_NAMES} more" if len(labels) > MOST_NAMES else ""
     return f"The model of this page knows {names}{more}."
+
+
+def _class_boxes(found: Localization) -> gr.CheckboxGroup:
+    labels, ticked = found.labels, found.first_labels
+    text = "Classes" if ticked == labels else f"Classes: the best {len(ticked)} of {len(labels)} are ticked"
+    return gr.CheckboxGroup(choices=labels, value=ticked, label=text)
 
 
 def _busy() -> tuple:

@@ -161,7 +161,7 @@ function load() {
     result = props.value;
     if (!result) return;
     if (video.getAttribute("src") !== result.video.url) video.src = result.video.url;
-    show(result.threshold, result.labels);
+    show(result.threshold, result.ticked);
 }
 
 video.addEventListener("play", followWhilePlaying);

@@ -47,5 +47,6 @@ def timeline_value(result: Localization, threshold: float) -> dict[str, Any]:
         "duration": result.duration,
         "threshold": threshold,
         "labels": result.labels,
+        "ticked": result.first_labels,
         "detections": result.detections,
     }

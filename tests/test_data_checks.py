@@ -116,7 +116,7 @@ def test_files_tell_whether_videos_are_the_same(videos, tmp_path, caplog):
     training = subset(a=videos / "a.mp4", x=copy)
     with pytest.raises(AnnotationError, match=r"1 of 2 validation videos .*first: 'other'"):
         check_shared(training, subset(other=link, b=videos / "b.mp4"), allowed=False)
-    with pytest.raises(AnnotationError, match=r"1 of 1 validation videos .*first: hard"):
+    with pytest.raises(AnnotationError, match=r"1 of 1 validation videos .*first: 'hard'"):
         check_shared(training, subset(hard=hard), allowed=False)
     assert "1 of 1" in check_shared(training, subset(hard=hard), allowed=True)
     numbered = check_shared(training, subset(x=videos / "c.mp4"), allowed=False)

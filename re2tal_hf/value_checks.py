@@ -242,8 +242,15 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         _check_list(name, value, expected)
     kinds = get_args(kind) or (kind,)
     if list[float] in kinds and isinstance(value, (list, tuple)):
-        return type(value)(map(float, value))
-    return float(value) if _fits(value, int) and float in kinds and int not in kinds else value
+        return type(value)(_as_float(name, number) for number in value)
+    return _as_float(name, value) if _fits(value, int) and float in kinds and int not in kinds else value
+
+
+def _as_float(name: str, number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise ValueError(f"{name} is {shown(number)}; it must be finite.") from error
 
 
 def shown(value: Any) -> str:

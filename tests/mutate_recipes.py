@@ -49,7 +49,7 @@ BACKBONES: list[dict[str, Any]] = [
     {"model_type": "vjepa2", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "crop_size": 64},
 ]
 HEADS: list[dict[str, Any]] = [
-    {"model_type": "actionformer", "hidden_size": 64, "num_levels": 4, "num_heads": 4, "drop_path": 0.1, "neck": "fpn"},
+    {"model_type": "actionformer", "hidden_size": 64, "num_levels": 4, "num_attention_heads": 4, "neck": "fpn"},
     {"model_type": "tridet", "hidden_size": 64, "num_levels": 4, "num_bins": 12},
     {"model_type": "vsgn", "hidden_size": 64, "num_levels": 4},
 ]
@@ -98,6 +98,7 @@ def mutate(draw: random.Random, folder: Path) -> Case:
         values["model"]["backbone_config"] = copy.deepcopy(draw.choice(BACKBONES))
     if draw.random() < 0.3:
         values["model"]["head_config"] = copy.deepcopy(draw.choice(HEADS))
+        values["model"]["loss_config"] = {"loss_weight": 1.0}
     draws = [(_wrong_value, 12), (_wrong_name, 4), (_wrong_text, 5), (_wrong_override, 3), (_wrong_file, 1)]
     kind = draw.choices([kind for kind, _ in draws], [weight for _, weight in draws])[0]
     name, overrides, names = kind(draw, folder, values)

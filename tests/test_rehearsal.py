@@ -59,3 +59,17 @@ def test_what_the_machine_has_not_is_refused(monkeypatch):
     monkeypatch.setattr(rehearsal, "is_bf16_available", lambda ignore_tpu: False)
     assert "training.mixed_precision is 'bf16', which this GPU has not" in refused("training.mixed_precision=bf16")
     check_machine(load_recipe("quickstart", ["training.mixed_precision=fp16"]).training)
+
+
+def test_a_model_larger_than_the_memory_is_refused(monkeypatch):
+    recipe = load_recipe("quickstart")
+    parameters = 4 * 1e6 * 5  # weights, their average, the gradient and two means of about a million
+    monkeypatch.setattr(rehearsal, "whole_memory", lambda: parameters)
+    rehearse(recipe, Re2TALForTemporalActionLocalization)
+    monkeypatch.setattr(rehearsal, "whole_memory", lambda: parameters / 10)
+    with pytest.raises(
+        ValueError, match="model has .* million parameters, whose training takes .* GB before any frame"
+    ):
+        rehearse(recipe, Re2TALForTemporalActionLocalization)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    rehearse(recipe, Re2TALForTemporalActionLocalization)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import resource
 import sys
 from collections.abc import Iterable, Iterator
@@ -45,6 +47,14 @@ def saved_for_backward(without: Iterable[Tensor]) -> Iterator[SavedBytes]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved
+
+
+def whole_memory() -> float:
+    """Returns the bytes of memory there are, on the GPU where there is one; infinite where that is not known."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    known = hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= os.sysconf_names.keys()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
 
 def peak_memory() -> float:

@@ -18,8 +18,7 @@ from .coupling_schedule import coupling_at
 if TYPE_CHECKING:
     from .arguments import Recipe
 
-# Numbers in the frames of a window, in float32 8.6 GB; published are up to 1.5e8. Also of those of a batch.
-MAX_WINDOW_VALUES = 2**31
+# Numbers in the frames of a batch, in float32 69 GB; published are up to 1.5e8 in those of a window.
 MAX_BATCH_VALUES = 2**34
 MAX_THRESHOLDS = 100
 
@@ -84,7 +83,7 @@ def _check_frames(recipe: Recipe, where: str) -> None:
         processor.prepare([torch.zeros((1, 3, 2, 2), dtype=torch.uint8, device="meta")])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
         raise ValueError(f"{where}processor: no frame can be prepared so: {one_line(error)}") from error
-    _check_memory(recipe, processor.num_frames, math.prod(shape), where)
+    _check_batches(recipe, processor.num_frames * math.prod(shape), where)
 
 
 def frame_shape(processor: Re2TALVideoProcessor) -> tuple[int, ...]:
@@ -93,14 +92,7 @@ def frame_shape(processor: Re2TALVideoProcessor) -> tuple[int, ...]:
     return tuple(processor.resize_and_crop(frame).shape[1:])
 
 
-def _check_memory(recipe: Recipe, num_frames: int, values: int, where: str) -> None:
-    window = num_frames * values
-    if window > MAX_WINDOW_VALUES:
-        raise ValueError(
-            f"{where}processor.num_frames is {num_frames}: a window of so many frames of this size takes "
-            f"{_gigabytes(window)}, and at most {_gigabytes(MAX_WINDOW_VALUES)}; take fewer or smaller frames "
-            "(processor.size), or a lower processor.frame_rate."
-        )
+def _check_batches(recipe: Recipe, window: int, where: str) -> None:
     for name, number in (
         ("training.batch_size", recipe.training.batch_size),
         ("evaluation.batch_size", recipe.evaluation.batch_size),
@@ -108,10 +100,6 @@ def _check_memory(recipe: Recipe, num_frames: int, values: int, where: str) -> N
     ):
         if number * window > MAX_BATCH_VALUES:
             raise ValueError(
-                f"{where}{name} is {number}: so many windows take {_gigabytes(number * window)} at once; give at most "
-                f"{math.floor(MAX_BATCH_VALUES / window)}."
+                f"{where}{name} is {number}: so many windows take {4e-9 * number * window:.0f} GB at once; at most "
+                f"{MAX_BATCH_VALUES // window} fit."
             )
-
-
-def _gigabytes(values: int) -> str:
-    return f"{4e-9 * values:.3g} GB"

@@ -18,6 +18,7 @@ from ..rewiring import BACKBONES
 from ..value_checks import one_line
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import OptimizationArguments, Recipe
+from .memory import whole_memory
 from .optimization import build_optimizer
 from .pretrained import find_weights
 from .recipe_checks import frame_shape
@@ -63,6 +64,7 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
     except ValueError as error:
         raise ValueError(f"freeze.{one_line(error)}") from error
     build_optimizer(model, recipe.training)
+    _check_memory(model, recipe.training)
     if source := recipe.training.pretrained_backbone:
         find_weights(model.base_model.backbone, source)
     processor = Re2TALVideoProcessor(**recipe.processor)
@@ -78,3 +80,19 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
             f"model.backbone_config takes no windows of processor.num_frames={processor.num_frames} frames of "
             f"{shape[1]} x {shape[2]} pixels: {one_line(error)}"
         ) from error
+
+
+def _check_memory(model: Re2TALPreTrainedModel, arguments: OptimizationArguments) -> None:
+    """Refuses a model whose weights alone, with what the optimiser holds of them, are more than there is memory."""
+    if any(parse_flag_from_env(f"ACCELERATE_USE_{way}") for way in ("FSDP", "DEEPSPEED", "MEGATRON_LM")):
+        return  # several devices share them
+    every = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    copies = 1 if arguments.ema_decay is None else 2
+    # The gradient and two means of AdamW.
+    needed, there = 4 * (copies * every + 3 * trained), whole_memory()
+    if needed > there:
+        raise ValueError(
+            f"model has {every / 1e6:.0f} million parameters, whose training takes {needed / 1e9:.1f} GB before any "
+            f"frame, and there are {there / 1e9:.1f} GB: choose fewer or narrower layers, or freeze.backbone."
+        )

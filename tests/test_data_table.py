@@ -43,7 +43,8 @@ def windows(data) -> TrainingWindows:
 def test_the_table_holds_what_is_trained_on(windows):
     training = AnnotationSet([], ["jump", "run"], {"missing_file": 3})
     measured = AnnotatedVideo("c", "validation", None, 50.0, np.array([[1.0, 5.0], [2.0, 2.0]]), [1, 1])
-    lines = data_table(windows, training, AnnotationSet([measured], ["jump", "run"], {"empty_segment": 1})).splitlines()
+    counts = {"label_spelling": 4, "empty_segment": 1}
+    lines = data_table(windows, training, AnnotationSet([measured], ["jump", "run"], counts)).splitlines()
     rows = [re.split(r"  +", line.strip()) for line in lines[:7]]
     assert rows[0] == ["training", "validation"] and rows[1] == ["videos", "1", "1"]
     assert rows[2][2] == "50.0 / 50.0 / 50.0" and rows[3] == ["actions", "3", "1"]
@@ -53,7 +54,8 @@ def test_the_table_holds_what_is_trained_on(windows):
     assert sum("twice with the same label" in line and line.endswith(": dropped") for line in lines) == 1
     assert sum("reach past the start or end" in line and line.endswith(": clipped") for line in lines) == 1
     assert "training: 3 videos without a file in the video folder: dropped" in lines
-    assert lines[-1].startswith("validation: 1 segments") or "validation: 1 segments" in "\n".join(lines)
+    assert "validation: 1 segments that start after their end: kept, as the metric's rules have it" in lines
+    assert sum("labels with blanks" in line and line.endswith(": taken without") for line in lines) == 1
 
 
 def test_many_classes_are_summed_up(windows):

@@ -30,7 +30,7 @@ _MAX_EXAMPLE = 200
 # These are met while a file is read.
 IN_FILE = ("label_spelling", "detection")
 # What is done with these also where nothing is repaired.
-_ALWAYS = (*IN_FILE, "wrong_duration")
+ALWAYS_REPAIRED = (*IN_FILE, "wrong_duration")
 # Nothing is trained or measured by these.
 LOST = ("outside_video", "empty_segment", "point")
 # What else there is to be done.
@@ -115,7 +115,7 @@ class RuleLog:
     def lines(self, *, repaired: bool = True) -> list[str]:
         """Returns one line per rule that was met."""
         return [
-            f"{rule}: {count} {RULES[rule][0]}, {RULES[rule][1] if repaired or rule in _ALWAYS else 'kept'};"
+            f"{rule}: {count} {RULES[rule][0]}, {RULES[rule][1] if repaired or rule in ALWAYS_REPAIRED else 'kept'};"
             f" first: {self.first[rule]}{f'; {POINT_HINT}' if rule == 'point' else ''}"
             for rule, count in self.counts.items()
         ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.annotation_set import RULES, AnnotatedVideo, AnnotationSet
+from ..data.annotation_set import ALWAYS_REPAIRED, RULES, AnnotatedVideo, AnnotationSet
 from ..data.subsets import actions_by_class
 from ..data.timeline_index import TimelineIndex
 from ..data.windows import TrainingWindows
@@ -77,7 +77,8 @@ def _changes(windows: TrainingWindows, training: AnnotationSet, validation: Anno
         if count:
             lines.append(f"training: {count} {found}: {repair}")
         if count := validation.counts.get(rule, 0):
-            lines.append(f"validation: {count} {found}: kept, as the metric's rules have it")
+            done = repair if rule in ALWAYS_REPAIRED else "kept, as the metric's rules have it"
+            lines.append(f"validation: {count} {found}: {done}")
     return lines
 
 

@@ -89,6 +89,7 @@ class ImageNetwork(Architecture):
             raise ValueError(
                 f"backbone_config['variant'] is {variant!r}, a {type(model).__name__}: it has no rewiring."
             )
+        _check_tokens(model)
         model.temporal_shift = temporal_shift
         return model
 
@@ -206,3 +207,13 @@ def _blocks() -> Any:
     from . import backbone_image_blocks
 
     return backbone_image_blocks
+
+
+def _check_tokens(model: Any) -> None:
+    """Refuses a transformer without tokens, or whose heads are too narrow for its rotary positions."""
+    if 0 in (getattr(getattr(model, "patch_embed", None), "grid_size", None) or ()):
+        raise ValueError(
+            f"backbone_config.img_size leaves no patch; patches have {list(model.patch_embed.patch_size)}."
+        )
+    if getattr(model, "rope", None) is not None and (width := model.embed_dim // model.blocks[0].attn.num_heads) % 4:
+        raise ValueError(f"backbone_config.num_heads leaves {width} channels a head; rotary positions need 4, 8, ...")

@@ -14,7 +14,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .configuration_labels import checked_labels
 from .head import HEADS
 from .rewiring import BACKBONES, check_rewiring, default_backprop
-from .saved_files import check_folder, read_json
+from .saved_files import JSON_NAMES, check_folder, check_json, files_checked, read_json
 from .value_checks import (
     BELOW_ONE,
     COUNT,
@@ -73,6 +73,8 @@ class RewiredConfig(PreTrainedConfig):
             ):
                 kwargs.pop(name, None)
         _check_others(type(self), kwargs)
+        if kwargs.get("num_labels") is None:
+            kwargs.pop("num_labels", None)
         this: Any = self
         this.id2label, this.label2id = checked_labels(kwargs.get("num_labels"), this.id2label, this.label2id)
         hints = settings_of(type(self))
@@ -100,11 +102,9 @@ class RewiredConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; what is wrong is named with its file."""
-        path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if (file := path if path.is_file() else path / "config.json").is_file():
-            read_json(file)
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with files_checked(pretrained_model_name_or_path, kwargs, lambda path: check_json(path, JSON_NAMES[:1])):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

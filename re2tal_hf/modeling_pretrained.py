@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import ModelCard, try_to_load_from_cache
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
@@ -19,7 +19,7 @@ from .loaded_weights import WeightFit, is_computed, some, without_loading_report
 from .reversible import Backprop, Stage
 from .rewiring import COUPLING, RewiredModel
 from .saved_code import code_of, save_code
-from .saved_files import WEIGHT_NAMES, check_weights
+from .saved_files import WEIGHT_NAMES, cached_folder, check_weights, files_checked
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +71,12 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         kwargs = {"key_mapping": WRAPPERS, **kwargs}
         settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
         source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        _check_files(source, kwargs)
-        try:
-            with without_loading_report():
-                model, info = super().from_pretrained(*args, **settings)
-        except Exception:
-            # Of files from the Hub it is only now known where they are.
-            _check_files(_downloaded(source, kwargs), kwargs)
-            raise
+        with without_loading_report(), files_checked(source, kwargs, lambda folder: _kinds_in(folder, kwargs)):
+            model, info = super().from_pretrained(*args, **settings)
         if unwrap:
             model._weight_conversions = []  # saving would put the wrappers back
-        kinds = _check_files(_downloaded(source, kwargs) or source, kwargs)
+        folder = cached_folder(source, kwargs) or (source and Path(source, kwargs.get("subfolder") or ""))
+        kinds = _kinds_in(folder, kwargs) if folder else {}
         model._check_loaded(info, partial, ignored, kinds if unwrap else {})
         model.base_model.compute_buffers(info["missing_keys"])
         return (model, info) if with_info else model
@@ -256,31 +251,18 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         """Draws the weights of the parts beside the backbone."""
 
 
-def _check_files(source: Any, settings: Mapping[str, Any]) -> dict[str, bool]:
-    """Checks the files of weights that `from_pretrained` would read, where these lie in a folder.
+def _kinds_in(folder: Path, settings: Mapping[str, Any]) -> dict[str, bool]:
+    """Checks the weights in a folder that `from_pretrained` would read.
 
     Returns:
         Of each tensor by the model's name whether its numbers are not whole ones.
     """
-    if not isinstance(source, str | Path) or settings.get("gguf_file") or settings.get("state_dict"):
+    if settings.get("gguf_file") or settings.get("state_dict"):
         return {}
-    folder = Path(source, settings.get("subfolder") or "")
     names = WEIGHT_NAMES if settings.get("use_safetensors") is not False else WEIGHT_NAMES[1:]
     found = check_weights(folder, settings.get("variant"), names)
     [(pattern, name)] = WRAPPERS.items()
     return {re.sub(pattern, name, key): kind for key, kind in found.items()}
-
-
-def _downloaded(source: Any, settings: Mapping[str, Any]) -> Path | None:
-    """The folder in which a model from the Hub lies on this machine."""
-    if not isinstance(source, str) or Path(source).exists():
-        return None
-    known = {name: settings.get(name) for name in ("cache_dir", "revision")}
-    try:
-        found = try_to_load_from_cache(source, "config.json", **known)
-    except ValueError:  # no id of a model
-        return None
-    return Path(found).parent if isinstance(found, str) else None
 
 
 _REMEDY = (

@@ -18,6 +18,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .class_scores import ClassScores, checked_class_scores
 from .configuration_re2tal import check_model_folder
+from .saved_files import files_checked
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_values, did_you_mean, shown
 from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import FramesInMemory, VideoSource, is_video, open_video
@@ -275,9 +276,9 @@ def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipe
         ValueError, OSError: if the model does not load, or there is no video processor with it.
     """
     device = settings.pop("device", None)
-    if (folder := Path(model)).is_dir():
-        check_model_folder(folder)
-    return TemporalActionLocalizationPipeline(model=AutoModel.from_pretrained(model, **settings), device=device)
+    with files_checked(model, settings, check_model_folder):
+        loaded = AutoModel.from_pretrained(model, **settings)
+    return TemporalActionLocalizationPipeline(model=loaded, device=device)
 
 
 def check_device(name: str, device: Any) -> None:

@@ -5,6 +5,7 @@ Weights are looked at by what their files say of themselves; no tensor is read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pickle
@@ -12,11 +13,12 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
 from .loaded_weights import is_computed
@@ -198,15 +200,55 @@ def load_torch_file(path: Path, device: str = "cpu") -> Any:
         raise ValueError(f"{path} {what}; {AGAIN}") from error
 
 
+@contextlib.contextmanager
+def files_checked(source: Any, settings: Mapping[str, Any], check: Callable[[Path], object]) -> Iterator[None]:
+    """Checks files before they are read: in a folder first of all, from the Hub where reading them fails.
+
+    Args:
+        source: a folder or a file, or a Hub id; anything else is left to who reads it.
+        settings: of `from_pretrained`.
+        check: takes the folder or file.
+
+    Raises:
+        ValueError: of `check`.
+    """
+    if isinstance(source, str | Path) and (path := Path(source, settings.get("subfolder") or "")).exists():
+        check(path)
+    try:
+        yield
+    except Exception:
+        if (folder := cached_folder(source, settings)) is not None:
+            check(folder)
+        raise
+
+
+def cached_folder(source: Any, settings: Mapping[str, Any]) -> Path | None:
+    """Returns where on this machine a model from the Hub lies; None if it does not, or is from elsewhere."""
+    if not isinstance(source, str) or Path(source).exists():
+        return None
+    known = {name: settings.get(name) for name in ("cache_dir", "revision")}
+    subfolder = settings.get("subfolder") or ""
+    try:
+        found = try_to_load_from_cache(source, f"{subfolder}/config.json".lstrip("/"), **known)
+    except ValueError:  # no id of a model
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def check_json(path: Path, names: Iterable[str] = JSON_NAMES) -> None:
+    """Checks files of settings, those of a folder that are there; see `read_json`."""
+    for file in [path] if path.is_file() else [path / name for name in names]:
+        if file.is_file():
+            read_json(file)
+
+
 def check_folder(folder: Path) -> None:
     """Checks configuration, video processor and weights in a folder, as far as they are there.
 
     Raises:
         ValueError: if one of them is damaged or something else; names the file.
     """
-    for name in JSON_NAMES:
-        if (folder / name).is_file():
-            read_json(folder / name)
+    check_json(folder)
     check_weights(folder)
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
@@ -28,7 +27,7 @@ from transformers.video_utils import VideoInput
 
 from .class_scores import ClassScores, checked_class_scores
 from .finite import check_predictions
-from .saved_files import JSON_NAMES, read_json
+from .saved_files import JSON_NAMES, check_json, files_checked
 from .temporal_segments import assign_video_classes, suppress
 from .value_checks import (
     BELOW_ONE,
@@ -169,12 +168,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; what is wrong is named with its file."""
-        path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        for file in [path] if path.is_file() else [path / name for name in JSON_NAMES[1:]]:
-            if file.is_file():
-                read_json(file)
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            with files_checked(pretrained_model_name_or_path, kwargs, lambda path: check_json(path, JSON_NAMES[1:])):
+                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (ValueError, TypeError) as error:
             raise ValueError(f"The video processor in {pretrained_model_name_or_path}: {one_line(error)}") from error
 
@@ -551,6 +547,11 @@ def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> di
             raise ValueError(
                 f"{where}{name} has {sorted(value)}; give {' or '.join(' and '.join(sorted(side)) for side in sides)}."
             )
+        sides_given = (
+            value.values() if isinstance(value, Mapping) else value if isinstance(value, Sequence) else [value]
+        )
+        if set(sides_given) == {1}:
+            raise ValueError(f"{where}{name} is {shown(value)}; frames need more than one pixel.")
         if isinstance(value, Sequence) and len(value) != 2:
             raise ValueError(f"{where}{name} is {shown(value)}; give height and width.")
         check_bounds(f"{where}{name}", value)

@@ -14,7 +14,7 @@ from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALM
 from re2tal_hf.commands import export, predict
 from re2tal_hf.demo.models import ModelError, ModelShelf
 from re2tal_hf.pipeline_re2tal import load_pipeline
-from re2tal_hf.saved_files import check_folder, check_weights, load_torch_file, read_header, read_json
+from re2tal_hf.saved_files import check_folder, check_weights, files_checked, load_torch_file, read_header, read_json
 from re2tal_hf.training.pretrained import load_backbone_weights
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
@@ -241,3 +241,15 @@ def test_a_configuration_is_named_with_its_file_and_setting(change, message, fol
     if "model_type" not in change:
         with pytest.raises(ValueError, match=message):
             Re2TALConfig.from_pretrained(folder)
+
+
+def test_files_from_the_hub_are_checked_where_reading_them_fails(folder, monkeypatch):
+    path = folder / "config.json"
+    monkeypatch.setattr("re2tal_hf.saved_files.try_to_load_from_cache", lambda *place, **settings: str(path))
+    for error in (KeyError("model_type"), OSError("no such file")):
+        with pytest.raises(type(error)), files_checked("user/model", {}, check_folder):
+            raise error
+    with files_checked("user/model", {}, check_folder):
+        (folder / "model.safetensors").write_bytes(POINTER)
+    with pytest.raises(ValueError, match="git lfs pull"), files_checked("user/model", {}, check_folder):
+        raise KeyError("model_type")

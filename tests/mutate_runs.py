@@ -20,7 +20,8 @@ from run_factory import small_pipeline, write_run
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.checkpoint import RunState, read_checkpoint
 from re2tal_hf.training.optimization import build_optimizer
-from re2tal_hf.training.run_folder import CHECKPOINT, RunFolder, TrainingRun, read_training_run
+from re2tal_hf.training.run_folder import CHECKPOINT, RunFolder
+from re2tal_hf.training.training_run import TrainingRun, read_training_run
 
 DATA = {"class names": ["jump", "run"], "number of training videos": 2}
 VALUES = (None, True, -1, 0, 3, 0.5, 1e400, -1e400, float("nan"), 10**30, "", "text", "../../x", [], [1], {}, {"a": 1})

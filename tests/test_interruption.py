@@ -11,12 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from killed_training import SETTINGS, make_recipe
+from video_factory import write_video
 
 from re2tal_hf.commands import benchmark, launch
 from re2tal_hf.commands.__main__ import main
+from re2tal_hf.data import durations
+from re2tal_hf.data.annotation_set import AnnotatedVideo
+from re2tal_hf.data.timeline_index import TimelineIndex
 from re2tal_hf.training.epoch import EpochSoFar
 from re2tal_hf.training.interruption import Interrupted, Interruption
 
@@ -134,3 +139,20 @@ def test_ctrl_c_ends_any_command_with_one_line(signaled, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "main" if signaled == "parser" else "check_device", stop)
     assert main(["benchmark"]) == 130
     assert capsys.readouterr().err == "Stopped by Ctrl-C.\n"
+
+
+def test_durations_that_were_measured_before_ctrl_c_are_kept(tmp_path, monkeypatch):
+    paths = [write_video(tmp_path / f"{name}.mp4", np.zeros((10, 32, 32, 3), np.uint8), 10.0) for name in "ab"]
+    videos = [AnnotatedVideo(path.stem, "", path, None, np.zeros((0, 2)), []) for path in paths]
+    measure = durations._measured_duration
+
+    def stop_at_b(video: AnnotatedVideo, index: TimelineIndex) -> Any:
+        if video.video_id == "b":
+            raise KeyboardInterrupt
+        return measure(video, index)
+
+    monkeypatch.setattr(durations, "_measured_duration", stop_at_b)
+    with pytest.raises(KeyboardInterrupt):
+        durations.known_durations(videos, TimelineIndex(tmp_path / "index"))
+    again = TimelineIndex(tmp_path / "index")
+    assert again.known_duration(paths[0]) == pytest.approx(1.0) and again.known_duration(paths[1]) is None

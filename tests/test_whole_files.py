@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -15,11 +16,13 @@ from safetensors.torch import save_file
 from re2tal_hf.commands import predict
 from re2tal_hf.commands.__main__ import main
 from re2tal_hf.data import frame_store, synthetic
+from re2tal_hf.data.annotation_set import AnnotatedVideo, AnnotationSet
 from re2tal_hf.data.detection_files import write_detections, write_submission
 from re2tal_hf.data.timeline_index import TimelineIndex
 from re2tal_hf.data.whole_files import check_room, check_writable, naming, written_whole
 from re2tal_hf.publishing.dataset import read_dataset, write_dataset
 from re2tal_hf.publishing.graph import save_graph
+from re2tal_hf.training.evaluation import mean_average_precision
 from re2tal_hf.training.run_folder import CHECKPOINT, LAST, RunFolder
 from re2tal_hf.video_reader import VideoReader
 
@@ -168,3 +171,12 @@ def test_an_output_that_cannot_be_is_refused_first(command, tmp_path, monkeypatc
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and "file is no folder" in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_metric_needs_no_cache(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "file" / "modules"))
+    video = AnnotatedVideo("a", "", None, None, np.array([[1.0, 2.0]]), [0])
+    found = {"a": [{"label": "run", "score": 0.5, "start": 1.0, "end": 2.0}]}
+    assert mean_average_precision(found, AnnotationSet([video], ["run"], {}), [0.5])["map"] == 1.0

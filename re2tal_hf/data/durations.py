@@ -38,8 +38,12 @@ def known_durations(
     with ThreadPoolExecutor(max_workers=8) as pool:
         measured = pool.map(lambda number: _measured_duration(videos[number], index), unknown)
         bar = tqdm(measured, "measuring videos", len(unknown), disable=not progress, delay=2)
-        for number, duration in zip(unknown, bar, strict=True):
-            durations[number] = duration
+        try:
+            for number, duration in zip(unknown, bar, strict=True):
+                durations[number] = duration
+        except KeyboardInterrupt:
+            index.save()  # what is measured need not be again
+            raise
     if timelines is None:
         index.save()
     return cast(list[float | VideoReadError], durations)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..data.annotations import hub_dataset
-from ..training.run_folder import BEST, PICTURE, TrainingRun, read_training_run
+from ..training.run_folder import BEST, PICTURE
+from ..training.training_run import TrainingRun, read_training_run
 from .listed_files import is_regular
 from .places import file_name, without_places
 

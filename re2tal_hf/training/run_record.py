@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..version import __version__
 from ..video_reader import VideoReader
+from .arguments import Recipe
+from .run_folder import MODELS, RunFolder
 from .timeline import draw_timeline
 
 TIMELINE_THRESHOLD = 0.3
@@ -47,6 +50,28 @@ def describe_run(
         "validation": _describe_videos(validation_videos),
         "training_seconds": round(training_seconds, 1),
     }
+
+
+def describe_outcome(folder: RunFolder, recipe: Recipe, criterion: str, usage: str) -> list[str]:
+    """Returns three lines on the best model of a run: where it lies, how good it is, and how to use it.
+
+    Args:
+        folder: Of the run.
+        recipe: Of the run.
+        criterion: The metric that is shown.
+        usage: The command, with a place for the model.
+    """
+    for name in MODELS:
+        if metrics := folder.read_metrics(name, criterion):
+            model = folder.path / name
+            imports = "".join(f" --import {shlex.quote(file)}" for file in recipe.imports)
+            return [
+                f"The model: {model}",
+                f"Its {criterion}: {metrics[criterion]:.4f}, after epoch {metrics.get('epoch')} of "
+                f"{recipe.training.epochs}",
+                f"To use it: {usage.format(model=shlex.quote(str(model)))}{imports}",
+            ]
+    return []
 
 
 def identify_data(windows: TrainingWindows, validation_set: AnnotationSet) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -42,11 +41,12 @@ from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the
 from .memory import peak_memory
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .pretrained import full_name
+from .process_checks import check_processes, check_share
 from .processes import Result, meeting_point, on_every_process, on_main_process
 from .random_states import random_states, restore_random_states
 from .rehearsal import check_machine, rehearse
-from .run_folder import BEST, LAST, MODELS, RunFolder, comparable, differences
-from .run_record import describe_run, identify_data
+from .run_folder import BEST, LAST, RunFolder, comparable
+from .run_record import describe_outcome, describe_run, identify_data
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,8 @@ class Trainer(ABC):
         augmentation = Augmentation(**recipe.augmentation)
         self.windows = self._on_all(lambda: self.build_windows(augmentation.with_labels(self.training_set.label_names)))
         self.data = identify_data(self.windows, self.validation_set)
-        self._check_processes()
+        check_processes(self.accelerator, comparable(recipe) | self.data)
+        check_share(self.accelerator, len(self.windows), arguments.batch_size)
         self.checkpoint = self._on_main(lambda: read_checkpoint(self.run_folder, self.data))
         self.plain_model = self._on_all(self.build_model)
         self.plain_model.freeze(**vars(recipe.freeze))
@@ -183,23 +184,6 @@ class Trainer(ABC):
         for measured in gather_object([self.timelines.take_new()]):
             self.timelines.add(measured)
         self._on_all(self.timelines.save)
-
-    def _check_processes(self) -> None:
-        """Checks that all processes were told the same and see the same data, and that each gets a window."""
-        told = comparable(self.recipe) | self.data
-        for process, others in enumerate(gather_object([told])):
-            if different := differences(others, told):
-                raise ValueError(
-                    f"Process {process} was started otherwise than process {self.accelerator.process_index}: "
-                    f"{'; '.join(different)}. Give all of them the same command and the same data."
-                )
-        batch_size, processes = self.recipe.training.batch_size, self.accelerator.num_processes
-        if processes > 1 and len(self.windows) < batch_size * processes:
-            raise ValueError(
-                f"An epoch has {len(self.windows)} windows, and a step takes training.batch_size={batch_size} of them "
-                f"on each of {processes} processes: lower the batch size, raise data.windows_per_video, or start "
-                "fewer processes."
-            )
 
     def _build_loader(self) -> DataLoader:
         batch_size = self.recipe.training.batch_size
@@ -284,16 +268,8 @@ class Trainer(ABC):
         return metrics
 
     def _say_outcome(self) -> None:
-        """Where the best model lies, how good it is, and how to use it."""
-        for name in MODELS:
-            if metrics := self.run_folder.read_metrics(name, self.criterion):
-                model = self.run_folder.path / name
-                imports = "".join(f" --import {shlex.quote(file)}" for file in self.recipe.imports)
-                epochs = f"after epoch {metrics.get('epoch')} of {self.recipe.training.epochs}"
-                print(f"The model: {model}")
-                print(f"Its {self.criterion}: {metrics[self.criterion]:.4f}, {epochs}")
-                print(f"To use it: {self.usage.format(model=shlex.quote(str(model)))}{imports}")
-                return
+        for line in describe_outcome(self.run_folder, self.recipe, self.criterion, self.usage):
+            print(line)
 
     def _train_and_save(self, epoch: int) -> dict[str, Any]:
         """Trains what is left of an epoch, and saves it before it is evaluated; returns its entry of the log."""

@@ -19,6 +19,7 @@ from re2tal_hf import (
     Re2TALModel,
     Re2TALVideoClassificationConfig,
 )
+from re2tal_hf.licensing.origins import find_origin
 from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training import pretrained
 from re2tal_hf.training.pretrained import load_backbone_weights, load_classifier_weights
@@ -56,8 +57,11 @@ def test_files(tmp_path, prefix):
 @pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
 def test_the_result_of_the_classification_stage(tmp_path, max_shard_size):
     config = Re2TALVideoClassificationConfig(backbone_config=SWIN, rewiring="none", id2label={0: "jump", 1: "run"})
+    config.origin = {"source": "user/weights", "kind": "hub", "license": "mit"}
     trained = Re2TALForVideoClassification(config)
-    trained.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    trained.save_pretrained(tmp_path / "run" / "best", max_shard_size=max_shard_size)
+    tmp_path = tmp_path / "run"  # stands for the model in it
+    assert find_origin(str(tmp_path)).source == "user/weights"
     model = backbone()
     load_backbone_weights(model, str(tmp_path))
     assert_loaded(model, trained.model.backbone.state_dict())

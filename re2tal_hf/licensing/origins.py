@@ -224,9 +224,10 @@ def _follow(source: str | None, seen: set[Path], download: bool) -> Origin:
 
 
 def _folder_of_ours(source: str) -> Path | None:
-    """The folder of a model of ours that a path is, or that a file of weights lies in."""
+    """The folder of a model of ours that a path is, or that of a run holds, or that a file of weights lies in."""
     path = Path(source)
-    return next((folder for folder in (path, path.parent) if _our_config(folder / "config.json")), None)
+    folders = (path, path / "best", path / "last", path.parent)
+    return next((folder for folder in folders if _our_config(folder / "config.json")), None)
 
 
 def _hub_config(repository: str, download: bool) -> dict[str, Any] | None:

@@ -17,9 +17,10 @@ from transformers.initialization import guard_torch_init_functions
 from .configuration_re2tal import Re2TALConfig, RewiredConfig
 from .loaded_weights import WeightFit, is_computed, some, without_loading_report
 from .reversible import Backprop, Stage
-from .rewiring import COUPLING, RewiredModel
+from .rewiring import COUPLING, RewiredModel, check_backprop
 from .saved_code import code_of, save_code
-from .saved_files import WEIGHT_NAMES, cached_folder, check_weights, files_checked
+from .saved_files import WEIGHT_NAMES, cached_folder, check_place, check_weights, files_checked
+from .value_checks import check_value, suggesting
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     untrained_head: tuple[str, ...] = ()
 
     def __init__(self, config: RewiredConfig):
-        if self.head_parts and config.model_type != self.config_class.model_type:
+        if self.head_parts and getattr(config, "model_type", None) != self.config_class.model_type:
             raise ValueError(
                 f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}."
             )
@@ -71,6 +72,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         kwargs = {"key_mapping": WRAPPERS, **kwargs}
         settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
         source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if source is not None:
+            check_place("pretrained_model_name_or_path", source)
         with without_loading_report(), files_checked(source, kwargs, lambda folder: _kinds_in(folder, kwargs)):
             model, info = super().from_pretrained(*args, **settings)
         if unwrap:
@@ -85,6 +88,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         self, save_directory: str | Path, is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
         """As in transformers; of our code only what the model uses is saved with it, and a file of the user's own."""
+        check_place("save_directory", save_directory)
         code = code_of(type(self), self.registered_parts())
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
@@ -115,6 +119,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
 
     @backprop.setter
     def backprop(self, value: Backprop) -> None:
+        check_backprop(value)
         self._base.backbone.backprop = value
 
     def set_coupling(self, coupling: Sequence[float]) -> None:
@@ -125,6 +130,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         """Returns the largest relative error of the inversions in the latest backward pass."""
         return self._base.backbone.reconstruction_errors.largest()
 
+    @suggesting
     def freeze(self, backbone: bool = False, stages: int = 0, norms: bool = False) -> None:
         """Takes parts of the backbone out of the training; what was frozen before stays so.
 
@@ -139,6 +145,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the backbone has not so many stages.
         """
+        for name, value in (("backbone", backbone), ("norms", norms)):
+            check_value(name, value, bool)
         network = self._base.backbone
         found: list[Stage] = network.architecture.stages(network)
         if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= len(found):

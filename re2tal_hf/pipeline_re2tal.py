@@ -18,7 +18,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .class_scores import ClassScores, checked_class_scores
 from .configuration_re2tal import check_model_folder
-from .saved_files import files_checked
+from .saved_files import check_place, files_checked
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_values, did_you_mean, shown
 from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import FramesInMemory, VideoSource, is_video, open_video
@@ -144,7 +144,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             if (scores := settings.get("video_scores")) is not None:
                 settings["video_scores"] = checked_class_scores(scores, "the video")
             return self._localize(videos, frame_rate, progress, settings)
-        if not (hasattr(videos, "__iter__") or hasattr(videos, "__getitem__")):
+        several = hasattr(videos, "__iter__") or hasattr(videos, "__getitem__")
+        if not several or getattr(videos, "ndim", 1) == 0:
             raise TypeError(f"videos is {shown(videos)}, which is no video; give a path, a URL, bytes or frames.")
         scores = _scores_of_each(settings.pop("video_scores", None), videos)
         found = (
@@ -248,6 +249,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Saves model, code and video processor to a folder; the code of the pipeline goes with the model's."""
+        check_place("save_directory", save_directory)
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
 
@@ -275,7 +277,9 @@ def load_pipeline(model: str, **settings: Any) -> TemporalActionLocalizationPipe
     Raises:
         ValueError, OSError: if the model does not load, or there is no video processor with it.
     """
+    check_place("model", model)
     device = settings.pop("device", None)
+    check_device("device", device)
     with files_checked(model, settings, check_model_folder):
         loaded = AutoModel.from_pretrained(model, **settings)
     return TemporalActionLocalizationPipeline(model=loaded, device=device)

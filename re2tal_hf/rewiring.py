@@ -308,12 +308,17 @@ def default_backprop(rewiring: str) -> Backprop:
     return "checkpoint" if isinstance(rewiring, str) and rewiring == "none" else "reversible"
 
 
+def check_backprop(backprop: Any) -> None:
+    """Raises a `ValueError` if there is no such way to have activations."""
+    if not isinstance(backprop, str) or backprop not in get_args(Backprop):
+        raise ValueError(f"backprop is {shown(backprop)}; choose one of {list(get_args(Backprop))}.")
+
+
 def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = None) -> None:
     """Raises a `ValueError` if a value is unknown or out of range, or the values do not go together."""
     if not isinstance(rewiring, str) or rewiring not in REWIRINGS:
         raise ValueError(f"rewiring is {shown(rewiring)}; choose one of {sorted(REWIRINGS)}.")
-    if not isinstance(backprop, str) or backprop not in get_args(Backprop):
-        raise ValueError(f"backprop is {shown(backprop)}; choose one of {list(get_args(Backprop))}.")
+    check_backprop(backprop)
     if coupling is not None:
         if rewiring != DUAL_RESIDUAL:
             raise ValueError(f"The coefficients of rewiring={rewiring!r} are fixed; give none, or use 'dr2net'.")

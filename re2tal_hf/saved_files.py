@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import pickle
 import re
 import struct
@@ -22,7 +23,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
 from .loaded_weights import is_computed
-from .value_checks import one_line
+from .value_checks import one_line, shown
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What `save_pretrained` calls the weights, today and formerly; with `.index.json` where they lie in several files."""
@@ -337,3 +338,11 @@ def named(value: Any) -> str:
         (type(None), "null"),
     )
     return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
+def check_place(name: str, place: Any) -> None:
+    """Raises a `TypeError` or `ValueError` if this can be neither a folder nor a Hub id."""
+    if not isinstance(place, (str, os.PathLike)):
+        raise TypeError(f"{name} is {shown(place)}; it must be a folder, or a Hub id.")
+    if not str(place).strip() or "\0" in str(place):
+        raise ValueError(f"{name} is {shown(place)}; name a folder, or a Hub id.")

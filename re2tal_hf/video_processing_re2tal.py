@@ -27,7 +27,7 @@ from transformers.video_utils import VideoInput
 
 from .class_scores import ClassScores, checked_class_scores
 from .finite import check_predictions
-from .saved_files import JSON_NAMES, check_json, files_checked
+from .saved_files import JSON_NAMES, check_json, check_place, files_checked
 from .temporal_segments import assign_video_classes, suppress
 from .value_checks import (
     BELOW_ONE,
@@ -168,6 +168,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; what is wrong is named with its file."""
+        check_place("pretrained_model_name_or_path", pretrained_model_name_or_path)
         try:
             with files_checked(pretrained_model_name_or_path, kwargs, lambda path: check_json(path, JSON_NAMES[1:])):
                 return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -266,6 +267,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         Raises:
             VideoReadError: if a frame does not decode.
         """
+        if not hasattr(reader, "frames_at"):
+            raise TypeError(f"reader is {shown(reader)}; it must be a VideoReader.")
+        check_windows([window])
         frames = reader.frames_at(window.times, resize=self.resize_and_crop)
         return {name: tensor[0] for name, tensor in self.prepare([frames]).items()}
 

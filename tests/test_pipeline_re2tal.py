@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -24,6 +25,7 @@ from re2tal_hf import (
     TemporalActionLocalizationPipeline,
 )
 from re2tal_hf.finite import NotFiniteError
+from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 RATE = 10.0
@@ -338,3 +340,37 @@ def test_saved_pipelines_load_without_the_package(pipe, video, tmp_path):
     loaded = pipeline("temporal-action-localization", model=str(tmp_path / "second"))
     assert type(loaded) is TemporalActionLocalizationPipeline
     assert_same_actions(loaded(video), pipe(video))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe: load_pipeline(5), "model is 5; it must be a folder"),
+        (lambda pipe: load_pipeline("no", device="gpu"), "device is 'gpu'"),
+        (lambda pipe: TemporalActionLocalizationPipeline(model="user/model"), "model is 'user/model'; .* loads it"),
+        (lambda pipe: TemporalActionLocalizationPipeline(model=pipe.model, video_processor=3), "video_processor is 3"),
+        (lambda pipe: TemporalActionLocalizationPipeline(model=pipe.model, batch_size=0), "batch_size is 0"),
+        (lambda pipe: TemporalActionLocalizationPipeline(model=pipe.model, device="meta"), "device is 'meta'"),
+        (lambda pipe: Re2TALForTemporalActionLocalization.from_pretrained(5), "pretrained_model_name_or_path is 5"),
+        (lambda pipe: Re2TALForTemporalActionLocalization({"a": 1}), "takes a Re2TALConfig, not a dict"),
+        (lambda pipe: pipe.save_pretrained(None), "save_directory is None"),
+        (lambda pipe: pipe.model.freeze(stage=1), "no argument 'stage'; did you mean 'stages'"),
+        (lambda pipe: pipe.model.freeze(backbone="yes"), "backbone is 'yes'"),
+        (lambda pipe: setattr(pipe.model, "backprop", "fast"), "backprop is 'fast'"),
+        (lambda pipe: pipe.video_processor.read_window(5, 6), "reader is 5"),
+        (
+            lambda pipe: pipe(np.zeros((8, 8, 8, 3), np.uint8), frame_rate=0.001),
+            "Check duration, frame_rate.*max_f",
+        ),
+        (lambda pipe: pipe(np.zeros((8, 8, 8, 3), np.uint8), frame_rate="10"), "frame_rate is '10'"),
+        (lambda pipe: pipe("a.mp4", treshold=0.5), "no argument 'treshold'; did you mean 'threshold'"),
+    ],
+)
+def test_wrong_arguments_are_named(pipe, call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(pipe)
+
+
+def test_few_frames_of_a_long_time_are_looked_at_where_asked_for(pipe):
+    frames = np.zeros((20, 8, 8, 3), np.uint8)
+    assert pipe({"frames": frames, "frame_rate": 0.02}, max_frames=10**6, batch_size=64)

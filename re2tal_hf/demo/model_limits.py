@@ -47,7 +47,10 @@ def check_cost(folder: str | Path, name: str, max_megabytes: float, max_seconds:
     """
     for file in Path(folder).glob("*preprocessor_config.json"):
         check_bounds(file.name, read_json(file))
-    processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
+    try:
+        processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:  # without the folders of this machine
+        raise ModelError(str(error).replace(str(folder), name)) from error
     shape = _check_windows(processor, name, max_seconds)
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -92,6 +92,16 @@ OTHER_FILES = [
     bytes(range(256)),
     "\ufeff{}".encode("utf-16"),
 ]
+CARDS = [
+    "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '**'\n",
+    "configs:\n- config_name: a\n  data_files: '*/*'\n- config_name: b\n  data_dir: train\n",
+    "configs:\n- config_name: default\n  data_files:\n    train: x/*\n",
+    "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '**'\ndataset_info:\n  features: 3\n",
+    "configs:\n- data_files: 3\n",
+    "configs:\n- 3\n",
+    "configs: {}\n",
+    "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: ../../*\n",
+]
 ENDINGS = [".json", ".jsonl", ".csv", ".txt", ".xml", ".eaf", ".yaml", ".srt", ".zip", "", ".JSON", ".parquet"]
 
 
@@ -161,6 +171,10 @@ def table(draw: random.Random, folder: Path) -> Case:
         text = "\n".join(_dumps(draw, row) for row in rows)
         (root / split / "metadata.jsonl").write_bytes(text.encode("utf-8", "surrogatepass"))
         notes.append(_spoil_file(draw, root / split / "metadata.jsonl"))
+    if draw.random() < 0.08:
+        card = draw.choice(CARDS)
+        notes.append(card)
+        (root / "README.md").write_text(f"---\n{card}---\n")
     for name, content in {
         "metadata.csv": "file_name\n",
         "metadata.parquet": "PAR1",

@@ -37,6 +37,12 @@ METADATA_FILES = ("metadata.jsonl", "metadata.parquet")
 CSV = "metadata.csv"
 _FORM = '{"file_name": ..., "annotations": [{"segment": [start, end], "label": ...}]}'
 
+# What the library raises of a card or of tables that are not as it wants them; it checks few of their types.
+_OF_DATASETS = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, HTTPError),
+    datasets.exceptions.DatasetsError,
+)
+
 Row = dict[str, Any]
 """A row of the metadata, and: `source`, what error messages call the table; `subset`, by default the split; `path`, a
 `Path`, a `HubVideo` or, where there is no such file, `None`; in a folder also `folders`, in which the video lies."""
@@ -109,7 +115,7 @@ def _load_as_said(folder: Path, card: Any) -> dict[str, datasets.IterableDataset
         place = glob.escape(str(folder.resolve()))
         patterns = sanitize_patterns(configs[name].get("data_files", "**"))
         infos = datasets.info.DatasetInfosDict.from_dataset_card_data(card)
-    except (ValueError, TypeError, KeyError) as error:
+    except _OF_DATASETS as error:
         raise AnnotationError(f"{folder}: its README.md cannot be read as a card ({reason_of(error)})") from error
     files = {str(split): [os.path.join(place, file) for file in names] for split, names in patterns.items()}
     features = infos[name].features if name in infos else None
@@ -236,8 +242,8 @@ def _dataset_info(name: str, revision: str | None) -> Any:
 def _load(path: str, source: str, **settings: Any) -> dict[str, datasets.IterableDataset]:
     try:
         splits = datasets.load_dataset(path, streaming=True, **settings)
-    except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        raise AnnotationError(f"{source}: cannot be read: {error}") from error
+    except _OF_DATASETS as error:
+        raise AnnotationError(f"{source}: cannot be read ({reason_of(error)}); see its README.md") from error
     # Not cast_column, which opens every video first.
     return {split: rows.decode(False) for split, rows in splits.items()}
 
@@ -260,8 +266,10 @@ def _rows(
                 yield {**row, "source": source}
         except AnnotationError:
             raise
-        except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
-            raise AnnotationError(f"{where}: cannot be read: {error}") from error
+        except _OF_DATASETS as error:
+            raise AnnotationError(
+                f"{where}: cannot be read ({reason_of(error)}); see its tables and README.md"
+            ) from error
 
 
 def _name_labels(row: Row, names: list[str]) -> None:

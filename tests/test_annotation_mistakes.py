@@ -292,12 +292,17 @@ def test_our_own_output_is_read_as_annotations(tmp_path, caplog):
         ("a.json", b"PK\x03\x04", "an archive or a spreadsheet"),
         ("a.json", b"", "this is an empty file"),
         ("a.json", b"\xff\xfe\x00", "not a JSON file"),
+        ("a.json", '{"a": "föhn"}'.encode("latin-1"), "byte 8 is no text in UTF-8; save it as UTF-8"),
         ("a.json", b"[" * 10**5, "nested too deep"),
         ("a.json", b'{"a": ' + b"1" * 5000 + b"}", "not a JSON file"),
         ("a.json", b'{"database": []}', "expected {"),
         ("a.json", b'{"database": 3}', "expected {"),
         ("a.json", b'[{"file_name": "a.mp4"}]', "expected {"),
-        ("metadata.jsonl", ROW.encode() + b"\n" + ROW.encode(), "this is JSON lines"),
+        (
+            "metadata.jsonl",
+            ROW.encode() + b"\n" + ROW.encode(),
+            r"this is JSON lines \(of a metadata.jsonl, give the folder\)",
+        ),
     ],
 )
 def test_other_files_are_named(tmp_path, name, content, message):

@@ -21,7 +21,7 @@ _KINDS = {
     ".xls": "a spreadsheet",
     ".ods": "a spreadsheet",
     ".parquet": "a Parquet table",
-    ".jsonl": "JSON lines",
+    ".jsonl": "JSON lines (of a metadata.jsonl, give the folder)",
     ".txt": "a text",
     ".xml": "XML",
     ".eaf": "an ELAN file",
@@ -132,4 +132,8 @@ def _kind(path: Path, content: bytes) -> str | None:
 
 def reason_of(error: Exception) -> str:
     """What an error of a library says, on one short line."""
-    return "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no text in UTF-8; save it as UTF-8"
+    return " ".join(str(error).split())[:200]

@@ -102,6 +102,24 @@ def test_the_same_command_goes_on(resume, recipe, stopped, whole, capsys):
     assert same(outcome(stopped), outcome(whole))
 
 
+def test_an_epoch_whose_evaluation_fails_is_not_trained_again(recipe, whole, tmp_path, capsys):
+    class Fails(LocalizationTrainer):
+        def evaluate(self):
+            if self.progress.epoch == 2:
+                raise ValueError("no memory is left")
+            return super().evaluate()
+
+    with pytest.raises(ValueError, match="no memory"):
+        Fails(recipe, tmp_path / "run").run()
+    assert "is saved: the same command goes on with the evaluation after epoch 2 of 3." in capsys.readouterr().out
+    trainer = LocalizationTrainer(recipe, tmp_path / "run")
+    assert trainer.finished is None
+    trainer.run()
+    said = capsys.readouterr()
+    assert "Going on with the run in" in said.out and "epoch 2/3" not in said.err and "epoch 3/3" in said.err
+    assert same(outcome(tmp_path / "run"), outcome(whole))
+
+
 def test_dr2net_goes_on_with_the_same_stages_inverted(data, tmp_path, monkeypatch):
     monkeypatch.setattr(dual_residual, "PROBE_INTERVAL", 2)
     recipe = make_recipe(data, "model.rewiring=dr2net", "coupling.end_epoch=1", "data.windows_per_video=4")

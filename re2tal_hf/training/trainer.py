@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -25,7 +26,7 @@ from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.durations import known_durations
 from ..data.timeline_index import TimelineIndex
-from ..data.whole_files import check_room
+from ..data.whole_files import check_room, naming
 from ..data.windows import TrainingWindows, collate
 from ..licensing.origins import permitted_origin, start_line
 from ..modeling_pretrained import Re2TALPreTrainedModel
@@ -49,6 +50,8 @@ from .run_folder import BEST, LAST, RunFolder, comparable
 from .run_record import describe_outcome, describe_run, identify_data
 
 logger = logging.getLogger(__name__)
+
+TRACKING = "tracking"
 
 
 class Trainer(ABC):
@@ -236,7 +239,8 @@ class Trainer(ABC):
                 raise
             finally:
                 for tracker in self.accelerator.trackers:
-                    tracker.finish()
+                    with contextlib.suppress(OSError):  # said already, where its last lines could not be written
+                        tracker.finish()
 
     def _way_on(self) -> str:
         if not self.state.saved:
@@ -255,7 +259,8 @@ class Trainer(ABC):
         self.accelerator.print(data_table(self.windows, self.training_set, self.validation_set))
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
-            self.accelerator.init_trackers("tracking")
+            with naming(self.run_folder.path / TRACKING):
+                self.accelerator.init_trackers(TRACKING)
         metrics: dict[str, Any] = {}
         if self.progress.unmeasured:
             metrics = self._finish_epoch(self.progress.unmeasured)
@@ -452,7 +457,8 @@ class Trainer(ABC):
         shown = ("epoch", "loss", self.criterion, "beta", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
         self.accelerator.print(", ".join(parts))
-        self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
+        with naming(self.run_folder.path / TRACKING):
+            self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
 
     def _write_run_record(self) -> None:
         record = describe_run(

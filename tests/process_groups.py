@@ -30,6 +30,19 @@ def train(data: Path, folder: Path, *overrides: str, at: Callable[[str], None] |
     LocalizationTrainer(make_recipe(data, "training.batch_size=1", "training.epochs=2", *overrides), folder).run()
 
 
+def train_with_a_wrong_loss(data: Path, folder: Path) -> None:
+    """Its second process has a loss that is not finite in the first step."""
+    losses, calls = LocalizationTrainer.losses, []
+
+    def wrong(self: LocalizationTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        calls.append(1)
+        factor = torch.nan if len(calls) == 1 and os.environ["RANK"] == "1" else 1.0
+        return {name: value * factor for name, value in losses(self, batch).items()}
+
+    LocalizationTrainer.losses = wrong  # type: ignore[method-assign]
+    train(data, folder)
+
+
 def command(*arguments: object) -> None:
     """Runs one as its own process would; an exit code other than 0 is an error."""
     if code := run(list(map(str, arguments))):
@@ -71,6 +84,8 @@ def main() -> None:
     ends["on the second host"] = sorted(str(path) for path in (place / "host1").rglob("*"))
     ends["random states differ"] = not same(*(found[f"checkpoint/random_states_{rank}.pkl"] for rank in (0, 1)))
     ends["finished"] = group("run")
+    wrong = [partial(train_with_a_wrong_loss, data, place / f"host{host}" / "wrong") for host in range(2)]
+    ends["not finite on one"] = forks.run_group(wrong, place)
     ends["other recipe"] = group("run", "seed=1")
     ends["other recipe on one"] = group("new", second=("training.save_epochs=2",))
     ends["no data on one"] = group("new", second=(f"data.annotations={place / 'none.json'}",))

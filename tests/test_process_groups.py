@@ -56,6 +56,14 @@ def test_two_hosts_without_a_shared_folder(ends):
     assert all("is finished" in text for _, text in ends["finished"])
 
 
+def test_a_loss_that_is_not_finite_on_one_process_is_skipped_on_all(ends, place):
+    (first, told), (second, silent) = ends["not finite on one"]
+    assert (first, second) == (0, 0)
+    assert told.count("the step is skipped.") == 1 and "of windows of training_00" in told and "skipped" not in silent
+    log = [json.loads(line) for line in (place / "host0/wrong/log.jsonl").read_text().splitlines()]
+    assert [entry["skipped_steps"] for entry in log] == [1, 0] and all(entry["loss"] > 0 for entry in log)
+
+
 def test_evaluation_and_prediction_share_the_videos_and_find_the_same(ends, place):
     for name in ("evaluate", "predict"):
         assert [status for count in (1, 2) for status, _ in ends[f"{name} on {count}"]] == [0, 0, 0]

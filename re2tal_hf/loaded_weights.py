@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -24,6 +25,7 @@ class WeightFit:
         unused: names of tensors of the source that should have a place in the model and have none.
         reshaped: those of another shape, by name.
         retyped: names of tensors that are of whole numbers in the source or in the model and not in both.
+        infinite: names of tensors that hold NaN or infinite numbers.
     """
 
     source: str
@@ -32,6 +34,7 @@ class WeightFit:
     unused: Sequence[str] = ()
     reshaped: Mapping[str, Shapes] = field(default_factory=dict)
     retyped: Sequence[str] = ()
+    infinite: Sequence[str] = ()
 
     def __str__(self) -> str:
         used = self.total - len(self.missing) - len(self.reshaped)
@@ -60,8 +63,17 @@ class WeightFit:
         if wrong:
             raise ValueError(f"{self.source} does not fit {model}: {self}; {'; '.join(wrong)}. {remedy}")
 
-    def check_kinds(self) -> None:
-        """Raises a `ValueError` if there are whole numbers where there should be none, or the other way round."""
+    def check_numbers(self) -> None:
+        """Refuses numbers that no weights have, whatever may be missing.
+
+        Raises:
+            ValueError: if there are whole ones where there should be none or the other way round, NaN or infinite ones.
+        """
+        if self.infinite:
+            raise ValueError(
+                f"{self.source} is damaged, or of a training that diverged: {some(self.infinite)} hold NaN or infinite "
+                "numbers. Download the weights again, or take an earlier checkpoint."
+            )
         if self.retyped:
             raise ValueError(
                 f"{self.source} is damaged: {some(self.retyped)} have whole numbers in place of others, or the other "
@@ -78,6 +90,12 @@ def some(names: Iterable[str]) -> str:
 def is_computed(tensor: Tensor) -> bool:
     """Whether a tensor of a model is an index or a counter: constructing the model gives it its value."""
     return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def is_infinite(tensor: Tensor) -> bool:
+    """Whether a tensor of weights, if it is in memory and of a usual type, holds NaN or infinite numbers."""
+    usual = tensor.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    return usual and not tensor.is_meta and not bool(tensor.isfinite().all())
 
 
 @contextlib.contextmanager

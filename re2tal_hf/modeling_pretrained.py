@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from .configuration_re2tal import Re2TALConfig, RewiredConfig
-from .loaded_weights import WeightFit, is_computed, some, without_loading_report
+from .loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from .reversible import Backprop, Stage
 from .rewiring import COUPLING, RewiredModel, check_backprop
 from .saved_code import code_of, save_code
@@ -226,6 +226,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
                 if name.split(".")[0] not in not_ours and name.rpartition(".")[2] != COUPLING
             ],
             reshaped={name: (tuple(there), tuple(here)) for name, there, here in info["mismatched_keys"]},
+            infinite=sorted(name for name, tensor in needed.items() if name not in missing and is_infinite(tensor)),
             retyped=sorted(
                 name for name, kind in kinds.items() if name in needed and kind == is_computed(needed[name])
             ),
@@ -234,7 +235,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         if partial is None and type(self).__name__ not in (self.config.architectures or ()) and head <= missing:
             allowed |= head
             self.untrained_head = tuple(sorted(head))
-        fit.check_kinds()
+        fit.check_numbers()
         if not partial:
             fit.check(type(self).__name__, _REMEDY, allowed)
         if fit.missing or fit.reshaped:

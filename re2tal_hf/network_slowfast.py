@@ -368,14 +368,28 @@ class SinglePathway(Pathway):
 class SlowOnly(SinglePathway):
     """A slow pathway without a fast one; settings as of [`SinglePathway`]."""
 
-    def __init__(self, depth: Depth = 50, *, base_channels: int = 64, resample_rate: int = 8, **settings: Any):
+    def __init__(
+        self,
+        depth: Depth = 50,
+        *,
+        base_channels: Annotated[int, COUNT] = 64,
+        resample_rate: Annotated[int, COUNT] = 8,
+        **settings: Any,
+    ):
         super().__init__(depth, 1, 2, base_channels=base_channels, resample_rate=resample_rate, **settings)
 
 
 class FastOnly(SinglePathway):
     """A fast pathway without a slow one; settings as of [`SinglePathway`]."""
 
-    def __init__(self, depth: Depth = 50, *, base_channels: int = 8, resample_rate: int = 1, **settings: Any):
+    def __init__(
+        self,
+        depth: Depth = 50,
+        *,
+        base_channels: Annotated[int, COUNT] = 8,
+        resample_rate: Annotated[int, COUNT] = 1,
+        **settings: Any,
+    ):
         super().__init__(depth, 5, 0, base_channels=base_channels, resample_rate=resample_rate, **settings)
 
 

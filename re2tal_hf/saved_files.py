@@ -191,7 +191,7 @@ def load_torch_file(path: Path, device: str = "cpu") -> Any:
             return torch.load(path, map_location=device, weights_only=True, mmap=zipped and device == "meta")
     except Exception as error:  # what a damaged pickle raises is not to be foreseen
         if isinstance(error, MemoryError):
-            raise
+            raise ValueError(f"{path} asks for more memory than there is.") from error
         if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", str(error))):
             raise ValueError(
                 f"{path} holds objects ({found[1]}), which could run code as they are loaded, and is not loaded. Save "

@@ -300,14 +300,16 @@ def _check_list(name: str, values: Sequence[Any], expected: Range) -> None:
         raise ValueError(f"{name} is {shown(list(values))}; no number may be below the one before.")
 
 
-def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The single values in a setting, however deep, each with its place."""
+def leaves(place: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The single values in a setting, each with its place; `ValueError` if they are nested deeper than any setting."""
+    if depth > 4 * MAX_DEPTH:
+        raise ValueError(f"{place[:SHOWN_LETTERS]} is nested more than {4 * MAX_DEPTH} deep.")
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from leaves(f"{place}.{key}", part)
+            yield from leaves(f"{place}.{key}", part, depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
-            yield from leaves(f"{place}[{index}]", part)
+            yield from leaves(f"{place}[{index}]", part, depth + 1)
     else:
         yield place, value
 

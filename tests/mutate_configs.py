@@ -395,6 +395,8 @@ def _damaged_tensors(draw: random.Random, content: bytes) -> tuple[bytes, str]:
     whole = [b"", b"\0" * len(content), LFS, PAGE, b"{}", b"no weights", b"PK\3\4" + content[4:], draw.randbytes(500)]
     whole += [content + b"\0", b"\0" + content, content[1:], content[:cut], json.dumps({"error": "not found"}).encode()]
     whole += [draw.randbytes(8) + content[8:], content[:8] + content[8 : 8 + length].replace(b'"', b"'") + data]
+    if sum(name.startswith("head.") for name in header) < len(header) // 2 and len(data) > 10**4:
+        whole += [content[: 8 + length] + draw.randbytes(len(data)), content[: 8 + length] + (b"\xff" * len(data))]
     if draw.random() < 0.5:
         return draw.choice(whole), "bytes"
     # Which every loader needs; of the index of a window it would be the same by other numbers.

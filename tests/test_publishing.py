@@ -224,7 +224,7 @@ def test_only_a_sound_model_is_staged(run_folder, tmp_path):
         load_checked(model)
     weights["head.boundary.predictor.bias"].fill_(torch.nan)
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="predictor.bias. hold NaN or infinite numbers"):
         load_checked(model)
 
 

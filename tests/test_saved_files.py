@@ -46,6 +46,12 @@ def as_whole_numbers(header):
     header["model.backbone.features.0.0.attn.qkv.weight"]["dtype"] = "I32"
 
 
+def without_numbers(content):
+    """The same tensors, their numbers overwritten."""
+    length = struct.unpack("<Q", content[:8])[0]
+    return content[: 8 + length] + b"\xff" * (len(content) - 8 - length)
+
+
 def as_another_shape(header):
     header["model.backbone.features.0.0.attn.qkv.weight"]["shape"].append(2)
 
@@ -65,6 +71,7 @@ def as_another_shape(header):
         (lambda content: content.replace(b'":', b"':", 1), "has a broken header"),
         (lambda content: with_header(content, as_another_shape), "has a broken header"),
         (lambda content: with_header(content, as_whole_numbers), "whole numbers in place of others"),
+        (without_numbers, "is damaged, or of a training that diverged: .* hold NaN or infinite numbers"),
     ],
 )
 def test_damaged_weights_are_named_in_every_door(damage, message, folder):

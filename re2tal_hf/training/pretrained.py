@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ..backbone_clip_transformer import ClipTransformer
 from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, Re2TALVideoClassificationConfig
-from ..loaded_weights import WeightFit, is_computed, some, without_loading_report
+from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
 from ..saved_files import WEIGHT_NAMES, read_json
 from ..value_checks import one_line, shown
@@ -71,13 +71,14 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
         missing=sorted(missing),
         unused=[name for name in state.keys() - own.keys() if name.split(".")[0] not in left_out],
         reshaped={name: (tuple(state[name].shape), tuple(tensor.shape)) for name, tensor in reshaped.items()},
+        infinite=sorted(name for name in own.keys() & state.keys() if is_infinite(state[name])),
         retyped=sorted(n for n, t in own.items() if n in state and is_computed(state[n]) != is_computed(t)),
     )
     fitting = {name: state[name] for name in own.keys() & state.keys() - reshaped.keys()}
     changed = _changed_indices(own, fitting)
     if original is not None:
         changed += differences(original, backbone, left_out)
-    fit.check_kinds()
+    fit.check_numbers()
     if not partial:
         remedy = "set training.pretrained_partial=true to take what fits and begin the rest anew."
         fit.check("the backbone", f"Check the sizes in model.backbone_config, or {remedy}")

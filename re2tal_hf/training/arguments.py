@@ -162,8 +162,8 @@ class DistillationArguments:
         label_weight: Of the classification loss; 0 where clips have no labels of use.
     """
 
-    weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    label_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    weight: Annotated[float, Range(0, 10**6)] = 0.0
+    label_weight: Annotated[float, Range(0, 10**6)] = 1.0
 
 
 @dataclass

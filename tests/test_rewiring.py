@@ -6,7 +6,15 @@ from own_files import examples, own_registrations
 from tolerances import assert_close
 from torchvision.models.video import r3d_18
 
-from re2tal_hf.rewiring import BACKBONES, build_backbone, cut_into_clips, join_clips, rewire
+from re2tal_hf.rewiring import (
+    BACKBONES,
+    Architecture,
+    build_backbone,
+    cut_into_clips,
+    join_clips,
+    register_backbone,
+    rewire,
+)
 
 
 def test_a_network_that_is_not_rewired_needs_no_further_argument():
@@ -59,3 +67,43 @@ def test_features_come_back_in_order_without_the_surplus():
     features = cut_into_clips(frames(2, 7), 4).flatten(2)[:, ::2]
     assert join_clips(features, 2, 4).squeeze(-1).tolist() == [[0, 2, 4, 6], [100, 102, 104, 106]]
     assert join_clips(features, 2, 3).shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": r3d_18}, "model is .*; it must be a network"),
+        ({"model": torch.nn.Linear(2, 2)}, "Linear is not a registered architecture"),
+        ({"rewiring": ["re2tal"]}, r"rewiring is \['re2tal'\]"),
+        ({"backprop": ""}, "backprop is ''"),
+        ({"rewiring": "dr2net", "coupling": "ab"}, "coupling is 'ab'"),
+        ({"rewiring": "dr2net", "coupling": [0.5, float("nan")]}, "coupling .* between 0 and 1"),
+        ({"rewiring": "dr2net", "coupling": {"alpha": 1}}, "coupling is {'alpha': 1}"),
+        ({"rewirings": "none"}, "no argument 'rewirings'; did you mean 'rewiring'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with torch.device("meta"):
+        model = r3d_18()
+    with pytest.raises((TypeError, ValueError), match=message):
+        rewire(**{"model": model, **arguments})
+
+
+@pytest.mark.parametrize("coupling", [(0.5, 0.5), [[0.5, 0.5]] * 4, torch.tensor([0.5, 0.5]), torch.full((4, 2), 0.5)])
+def test_coefficients_may_come_in_any_list(coupling):
+    with torch.device("meta"):
+        model = r3d_18()
+    assert rewire(model, "dr2net", coupling=coupling).couplings() == [(0.5, 0.5)] * 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("swin", "architecture is 'swin'; it must be a subclass of Architecture"),
+        (torch.nn.Linear, "it must be a subclass of Architecture"),
+        (type("Unfinished", (Architecture,), {"model_type": "unfinished"}), r"Unfinished has no build\(\)"),
+    ],
+)
+def test_what_is_no_architecture_is_not_registered(architecture, message):
+    with pytest.raises(TypeError, match=message):
+        register_backbone(architecture)

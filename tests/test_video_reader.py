@@ -535,3 +535,29 @@ def test_frames_that_grow_beyond_any_camera_do_not_decode(tmp_path, monkeypatch)
             reader.frames_at([1.4])
     with VideoReader(parts[1], backend="pyav") as reader:
         assert reader.frames_at([0.5]).shape[-2:] == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("options", "times", "message"),
+    [
+        ({"source": 5}, [0.0], "source is 5; it must be the path"),
+        ({"source": "x" * 5000}, [0.0], "there is no such file"),
+        ({"source": "a\0b"}, [0.0], "there is no such file"),
+        ({"size": (0, 16)}, [0.0], r"size\[0\] is 0"),
+        ({"size": (10**7, 10**7)}, [0.0], r"size\[0\] is 10000000"),
+        ({"size": 16}, [0.0], "size is 16"),
+        ({"num_threads": -1}, [0.0], "num_threads is -1"),
+        ({"sizes": (8, 8)}, [0.0], "no argument 'sizes'; did you mean 'size'"),
+        ({}, "abc", "times is 'abc'"),
+        ({}, [], r"times is \[\]"),
+        ({}, [[0.0]], r"times is \[\[0.0\]\]"),
+        ({}, ["0"], r"times is \['0'\]"),
+    ],
+)
+def test_wrong_arguments_are_named(options, times, message):
+    content = io.BytesIO()
+    write_video(content, numbered_frames(5), 10, container="mp4", container_options={"movflags": "empty_moov"})
+    given = {"source": content.getvalue(), **options}
+    with pytest.raises((TypeError, ValueError), match=message) as error, VideoReader(**given) as reader:
+        reader.frames_at(times)
+    assert len(str(error.value)) < 300

@@ -28,6 +28,8 @@ def checked_class_scores(scores: Any, video: str) -> dict[Any, float]:
     """
     if not isinstance(scores, Mapping):
         try:
+            if isinstance(scores, (bytes, set, frozenset)):
+                raise TypeError("their numbers are of no classes")
             scores = dict(enumerate(scores.tolist() if hasattr(scores, "tolist") else scores))
         except TypeError as error:
             raise ValueError(

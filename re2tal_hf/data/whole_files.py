@@ -78,9 +78,12 @@ def check_writable(folder: Path, option: str = "--output") -> None:
         present = present.parent
     if not present.is_dir():
         raise NotADirectoryError(f"{option} {folder}: {present} is no folder: choose another one.")
-    with naming(folder), tempfile.TemporaryFile(dir=present) as file:
-        file.write(b"0" * 4096)
-        file.flush()
+    try:
+        with tempfile.TemporaryFile(dir=present) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+    except OSError as error:
+        raise _named(error.errno, str(error.strerror), folder) from error
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -103,4 +106,4 @@ def check_room(folder: Path, needed: int) -> None:
 def _named(number: int | None, reason: str, path: Path) -> OSError:
     reason = os.strerror(number) if number else reason
     fix = f": {_FIXES[number]}" if number in _FIXES else ""
-    return OSError(f"{path} cannot be written ({reason}){fix}. Nothing of it was kept.")
+    return OSError(f"{path} cannot be written ({reason}){fix}.")

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import LoggerType
 
 from ..configuration_re2tal import CONFIGS, check_part_settings, settings_of
@@ -46,7 +47,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         raise ValueError(f"{where}distillation.weight and label_weight are both 0: nothing would be learned.")
     if (number := len(recipe.evaluation.tiou_thresholds)) > MAX_THRESHOLDS:
         raise ValueError(f"{where}evaluation.tiou_thresholds holds {number} numbers; at most {MAX_THRESHOLDS}.")
-    known = [kind.value for kind in LoggerType]
+    known = {*(kind.value for kind in LoggerType), *LOGGER_TYPE_TO_CLASS}  # the user's own, too
     for tracker in recipe.training.trackers or ():
         if tracker not in known:
             hint = did_you_mean(tracker, known)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import is_bf16_available
+from accelerate.utils import LoggerType, is_bf16_available
 from accelerate.utils.environment import parse_flag_from_env
 
 from ..configuration_re2tal import settings_of
@@ -37,8 +37,9 @@ def check_machine(arguments: OptimizationArguments) -> None:
     if precision == "bf16" and not on_cpu and not is_bf16_available(ignore_tpu=True):
         raise ValueError("training.mixed_precision is 'bf16', which this GPU has not: set it to 'no' or 'fp16'.")
     installed = [str(kind) for kind in get_available_trackers()]
+    absent = {kind.value for kind in LoggerType} - {*installed, "all"}
     for tracker in arguments.trackers or ():
-        if tracker not in (*installed, "all"):
+        if tracker in absent:
             raise ValueError(
                 f"training.trackers: {tracker} is not installed: install it, or set it to {installed or 'null'}."
             )

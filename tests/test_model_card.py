@@ -238,7 +238,7 @@ def test_a_missing_file_is_named(run_folder, missing):
     [
         ("best/metrics.json", json.dumps({"epoch": 1, "per_class": {}}), "has no 'map'"),
         ("best/metrics.json", json.dumps(METRICS | {"map@0.5": float("nan")}), "'map@0.5' is nan"),
-        ("best/metrics.json", "{", "is not JSON"),
+        ("best/metrics.json", "{", "is damaged"),
         ("run.json", "{}", "has no 'versions'"),
         ("log.jsonl", "", "is empty"),
         ("log.jsonl", "{", "is damaged"),

@@ -148,7 +148,7 @@ class RunFolder:
 
         Args:
             name: Of the folder.
-            criterion: A metric that must be there.
+            criterion: A metric in [0, 1] that must be there.
 
         Raises:
             RunFolderError: if they are damaged.
@@ -158,8 +158,9 @@ class RunFolder:
             return None
         fix = f"delete {path.parent} to have it made anew"
         [metrics] = parsed([read_text(path, fix)], path, fix)
-        if criterion and not is_number(metrics.get(criterion)):
-            raise RunFolderError(f"{path} is damaged ({criterion!r} is {shown(metrics.get(criterion))}): {fix}.")
+        score = metrics.get(criterion)
+        if criterion and not (is_number(score) and 0 <= float(score or 0) <= 1):
+            raise RunFolderError(f"{path} is damaged ({criterion!r} is {shown(score)}): {fix}.")
         return metrics
 
     def claim(self) -> None:
@@ -341,7 +342,7 @@ def parsed(texts: Iterable[str], path: Path, fix: str) -> list[dict[str, Any]]:
     try:
         values = [json.loads(text) for text in texts]
     except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is damaged ({one_line(error)}): {fix}.") from error
+        raise RunFolderError(f"{path} is damaged (it is not JSON: {one_line(error)}): {fix}.") from error
     if not all(isinstance(value, dict) for value in values):
         raise RunFolderError(f"{path} is damaged (something else stands in place of an object): {fix}.")
     return values

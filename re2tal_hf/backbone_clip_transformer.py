@@ -90,7 +90,8 @@ class ClipTransformer(Architecture):
             raise ValueError(
                 f"{where}patch_size: clips of {clip} frames, rows and columns must be divided by patches of {patch}."
             )
-        check_clip_values(self.model_type, clip, patch, config.hidden_size, self.max_clip_values)
+        place = f"{where}{'image_size' if hasattr(config, 'image_size') else 'crop_size'} of {self.model_type}"
+        check_clip_values(place, clip, patch, config.hidden_size, self.max_clip_values)
 
     def _configuration(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> Any:
         """The library's configuration of the settings, which win over the variant's."""
@@ -144,7 +145,7 @@ def check_clip_values(name: str, clip: Sequence[int], patch: Sequence[int], widt
     """Checks the number of patches in a clip, multiplied by the width: the size of a table of their positions.
 
     Args:
-        name: of the family, for error messages.
+        name: of the setting and the family, for error messages.
         clip: frames, height and width.
         patch: the same of a patch.
         width: of the network.

@@ -1,5 +1,6 @@
 """Weights of a backbone from every kind of source: all of them are used, or they are refused with counts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import transformers
 from architecture_cases import CASES, mvit_blocks
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
-from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
 from re2tal_hf import (
     Re2TALConfig,
@@ -352,3 +353,27 @@ def test_folders_without_weights_are_named(write, message, tmp_path):
     write(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_backbone_weights(backbone(), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "24"}, "config.json: hidden_size is '24'; it must be int"),
+        ({"num_attention_heads": 5}, "config.json: num_attention_heads is 5, which does not divide hidden_size=24"),
+        ({"num_frames": 10**400}, "config.json.num_frames is a number of 1329 bits"),
+        ({"hidden_act": "gellu"}, "config.json: hidden_act is 'gellu'; it must be one of"),
+        ({"to_dict": 3, "self": 1}, None),
+    ],
+)
+def test_the_configuration_of_a_librarys_model_is_checked(change, message, tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes |= {"image_size": 32, "patch_size": 8, "num_frames": 4}
+    VideoMAEModel(VideoMAEConfig(**sizes)).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    network = build_backbone({"model_type": "videomae", **sizes})
+    if message is None:
+        assert "used" in load_backbone_weights(network, str(tmp_path))
+        return
+    with pytest.raises(ValueError, match=message):
+        load_backbone_weights(network, str(tmp_path))

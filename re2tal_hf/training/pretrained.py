@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 
 from ..backbone_clip_transformer import ClipTransformer
 from ..backbone_image import ImageNetwork, hub_id
-from ..configuration_re2tal import CONFIGS, Re2TALVideoClassificationConfig
+from ..configuration_re2tal import CONFIGS, LABELS, Re2TALVideoClassificationConfig
 from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
 from ..saved_files import WEIGHT_NAMES, read_json
-from ..value_checks import one_line, shown
+from ..value_checks import check_bounds, one_line, shown
 from .model_source import model_folder, near_folder
 from .same_function import differences
 from .weight_files import FILE_SUFFIXES, read_weight_file, read_weight_folder, unwrap
@@ -212,10 +212,7 @@ def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
             if model_type == architecture.model_type:
                 return build_backbone(settings, "none", "plain")
         elif isinstance(architecture, ClipTransformer) and model_type == architecture.config_class.model_type:
-            values = {n: v for n, v in read_json(folder / "config.json").items() if n in architecture.settings()}
-            architecture.check(values, f"{folder / 'config.json'}: ")
-            network = architecture.encoder(architecture.config_class.from_pretrained(folder))
-            return rewire(network, "none", "plain")
+            return rewire(architecture.encoder(_library_config(architecture, folder / "config.json")), "none", "plain")
         elif isinstance(architecture, ImageNetwork) and "architecture" in (values := _settings_in(folder)):
             arguments = values.get("model_args") or {}
             if not isinstance(arguments, dict):
@@ -227,6 +224,16 @@ def _described(backbone: RewiredModel, folder: Path) -> nn.Module:
         f"{folder} holds a model of type {model_type!r}, but the backbone is of type {architecture.model_type!r}: "
         "choose other weights, or another model.backbone_config."
     )
+
+
+def _library_config(architecture: ClipTransformer, path: Path) -> Any:
+    """The configuration of a library's model, checked."""
+    config_class = architecture.config_class
+    values = {n: v for n, v in read_json(path).items() if n != "self" and not callable(getattr(config_class, n, None))}
+    settings = {n: v for n, v in values.items() if n in architecture.settings() and n not in LABELS}
+    check_bounds(str(path), settings)
+    architecture.check(settings, f"{path}: ")
+    return config_class.from_dict(values)
 
 
 def _of_torchvision(weights: Any) -> nn.Module | None:

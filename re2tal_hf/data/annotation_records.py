@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -78,6 +79,7 @@ def parse_record(video_id: Any, entry: Any, source: str | Path) -> Record:
     return record
 
 
+@functools.lru_cache(maxsize=4096)
 def clean_label(label: str) -> str:
     """The name of a class as everyone reads it.
 
@@ -137,7 +139,7 @@ def _add_action(record: Record, action: Any, where: str) -> None:
         if times is None and "start" in action and "end" in action:
             times = [action["start"], action["end"]]
         if "score" in action:
-            record.found.append(("detection", f"{record.video_id} {shown(label)}, {shown(action['score'])}"))
+            record.found.append(("detection", f"{record.video_id} {label!r:.80}, {action['score']!r:.80}"))
     elif isinstance(action, list) and len(action) == 3:
         label, label_id, times = action[0], None, action[1:]
     else:
@@ -146,7 +148,7 @@ def _add_action(record: Record, action: Any, where: str) -> None:
         )
     name = _label(label, where)
     if isinstance(name, str) and name != same_name(str(label)):
-        record.found.append(("label_spelling", f"{record.video_id} {shown(label)}"))
+        record.found.append(("label_spelling", f"{record.video_id} {label!r:.80}"))
     if not isinstance(times, list) or len(times) != 2:
         raise AnnotationError(f'{where}: "segment" must be [start, end] in seconds, not {shown(times)}')
     start, end = (_seconds(time, f"{where}: segment") for time in times)

@@ -106,9 +106,9 @@ class RuleLog:
     def add(self, rule: str, example: str, label: int = 0) -> None:
         """Counts one more case of `rule`, of a segment of class `label`; the first example is kept for the warning."""
         self.counts[rule] += 1
-        example = " ".join(example.split())
-        short = example if len(example) <= _MAX_EXAMPLE else f"{example[:80]}...{example[-80:]}"
-        self.first.setdefault(rule, short)
+        if rule not in self.first:
+            example = " ".join(example.split())
+            self.first[rule] = example if len(example) <= _MAX_EXAMPLE else f"{example[:80]}...{example[-80:]}"
         if rule in LOST:
             self.lost[label] += 1
 

@@ -106,8 +106,9 @@ def check_unique(ids: Iterable[str], where: str | Path) -> None:
     Raises:
         AnnotationError: Names them.
     """
-    repeated = [key for key, count in Counter(map(same_name, ids)).items() if count > 1]
-    if repeated:
+    names = [same_name(key) for key in ids]
+    if len(set(names)) < len(names):  # most objects are small, and there are many
+        repeated = [key for key, count in Counter(names).items() if count > 1]
         raise AnnotationError(
             f"{where}: duplicate ids {some(repeated)}: keep one entry of each (accents written with their letters or"
             " apart from them are the same)"

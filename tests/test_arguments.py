@@ -137,6 +137,8 @@ def test_a_file_of_ones_own(tmp_path):
             "training.batch_size is 100000: so many windows take 629 GB at once; at most",
         ),
         ("processor.size={height: 100000, width: 8}", "processor.size.height is 100000; it must be at least 1 and at"),
+        ("processor.size={shortest_edge: 8192}", "processor.num_frames and processor.size come to windows of 183 GB"),
+        ("processor.frame_rate=1e-9", "processor.frame_rate is 1e-09; it must be at least 0.001 and at most 1000"),
         ("processor.size={hight: 64, width: 64}", "processor.*hight"),
         ("processor.size=null", "processor.size is None; it must be int"),
         ("processor.image_mean=[0.5, 0.5]", "processor"),

@@ -325,10 +325,11 @@ def _near(place: str) -> str:
 
 def _fields() -> dict[str, Any]:
     """Every field of a recipe by its dotted name, with its type and range."""
-    of_model = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items()}
+    of_model = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items() if name != "origin"}
     of_frames = {
         **fields_of(Re2TALVideoProcessor),
         **dict.fromkeys(("size", "crop_size"), Annotated[int | list[int] | dict[str, int], Range(1, 2**13)]),
+        "frame_rate": Annotated[float, Range(1e-3, 1000)],
         "resample": Annotated[int, Range(0, 5)],
         "do_pad": bool,
     }

@@ -94,6 +94,11 @@ def frame_shape(processor: Re2TALVideoProcessor) -> tuple[int, ...]:
 
 
 def _check_batches(recipe: Recipe, window: int, where: str) -> None:
+    if window > MAX_BATCH_VALUES:
+        raise ValueError(
+            f"{where}processor.num_frames and processor.size come to windows of {4e-9 * window:.0f} GB; take fewer "
+            "frames or smaller ones."
+        )
     for name, number in (
         ("training.batch_size", recipe.training.batch_size),
         ("evaluation.batch_size", recipe.evaluation.batch_size),

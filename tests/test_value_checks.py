@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -344,3 +345,10 @@ def test_sizes_of_a_backbone_that_do_not_go_together_are_refused(backbone: dict[
     settings = backbone if "model_type" in backbone else {**swin, **backbone}
     with pytest.raises(ValueError, match=f"^backbone_config.{message}"):
         Re2TALConfig(backbone_config=settings)
+
+
+@pytest.mark.parametrize("value", [1, Fraction(1), np.float32(1), np.array(1), torch.tensor(1.0)])
+def test_numbers_of_other_types_become_floats(value):
+    assert type(check_value("share", value, Annotated[float | None, SHARE])) is float
+    with pytest.raises(ValueError, match="factor is .*; it must be a float"):
+        check_value("factor", 10**400, float)

@@ -222,7 +222,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     """Checks one setting as `check_values` does.
 
     Returns:
-        It; as a float where a whole number stands for one, and of a scalar of NumPy or PyTorch the number in it.
+        It; as a float where another number stands for one, and of a scalar of NumPy or PyTorch the number in it.
     """
     kind, expected = hint, Range()
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
@@ -243,7 +243,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if list[float] in kinds and isinstance(value, (list, tuple)):
         return type(value)(_as_float(name, number) for number in value)
-    return _as_float(name, value) if _fits(value, int) and float in kinds and int not in kinds else value
+    return _as_float(name, value) if _fits(value, float) and float in kinds and int not in kinds else value
 
 
 def _as_float(name: str, number: Any) -> float:

@@ -16,7 +16,14 @@ from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from .rewiring import BACKBONE_SETTINGS, Architecture
-from .value_checks import COUNT, DTYPE, NOT_NEGATIVE, Arguments, fields_of, one_line
+from .value_checks import COUNT, DTYPE, NOT_NEGATIVE, Arguments, Range, fields_of, one_line
+
+# Of sizes that may be lists.
+LENGTHS = {
+    "image_size": Range(low=1, length=2),
+    "patch_size": Range(low=1, length=2),
+    "tubelet_size": Range(low=1, length=3),
+}
 
 
 class FirstOutput(nn.Module):
@@ -69,7 +76,7 @@ class ClipTransformer(Architecture):
             if name in BACKBONE_SETTINGS or name not in known:
                 continue
             part_left_out = name.startswith(("pred_", "decoder_", "num_pooler_"))
-            known[name] = Annotated[hint, NOT_NEGATIVE if part_left_out else COUNT]
+            known[name] = Annotated[hint, NOT_NEGATIVE if part_left_out else LENGTHS.get(name, COUNT)]
         known |= {name: hint for name, hint in BACKBONE_SETTINGS.items() if name in known}
         known |= {name: Literal[tuple(ACT2FN)] for name in ("hidden_act", "pooler_act") if name in known}
         known["dtype"] = DTYPE

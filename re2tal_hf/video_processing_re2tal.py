@@ -133,7 +133,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     valid_kwargs = Re2TALVideoProcessorKwargs
     model_input_names = ["pixel_values_videos", "frame_mask"]
 
-    resample: Annotated[Any, Range(0, 5)] = PILImageResampling.BILINEAR
+    resample: Annotated[Any, Range(0, 3)] = PILImageResampling.BILINEAR
     image_mean: Annotated[float | list[float] | None, Range(-1e6, 1e6)] = IMAGENET_DEFAULT_MEAN
     image_std: Annotated[float | list[float] | None, Range(1e-6, 1e6)] = IMAGENET_DEFAULT_STD
     size: Annotated[Any, SIDE] = {"height": 224, "width": 224}
@@ -541,7 +541,7 @@ def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> di
     """
     hints = get_type_hints(Re2TALVideoProcessorKwargs, include_extras=True) | fields_of(Re2TALVideoProcessor)
     hints |= dict.fromkeys(("size", "crop_size"), Annotated[int | Sequence[int] | Mapping[str, int] | None, SIDE])
-    hints["resample"] = Annotated[int | None, Range(0, 5)]
+    hints["resample"] = Annotated[int | None, Range(0, 3)]
     known = {name: value for name, value in settings.items() if name not in SERVICE_KEYS}
     check_names(where, known, hints)
     known = check_values(where, known, hints)

@@ -142,7 +142,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("processor.size={hight: 64, width: 64}", "processor.*hight"),
         ("processor.size=null", "processor.size is None; it must be int"),
         ("processor.image_mean=[0.5, 0.5]", "processor"),
-        ("processor.resample=9", "processor.resample is 9; it must be at least 0 and at most 5"),
+        ("processor.resample=9", "processor.resample is 9; it must be at least 0 and at most 3"),
         ("augmentation.crop_ratio=[2, 1]", "no number may be below the one before"),
         ("augmentation.brightness=1e12", "augmentation.brightness is 1000000000000.0"),
         ("model.coupling=[1, 0]", "model: .*coefficients of rewiring='re2tal' are fixed"),

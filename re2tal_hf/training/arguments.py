@@ -330,7 +330,7 @@ def _fields() -> dict[str, Any]:
         **fields_of(Re2TALVideoProcessor),
         **dict.fromkeys(("size", "crop_size"), Annotated[int | list[int] | dict[str, int], Range(1, 2**13)]),
         "frame_rate": Annotated[float, Range(1e-3, 1000)],
-        "resample": Annotated[int, Range(0, 5)],
+        "resample": Annotated[int, Range(0, 3)],
         "do_pad": bool,
     }
     handed_on = {"model": of_model, "processor": of_frames, "augmentation": fields_of(Augmentation)}

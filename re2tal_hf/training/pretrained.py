@@ -71,7 +71,7 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
         missing=sorted(missing),
         unused=[name for name in state.keys() - own.keys() if name.split(".")[0] not in left_out],
         reshaped={name: (tuple(state[name].shape), tuple(tensor.shape)) for name, tensor in reshaped.items()},
-        infinite=sorted(name for name in own.keys() & state.keys() if is_infinite(state[name])),
+        infinite=sorted(name for name in own.keys() & state.keys() - reshaped.keys() if is_infinite(state[name])),
         retyped=sorted(n for n, t in own.items() if n in state and is_computed(state[n]) != is_computed(t)),
     )
     fitting = {name: state[name] for name in own.keys() & state.keys() - reshaped.keys()}

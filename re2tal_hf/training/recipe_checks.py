@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -16,19 +16,16 @@ from ..value_checks import did_you_mean, leaves, one_line, shown
 from ..video_processing_re2tal import Re2TALVideoProcessor, check_processor_settings
 from .coupling_schedule import coupling_at
 
-if TYPE_CHECKING:
-    from .arguments import Recipe
-
 # Numbers in the frames of a batch, in float32 69 GB; published are up to 1.5e8 in those of a window.
 MAX_BATCH_VALUES = 2**34
 MAX_THRESHOLDS = 100
 
 
-def check_recipe(recipe: Recipe, where: str) -> None:
+def check_recipe(recipe: Any, where: str) -> None:
     """Checks what the types and ranges of the single fields leave open.
 
     Args:
-        recipe: With fields of their types and ranges.
+        recipe: A `Recipe`, with fields of their types and ranges.
         where: What stands before the name of a field in a message.
 
     Raises:
@@ -63,7 +60,7 @@ def _check_model(settings: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}model: {one_line(error)}") from error
 
 
-def _check_frames(recipe: Recipe, where: str) -> None:
+def _check_frames(recipe: Any, where: str) -> None:
     """Checks that frames can be prepared as the sections say, and how much memory a window and a batch take."""
     check_processor_settings(recipe.processor, f"{where}processor.")
     try:
@@ -93,7 +90,7 @@ def frame_shape(processor: Re2TALVideoProcessor) -> tuple[int, ...]:
     return tuple(processor.resize_and_crop(frame).shape[1:])
 
 
-def _check_batches(recipe: Recipe, window: int, where: str) -> None:
+def _check_batches(recipe: Any, window: int, where: str) -> None:
     if window > MAX_BATCH_VALUES:
         raise ValueError(
             f"{where}processor.num_frames and processor.size come to windows of {4e-9 * window:.0f} GB; take fewer "

@@ -241,7 +241,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     if kind is not Any and expected != Range() and isinstance(value, Sequence):
         _check_list(name, value, expected)
     kinds = get_args(kind) or (kind,)
-    if list[float] in kinds and isinstance(value, (list, tuple)):
+    if list[float] in kinds and _fits(value, list[float]):
         return type(value)(_as_float(name, number) for number in value)
     return _as_float(name, value) if _fits(value, float) and float in kinds and int not in kinds else value
 

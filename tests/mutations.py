@@ -148,15 +148,22 @@ def _folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """Ends the process where a case hangs, and lets no case take the machine's memory."""
+    """Ends the process where a case hangs, and on Linux lets no case take the machine's memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(peak_memory() + 2 * MAX_MEBIBYTES) * 2**20, hard))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + 2 * MAX_MEBIBYTES * 2**20, hard))
     faulthandler.dump_traceback_later(30 * MAX_SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_bytes() -> int:
+    """What the limit counts: more than is in memory, since threads reserve some."""
+    [size] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line[:6] == "VmData"]
+    return int(size) * 2**10
 
 
 class _Writes:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .head import LocalizationHeadOutput, Padding, check_choice, prepare_features
 from .head_layers import ConvLayer, draw_layers, zero_padding
-from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, NOT_NEGATIVE, POSITIVE, check_fields
+from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields, shown
 
 Neck = Literal["identity", "fpn"]
 
@@ -69,7 +69,7 @@ class PyramidConfig:
     standardize_input: bool = False
     num_embedding_layers: Annotated[int, NOT_NEGATIVE] = 2
     num_stem_layers: Annotated[int, NOT_NEGATIVE] = 2
-    num_levels: Annotated[int, COUNT] = 6
+    num_levels: Annotated[int, Range(1, MAX_LEVELS)] = 6
     max_length: Annotated[int, COUNT] = 2304
     use_position_embedding: bool = False
     neck: Neck = "identity"
@@ -85,9 +85,10 @@ class PyramidConfig:
         """Checks what goes together."""
         check_fields(self)
         check_choice("padding", self.padding, self.paddings)
-        if any(len(pair) != 2 or pair[0] >= pair[1] for pair in self.regression_ranges or ()):
+        if any(len(pair) != 2 or not pair[0] < pair[1] < 2**63 for pair in self.regression_ranges or ()):
             raise ValueError(
-                f"regression_ranges is {self.regression_ranges}; give (smallest, largest), which is larger, per level."
+                f"regression_ranges is {shown(self.regression_ranges)}; give (smallest, largest), which is larger, per "
+                "level."
             )
         if len(self.ranges) != self.num_levels:
             raise ValueError(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .head import prepare_features, register_head
 from .head_layers import MaskedGroupNorm, convolve, draw_layers, zero_padding
 from .loss_anchors import VSGNHeadOutput, VSGNLoss
-from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
+from .value_checks import COUNT, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields
 
 NORM_GROUPS = 32
 # Weights of center and length in the regression, those of Faster R-CNN (arXiv 1506.01497) as usually built.
@@ -185,7 +185,7 @@ class VSGNConfig:
 
     hidden_size: Annotated[int, COUNT] = 256
     standardize_input: bool = False
-    num_levels: Annotated[int, COUNT] = 5
+    num_levels: Annotated[int, Range(1, MAX_LEVELS)] = 5
     num_neighbours: Annotated[int, NOT_NEGATIVE] = 10
     anchor_scales: Annotated[Sequence[float], POSITIVE] = (1.0, 1.5)
     num_head_layers: Annotated[int, NOT_NEGATIVE] = 4

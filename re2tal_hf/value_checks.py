@@ -82,8 +82,10 @@ MAX_LAYER_VALUES = 2**30
 # Of the numbers of a kernel, patch or window, multiplied.
 MAX_VOLUME = 2**12
 
+# The coarsest level is 2**11 steps wide.
+MAX_LEVELS = 12
 LARGEST = {
-    "num_levels": 12,  # the coarsest level is 2**11 steps wide
+    "num_levels": MAX_LEVELS,
     "num_labels": 2**17,
     "hidden_size": 2**13,
     "pred_hidden_size": 2**13,

@@ -61,7 +61,7 @@ DETECTION_SETTINGS = (
 
 SIDE = Range(1, 2**13)
 # Of a window, as the model gets it.
-MAX_WINDOW_BYTES = 2**33
+MAX_WINDOW_BYTES = 2**31
 
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
@@ -548,9 +548,8 @@ def check_processor_settings(settings: Mapping[str, Any], where: str = "") -> di
     for name, sides in (("size", SIDES), ("crop_size", SIDES[:1])):
         value = known.get(name)
         if isinstance(value, Mapping) and value.keys() not in sides:
-            raise ValueError(
-                f"{where}{name} has {sorted(value)}; give {' or '.join(' and '.join(sorted(side)) for side in sides)}."
-            )
+            wanted = " or ".join(" and ".join(sorted(side)) for side in sides)
+            raise ValueError(f"{where}{name} has {shown(sorted(map(str, value)))}; give {wanted}.")
         sides_given = (
             value.values() if isinstance(value, Mapping) else value if isinstance(value, Sequence) else [value]
         )

@@ -152,7 +152,7 @@ def _limits() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + 2 * MAX_MEBIBYTES * 2**20, hard))
-    faulthandler.dump_traceback_later(30 * MAX_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(30 * MAX_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ DETECTION_SETTINGS = (
 
 SIDE = Range(1, 2**13)
 # Of a window, as the model gets it.
-MAX_WINDOW_BYTES = 2**31
+MAX_WINDOW_BYTES = 2**32
 
 # Not settings, but part of a saved processor.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}

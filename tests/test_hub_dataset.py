@@ -135,6 +135,15 @@ def test_brackets_in_the_name_of_a_folder_with_a_card_are_no_pattern(make, tmp_p
         assert all(video.path.parent == moved / subset for video in found.videos)
 
 
+@pytest.mark.parametrize("row", ["null", "[1]", "3"])
+def test_a_row_that_is_no_object_never_reaches_datasets(make, row):
+    _, folder = make(database())
+    table = folder / "train" / "metadata.jsonl"
+    table.write_text(f"{table.read_text(encoding='utf-8')}{row}\n", encoding="utf-8")
+    with pytest.raises(AnnotationError, match=r"metadata.jsonl: row 3 is "):
+        read_annotations(folder, subset="train")
+
+
 def test_what_is_wrong_with_labels_is_said_before_a_dataset_is_made(videos, tmp_path):
     spelt = {"e": {"subset": "test", "annotations": [action(0, 1, "run "), {**action(2, 3, "run"), "score": 0.5}]}}
     dataset = read_dataset(write_annotations(tmp_path / "annotations.json", spelt), videos)

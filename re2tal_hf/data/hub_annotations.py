@@ -17,7 +17,7 @@ import pyarrow.parquet
 import yaml
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS, sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import DatasetCard, HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..value_checks import shown
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
 from .json_files import NOT_JSON, parse_json, read_text, reason_of
@@ -75,6 +76,8 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"
     if card.is_file() and (said := _card(card)).get("configs"):
+        for table in tables:
+            _check_rows(table)
         splits = _load_as_said(folder, said)
         return list(_rows(splits, str(folder), _local_file)), _declared_names(splits)
     rows = [row for table in tables for row in _table_rows(table, table.relative_to(folder).parts[:-1])]
@@ -147,6 +150,13 @@ def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:
         }
 
 
+def _check_rows(table: Path) -> None:
+    """Refuses a table that `datasets` must not see: of a row that is null the parser ends the process."""
+    for number, row in enumerate(_read_table(table), 1):
+        if not isinstance(row, dict):
+            raise AnnotationError(f"{table}: row {number} is {shown(row)}; each must be of the form {_FORM}")
+
+
 def _read_table(table: Path) -> Iterator[Any]:
     if table.suffix == ".parquet":
         try:
@@ -208,6 +218,9 @@ def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
             f"{source}: the dataset has no metadata.jsonl; it needs one in each split, with a line per video: {_FORM}"
             " (re2tal make_dataset writes it)"
         )
+    for file in files.values():
+        if PurePosixPath(file).name in METADATA_FILES:
+            _check_rows(Path(hf_hub_download(name, file, repo_type="dataset", revision=info.sha)))
     splits = _load(name, source, revision=info.sha)
 
     def file_on_hub(url: str) -> HubVideo | None:

@@ -256,11 +256,11 @@ def check_part_settings(where: str, config: Mapping[str, Any], unknown_types: bo
     if (backbone := config.get("backbone_config")) is not None:
         settings = dict(backbone)
         if not unknown_types or _is_known(backbone, BACKBONES):
-            BACKBONES.find(settings.pop("model_type", None)).check(settings, f"{where}backbone_config.")
+            BACKBONES.find(settings.pop("model_type", None), where).check(settings, f"{where}backbone_config.")
     head = {"model_type": "actionformer", **(config.get("head_config") or {})}
     if unknown_types and not _is_known(head, HEADS):
         return
-    registered = HEADS.find(head.pop("model_type"))
+    registered = HEADS.find(head.pop("model_type"), where)
     for name, part, settings in (
         ("head_config", registered.head_class, head),
         ("loss_config", registered.loss_class, dict(config.get("loss_config") or {})),

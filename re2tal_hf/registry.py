@@ -41,12 +41,12 @@ class Registry(dict[str, Entry], Generic[Entry]):
         """Takes an entry away; its name is free again."""
         del self[name], self._classes[name]
 
-    def find(self, name: Any) -> Entry:
-        """Returns the entry of a name; `ValueError` if there is none."""
+    def find(self, name: Any, where: str = "") -> Entry:
+        """Returns the entry of a name; `ValueError`, which begins with `where`, if there is none."""
         if not isinstance(name, str) or name not in self:
             raise ValueError(
-                f"{self.setting} is {shown(name)}; {did_you_mean(name, self)} One of your own is known once its file "
-                "is imported (--import)."
+                f"{where}{self.setting} is {shown(name)}; {did_you_mean(name, self)} One of your own is known once "
+                "its file is imported (--import)."
             )
         return self[name]
 

@@ -1,6 +1,7 @@
 """Where a model is: what stands for its folder, and what is said of a name that is none."""
 
 import pytest
+from huggingface_hub import constants
 
 from re2tal_hf.commands.__main__ import main
 from re2tal_hf.training.model_source import find_model, model_folder, near_folder
@@ -59,6 +60,7 @@ def test_near_folders(tmp_path):
 def test_a_misspelt_folder_ends_a_command_in_one_line(command, tmp_path, monkeypatch, capfd):
     write_model(tmp_path / "runs" / "first" / "best")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a name of the form user/name is asked for
     for name, message in (("runs/frist", "there is no such folder (did you mean runs/first?)"), ("a/b/c", "neither")):
         assert main([*command, name]) == 1
         [line] = capfd.readouterr().err.splitlines()

@@ -11,6 +11,7 @@ from mutations import Case, bad_ends
 KINDS = sorted(path.stem.removeprefix("mutate_") for path in Path(__file__).parent.glob("mutate_*.py"))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_inputs_end_well(kind):
     mutator = importlib.import_module(f"mutate_{kind}").mutate

@@ -308,7 +308,7 @@ def leaves(place: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"{place[:SHOWN_LETTERS]} is nested more than {4 * MAX_DEPTH} deep.")
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from leaves(f"{place}.{key}", part, depth + 1)
+            yield from leaves(f"{place}.{str(key)[:SHOWN_LETTERS]}", part, depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
             yield from leaves(f"{place}[{index}]", part, depth + 1)

@@ -108,12 +108,17 @@ class ImageNetwork(Architecture):
 
     def describes(self, model_class: type[nn.Module]) -> bool:
         """Whether it is a class of timm's that can be taken apart."""
-        # No object of one is there before timm is imported, which takes a while.
-        return "timm" in sys.modules and issubclass(model_class, (*_blocks().CONVOLUTIONAL, *_blocks().TRANSFORMERS))
+        if "timm" not in sys.modules:  # whose import takes a while; no object of its classes is there before
+            return False
+        from .backbone_image_blocks import CONVOLUTIONAL, TRANSFORMERS
+
+        return issubclass(model_class, (*CONVOLUTIONAL, *TRANSFORMERS))
 
     @property
     def recast_modules(self) -> Mapping[type[nn.Module], type[nn.Module]]:  # type: ignore[override]
-        return _blocks().RECAST
+        from .backbone_image_blocks import RECAST
+
+        return RECAST
 
     def clip_length(self, model: Any) -> int | None:
         return None if temporal_shift_of(model) else 1
@@ -123,30 +128,36 @@ class ImageNetwork(Architecture):
         return videos[:, 0] if videos.shape[1] == 1 else videos
 
     def stages(self, model: nn.Module, size: Sequence[int] | None = None) -> list[Stage]:
-        blocks = _blocks()
-        blocks.check_parts(model)
-        return blocks.stages_of(model, size, temporal_shift_of(model))
+        from .backbone_image_blocks import check_parts, stages_of
+
+        check_parts(model)
+        return stages_of(model, size, temporal_shift_of(model))
 
     def norm(self, model: nn.Module, *outputs: Tensor) -> Tensor:
-        return _blocks().end(model, outputs[0])
+        from .backbone_image_blocks import end
+
+        return end(model, outputs[0])
 
     def temporal_features(self, model: Any, features: Tensor) -> Tensor:
         """Each frame pooled as timm pools it for its classifier."""
-        blocks = _blocks()
-        of_images = features.dim() == (3 if isinstance(model, blocks.TRANSFORMERS) else 4)
-        frames = features.unsqueeze(1) if of_images else features
-        pooled = model.forward_head(blocks.as_of_timm(model, frames.flatten(0, 1)), pre_logits=True)
+        from .backbone_image_blocks import are_of_images, as_of_timm
+
+        frames = features.unsqueeze(1) if are_of_images(model, features) else features
+        pooled = model.forward_head(as_of_timm(model, frames.flatten(0, 1)), pre_logits=True)
         return pooled.unflatten(0, frames.shape[:2])
 
     def classify(self, model: Any, features: Tensor) -> Tensor:
         """Class scores `[N, classes]`; of videos by the mean of their frames."""
-        blocks = _blocks()
-        if features.dim() == (3 if isinstance(model, blocks.TRANSFORMERS) else 4):
-            return model.forward_head(blocks.as_of_timm(model, features))
+        from .backbone_image_blocks import are_of_images, as_of_timm
+
+        if are_of_images(model, features):
+            return model.forward_head(as_of_timm(model, features))
         return model.get_classifier()(self.temporal_features(model, features).mean(1))
 
     def initialize(self, model: nn.Module) -> None:
-        _blocks().initialize(model)
+        from .backbone_image_blocks import initialize
+
+        initialize(model)
 
     def todays_names(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of the package efficientnet_lite_pytorch, whose tensors stand in the order of timm's."""
@@ -199,14 +210,6 @@ def import_timm() -> ModuleType:
             "Image networks are timm's, which is not installed: pip install 're2tal_hf[timm]'."
         ) from error
     return timm
-
-
-def _blocks() -> Any:
-    """The module that takes timm's networks apart, which can be imported where timm is."""
-    import_timm()
-    from . import backbone_image_blocks
-
-    return backbone_image_blocks
 
 
 def _check_tokens(model: Any) -> None:

@@ -245,6 +245,11 @@ def end(model: Any, x: Tensor) -> Tensor:
     return FrameByFrame(nn.Sequential(*last), 4)(x).movedim(-3, -1)
 
 
+def are_of_images(model: nn.Module, features: Tensor) -> bool:
+    """Whether features are of images `[N, ...]`, and not of videos `[B, T, ...]`."""
+    return features.dim() == (3 if isinstance(model, TRANSFORMERS) else 4)
+
+
 def as_of_timm(model: nn.Module, features: Tensor) -> Tensor:
     """From features, channels last, to the layout that timm's own have."""
     return features if isinstance(model, TRANSFORMERS) else features.movedim(-1, 1)

@@ -1,5 +1,6 @@
 """The code in a model's folder: what the model uses, a user's own files with it, nothing of other families."""
 
+import ast
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architecture_cases import CASES
 from own_files import OWN_FILES, examples, own_registrations, write_own_files
 from run_factory import small_pipeline
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -26,6 +28,17 @@ OWN_CONFIG = {
 
 def code_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.py")}
+
+
+def without_package(program: str, folder: Path) -> str:
+    """Runs a program in a process of its own, which begins without the package and any code of a model; its output."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, cwd=folder, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_a_model_carries_its_family_its_head_and_its_loss_as_they_are(tmp_path):
@@ -79,6 +92,50 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+def test_files_that_travel_import_each_other_by_name(path):
+    """Of `from . import x` the loaders of saved code do not see that it needs the file x."""
+    imports = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    relative = [node for node in imports if node.level]
+    if path.name == "__init__.py":  # which does not travel
+        return
+    assert all(node.level == 1 and node.module and "." not in node.module for node in relative)
+
+
+FAMILIES_WITHOUT_PACKAGE = """
+import sys
+sys.modules["re2tal_hf"] = None
+import torch
+from transformers import AutoModel
+
+for name, (videos, expected) in torch.load("expected.pt").items():
+    model, report = AutoModel.from_pretrained(name, trust_remote_code=True, output_loading_info=True)
+    assert not any(report.values()), (name, report)
+    with torch.no_grad():
+        found = model.eval()(videos).last_hidden_state
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max(), name
+    model.train()(videos).last_hidden_state.square().mean().backward()
+    print(name)
+"""
+
+
+@pytest.mark.training
+def test_every_family_goes_to_a_process_without_the_package(tmp_path):
+    expected = {}
+    for case in CASES:
+        torch.manual_seed(0)
+        model = Re2TALModel(re2tal_hf.Re2TALConfig(backbone_config=case.config)).eval()
+        model.save_pretrained(tmp_path / case.name)
+        frames, height, width = case.shape
+        videos = torch.randn(2, frames, 3, height, width)
+        with torch.no_grad():
+            expected[case.name] = videos, model(videos).last_hidden_state
+    torch.save(expected, tmp_path / "expected.pt")
+    assert without_package(FAMILIES_WITHOUT_PACKAGE, tmp_path).split() == [case.name for case in CASES]
+
+
 @pytest.mark.training
 def test_a_users_own_files_go_with_the_model_to_a_process_without_the_package(tmp_path):
     own, saved = tmp_path / "own", tmp_path / "saved"
@@ -93,19 +150,10 @@ def test_a_users_own_files_go_with_the_model_to_a_process_without_the_package(tm
     assert [name for name, text in code.items() if name not in OWN_FILES and text != (PACKAGE / name).read_bytes()] == [
         "families.py"
     ]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITHOUT_PACKAGE],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = without_package(WITHOUT_PACKAGE, tmp_path)
     with torch.no_grad():
         expected = model(torch.linspace(-1, 1, 16 * 3 * 32 * 32).reshape(1, 16, 3, 32, 32)).logits.sum().item()
-    for head_file, found in json.loads(done.stdout.splitlines()[-1]):
+    for head_file, found in json.loads(printed.splitlines()[-1]):
         assert head_file == "my_head" and found == pytest.approx(expected, rel=1e-5)
     assert code_in(tmp_path / "once more") == code
 

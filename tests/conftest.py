@@ -74,6 +74,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def fresh_accelerator() -> None:
+    """Lets a test that trains begin without the accelerator of another."""
+    from accelerate.state import AcceleratorState  # the libraries are imported after pytest_configure
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 # Fixtures that say what a test is about.
 MARKED = {"local_hub": "hub", "model_goldens": "parity", "metric_goldens": "parity"}
 

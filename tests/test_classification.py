@@ -19,7 +19,7 @@ from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.coupling_schedule import CouplingArguments, coupling_at
 from re2tal_hf.training.pretrained import load_backbone_weights
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "model.backbone_config.embed_dim=8",
@@ -39,11 +39,6 @@ TINY = [
     "training.backbone_learning_rate=1e-3",
     "evaluation.epochs=0",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

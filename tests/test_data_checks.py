@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from test_classification import TINY as TINY_CLIPS
 from test_trainer import TINY
 from video_factory import numbered_frames, write_video
@@ -24,15 +23,12 @@ from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.evaluation import mean_average_precision
 from re2tal_hf.training.localization import LocalizationTrainer
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 20
 ACTIONS = [("Sway", 2.0, 4.5), ("Circle", 6.0, 9.0), ("Sway", 15.0, 18.0)]
 SUBSETS = {"a": "training", "b": "training", "c": "validation", "d": "validation"}
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,7 @@ from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.run_folder import RunFolder, RunFolderError
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
 
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from killed_training import make_recipe
 
 from re2tal_hf.training.finite_updates import DivergedError
 from re2tal_hf.training.localization import LocalizationTrainer
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 FAST = ["training.batch_size=1", "evaluation.epochs=0"]
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

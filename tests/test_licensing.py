@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 from run_factory import small_pipeline, write_run
 from test_trainer import TINY
 from transformers import TimesformerConfig, TimesformerModel
@@ -19,10 +18,7 @@ from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.localization import LocalizationTrainer
 
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ import forks
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from killed_training import make_recipe, outcome, same
 
 from re2tal_hf import dual_residual
@@ -21,7 +20,7 @@ from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.run_folder import RunFolder, RunFolderError, complete_folder
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = [
     "open recipe.yaml.partial",
@@ -52,11 +51,6 @@ class StopsEarly(LocalizationTrainer):
         if epoch == 1:
             raise Interrupted
         return super()._train_epoch(epoch)
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -29,7 +28,7 @@ from re2tal_hf.training.optimization import (
     set_learning_rates,
 )
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK_MODES = ("not rewired, plain", "rewired, plain", "rewired, checkpoint", "rewired, reversible")
 TINY = [
@@ -47,11 +46,6 @@ TINY = [
     "evaluation.epochs=0",
     "evaluation.batch_size=4",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

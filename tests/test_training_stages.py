@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from architecture_cases import CASES, Case
 from video_factory import write_video
 
@@ -16,13 +15,8 @@ from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.classification import ClassificationTrainer
 from re2tal_hf.training.localization import LocalizationTrainer
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 FRAMES = 24
-
-
-@pytest.fixture(autouse=True)
-def _no_accelerator_of_another_test() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ class LocalizationTrainer(Trainer):
             )
         except AnnotationError as error:
             field = "training_subset" if repair else "validation_subset"
-            raise AnnotationError(f"data.{field}: {error}") from error
+            raise AnnotationError(f"data.annotations, data.{field}: {error}") from error
         if all(video.path is None for video in found.videos):
             raise ValueError(
                 f"The annotations {data.annotations} name no video files: set data.videos to their folder."

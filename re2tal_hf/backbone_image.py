@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from .reversible import Stage
-from .rewiring import Architecture, register_backbone
+from .rewiring import COUPLING, Architecture, register_backbone
 from .value_checks import BELOW_ONE, MAX_LAYERS, Range, one_line, shown
 
 
@@ -164,7 +164,7 @@ class ImageNetwork(Architecture):
         if "_conv_stem.weight" not in state:
             return state
         features = [name for name in state if not name.startswith("_fc.")]
-        own = model.state_dict()
+        own = [name for name in model.state_dict() if name != COUPLING]
         ends = [[name.rpartition(".")[2] for name in names] for names in (features, own)]
         if ends[0] != ends[1]:
             return state

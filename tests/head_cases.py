@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from golden_weights import gradient_norms, head_name
+from golden_weights import gradient_norms
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf.conversion.names import head_name
 from re2tal_hf.head import HEADS
 from re2tal_hf.temporal_segments import segment_iou, suppress
 

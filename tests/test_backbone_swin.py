@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from golden_weights import SWIN, assert_gradients_of_reference, read_golden, swin_name
+from golden_weights import SWIN, assert_gradients_of_reference, read_golden
 from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 from re2tal_hf import rewire
 from re2tal_hf.backbone_swin import biased_attention, window_attention
+from re2tal_hf.conversion.names import swin_name
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 

@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 from architecture_cases import CASES
-from golden_weights import SWIN, head_name, read_golden, swin_name
+from golden_weights import read_golden
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
+from torchvision.ops import StochasticDepth
 
 from re2tal_hf import (
     Re2TALConfig,
@@ -16,6 +17,11 @@ from re2tal_hf import (
     Re2TALModel,
     Re2TALVideoClassificationConfig,
 )
+from re2tal_hf.conversion.converted_model import Converted, convert
+from re2tal_hf.conversion.opentad import plan_opentad
+from re2tal_hf.conversion.options_file import Options
+from re2tal_hf.conversion.source import Source
+from re2tal_hf.licensing.origins import FROM_SCRATCH
 from re2tal_hf.temporal_segments import suppress
 
 BACKBONE = {
@@ -410,37 +416,19 @@ class WholeDetector:
         self.videos = (pixels - mean) / std
         self.frame_mask = self.tensors["masks"].repeat_interleave(2, dim=1)
 
-    def model(self, weights: str) -> Re2TALForTemporalActionLocalization:
-        model = Re2TALForTemporalActionLocalization(
-            Re2TALConfig(
-                backbone_config=SWIN | {"embed_dim": 8, "window_size": [2, 3, 3]},
-                head_config={
-                    "hidden_size": 16,
-                    "num_levels": 3,
-                    "drop_path": 0.0,
-                    "norm_eps": 1e-6,
-                    "padding": "opentad",
-                    "max_length": 16,
-                },
-                num_labels=5,
-            )
-        )
-        model.freeze(norms=True)
-        own = model.state_dict()
-        state = {}
-        for key, value in self.checkpoint[weights].items():
-            name = self.our_name(key.removeprefix("module."))
-            state[name] = value.reshape(own[name].shape).to(own[name].dtype)
-        model.load_state_dict(state)
-        return model
+    def converted(self, weights: str) -> Converted:
+        options = Options(json.loads(self.metadata["config"]), "the reference's config")
+        state = {name.removeprefix("module."): tensor for name, tensor in self.checkpoint[weights].items()}
+        return convert(plan_opentad(Source("the reference", state, FROM_SCRATCH), options, {}))
 
-    @staticmethod
-    def our_name(name: str) -> str:
-        if name.startswith("backbone."):
-            return "model.backbone." + swin_name(name.removeprefix("backbone.model.backbone."))
-        if name == "rpn_head.loss_normalizer":
-            return "criterion.normalizer"
-        return "head." + head_name("opentad", name)
+    def model(self, weights: str) -> Re2TALForTemporalActionLocalization:
+        model = self.converted(weights).model
+        assert isinstance(model, Re2TALForTemporalActionLocalization)
+        for module in model.modules():
+            if isinstance(module, StochasticDepth):
+                module.p = 0.0  # as in the reference's training step
+        model.freeze(norms=True)
+        return model
 
     def labels(self) -> list[dict]:
         return [
@@ -511,10 +499,11 @@ def test_whole_detector_training_step(reference):
     output.loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     norms = json.loads(reference.metadata["gradnorm_state_dict"])
-    norms = {reference.our_name(name): norm for name, norm in norms.items()}
+    our_name = reference.converted("state_dict").plan.names
+    norms = {our_name[name]: norm for name, norm in norms.items()}
     assert len(norms) > 100
     assert_norms_close({name: gradients[name] for name in norms}, norms, depth=depth)
     stored = {key for key in golden if key.startswith("state_dict.grad.")}
-    stored = {reference.our_name(key.removeprefix("state_dict.grad.")): golden[key] for key in stored}
+    stored = {our_name[key.removeprefix("state_dict.grad.")]: golden[key] for key in stored}
     shaped = {name: gradients[name].reshape(expected.shape) for name, expected in stored.items()}
     assert_gradients_close(shaped, stored, depth=depth)

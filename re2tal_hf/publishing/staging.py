@@ -49,7 +49,7 @@ PACKAGE_FILES = (
     "recipes/README.md",
     "training/README.md",
     "*.py",
-    *(f"{folder}/*.py" for folder in ("commands", "data", "demo", "licensing", "publishing", "training")),
+    *(f"{folder}/*.py" for folder in ("commands", "conversion", "data", "demo", "licensing", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     "publishing/model_card_template.md",
     *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),

@@ -29,8 +29,12 @@ WRAPPERS = ("module", "model", "backbone", "net", "network", "encoder", "ema", "
 INSERTIONS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
-def read_weight_file(path: Path) -> dict[str, Tensor]:
+def read_weight_file(path: Path, name: str | None = None) -> dict[str, Tensor]:
     """Reads a `.safetensors` file, or what `torch.save` wrote: a state dict, or a checkpoint that holds one.
+
+    Args:
+        path: The file.
+        name: Of the weights in a checkpoint that has several; averaged ones by default.
 
     Raises:
         ValueError: if the file cannot be read, holds objects other than tensors and plain values, or no weights.
@@ -40,10 +44,15 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         loaded: Any = load_file(path)
     else:
         loaded = load_torch_file(path)
+    if name is not None:
+        if not isinstance(loaded, Mapping) or not isinstance(loaded.get(name), Mapping):
+            held = [key for key in STATE_NAMES if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]
+            raise ValueError(f"{path} holds no weights as {name!r}{f'; it has {held}' if held else ''}.")
+        loaded = loaded[name]
     for _ in range(MAX_WRAPPERS):
         if not isinstance(loaded, Mapping):
             raise ValueError(f"{path} holds {named(loaded)} and no weights: save a state dict.")
-        inner = [loaded[name] for name in STATE_NAMES if isinstance(loaded.get(name), Mapping)]
+        inner = [loaded[key] for key in STATE_NAMES if isinstance(loaded.get(key), Mapping)]
         if not inner:
             break
         loaded = inner[0]
@@ -75,7 +84,7 @@ def unwrap(state: Mapping[str, Tensor], names: Collection[str], wrappers: Collec
     Returns:
         The tensors under that prefix under which most of the names are found; all where there is no prefix.
     """
-    state = {_without_insertions(name): tensor for name, tensor in state.items()}
+    state = {without_insertions(name): tensor for name, tensor in state.items()}
     found: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
@@ -88,7 +97,8 @@ def unwrap(state: Mapping[str, Tensor], names: Collection[str], wrappers: Collec
     return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix) and name != "n_averaged"}
 
 
-def _without_insertions(name: str) -> str:
+def without_insertions(name: str) -> str:
+    """Returns the name of a tensor without what programs put between its parts."""
     for insertion in INSERTIONS:
         name = name.replace(insertion, "")
     return name

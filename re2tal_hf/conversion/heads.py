@@ -1,0 +1,108 @@
+"""Localization heads, sized by their tensors under our names, whichever project they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .converted_model import Fill
+
+FILLS = (
+    Fill(
+        r"\.(attention_scale|mlp_scale|perception_path\.scale|mlp_path\.scale)$",
+        1.0,
+        "without drop path the source has no scales of branches, which are then 1",
+    ),
+    Fill(r"^criterion\.", None, "the running mean of positives is not kept; it begins anew"),
+)
+"""What checkpoints of heads may leave out."""
+
+# What no tensor tells and the predictions depend on.
+NEEDED = {
+    "actionformer": ["num_attention_heads", "attention_window", "use_position_embedding", "max_length"],
+    "tridet": ["use_position_embedding", "max_length"],
+    "vsgn": ["anchor_scales", "boundary_reach", "max_length"],
+}
+
+
+def head_settings(model_type: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns what a head's tensors tell, by the names of [`Settings`].
+
+    Args:
+        model_type: Of the head.
+        state: Its tensors under our names.
+
+    Raises:
+        ValueError: if they are not of such a head.
+    """
+    try:
+        found = _vsgn(state) if model_type == "vsgn" else _pyramid(state)
+        if model_type == "tridet":
+            found |= _tridet(state)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"The head looks like {model_type}, but is not complete: it lacks {error}.") from error
+    num_labels = found.pop("num_labels")
+    found["model_type"] = model_type
+    return {f"head_config.{name}": value for name, value in found.items()} | {"num_labels": num_labels}
+
+
+def input_size(state: Mapping[str, Tensor]) -> int:
+    """Returns the channels of the features that a head takes."""
+    first = state["embedding.weight"] if "embedding.weight" in state else state["embedding.0.conv.weight"]
+    return first.shape[1]
+
+
+def _pyramid(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    predictor = state["classification.predictor.weight"]
+    return {
+        "hidden_size": predictor.shape[1],
+        "num_embedding_layers": _count(state, "embedding"),
+        "num_stem_layers": _count(state, "stem"),
+        "num_levels": _count(state, "pyramid") + 1,
+        "num_head_layers": _count(state, "classification.layers"),
+        "neck": "fpn" if any(name.startswith("neck.laterals.") for name in state) else "identity",
+        "num_labels": predictor.shape[0],
+    }
+
+
+def _tridet(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    blocks = ["stem.0", *(f"pyramid.{level}" for level in range(_count(state, "pyramid")))]
+    blocks = [name for name in blocks if f"{name}.gate.weight" in state]
+    narrow, wide = ([state[f"{name}.{part}.weight"].shape[2] for name in blocks] for part in ("narrow", "wide"))
+    # Any factor that gives the widths that are there makes the same network; the projects have a whole one.
+    factors = {_factor(*widths) for widths in zip(narrow, wide, strict=True)}
+    if len(factors) > 1:
+        raise KeyError("one factor between its windows on all levels")
+    return {
+        "mlp_size": state[f"{blocks[0]}.mlp.0.weight"].shape[0],
+        "window": narrow[0] if len(set(narrow)) == 1 else narrow,
+        "window_factor": factors.pop(),
+        "num_bins": state["boundary.predictor.weight"].shape[0] // 2 - 1,
+        "boundary_kernel_size": state["start.predictor.weight"].shape[2],
+    }
+
+
+def _factor(narrow: int, wide: int) -> float:
+    """The factor of `SGPBlock`'s windows: `(narrow + 1) * factor`, made odd upwards, is the wide one."""
+    for total in (wide - 1, wide):
+        if total % (narrow + 1) == 0:
+            return total // (narrow + 1)
+    return wide / (narrow + 1)
+
+
+def _vsgn(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    num_anchors = state["regression.predictor.weight"].shape[0] // 2
+    return {
+        "hidden_size": state["embedding.weight"].shape[0],
+        "num_levels": _count(state, "encoder"),
+        "num_neighbours": 0,
+        "num_head_layers": _count(state, "classification.convs"),
+        "num_labels": state["classification.predictor.weight"].shape[0] // num_anchors - 1,
+    }
+
+
+def _count(state: Mapping[str, Tensor], part: str) -> int:
+    """How many numbers stand behind the name of a part."""
+    return len({name[len(part) + 1 :].partition(".")[0] for name in state if name.startswith(f"{part}.")})

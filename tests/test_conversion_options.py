@@ -1,0 +1,146 @@
+"""Options files of other projects: read as they mean it, never executed, and refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from re2tal_hf.conversion.opentad_options import opentad_settings
+from re2tal_hf.conversion.options_file import read_options
+
+BASE = """
+# What others build on.
+steps = 3
+model = dict(
+    projection=dict(arch=(2, 2, 5), attn_cfg=dict(n_head=4, n_mha_win_size=19), max_seq_len=2304, use_abs_pe=False),
+    rpn_head=dict(prior_generator=dict(strides=[1, 2], regression_range=[(0, 4), (4, 10000)]), num_convs=2),
+)
+"""
+CONFIG = """
+_base_ = ["base.py"]
+window_size = 256 * 2
+lengths = [n for n in range(3)]
+dataset = dict(
+    test=dict(
+        window_size=window_size,
+        window_overlap_ratio=0.5,
+        pipeline=[
+            dict(type="LoadFrames", num_clips=1, method="sliding_window", scale_factor=2),
+            dict(type="mmaction.Resize", scale=(-1, 224)),
+            dict(type="mmaction.CenterCrop", crop_size=224),
+        ],
+    )
+)
+model = dict(
+    backbone=dict(
+        backbone=dict(type="SwinTransformer3D_inv", patch_size=(2, 4, 4), window_size=(8, 7, 7), drop_path_rate=0.2),
+        data_preprocessor=dict(mean=[127.5, 127.5, 0.0], std=[255.0, 255.0, 51.0]),
+    ),
+    projection=dict(max_seq_len=window_size, attn_cfg=dict(n_mha_win_size=-1)),
+    rpn_head={"loss_normalizer": 200, "label_smoothing": 0.1, "loss_weight": 2.0},
+)
+post_processing = dict(nms=dict(use_soft_nms=True, sigma=0.7, max_seg_num=2000, multiclass=True, voting_thresh=0.7))
+"""
+
+
+def written(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder / "config.py"
+
+
+def test_a_config_and_what_it_builds_on(tmp_path):
+    options = read_options(written(tmp_path, base=BASE, config=CONFIG))
+    assert options.get("model.projection.arch", list[int]) == [2, 2, 5]
+    assert options.get("steps", int) == 3 and options.get("lengths", int, 7) == 7
+    assert opentad_settings(options, "actionformer") == {
+        "backbone_config.patch_size": [2, 4, 4],
+        "backbone_config.window_size": [8, 7, 7],
+        "backbone_config.stochastic_depth_prob": 0.2,
+        "head_config.num_attention_heads": 4,
+        "head_config.attention_window": None,
+        "head_config.max_length": 512,
+        "head_config.use_position_embedding": False,
+        "head_config.num_head_layers": 2,
+        "head_config.regression_ranges": [[0, 4], [4, 10000]],
+        "loss_config.initial_normalizer": 200.0,
+        "loss_config.label_smoothing": 0.1,
+        "loss_config.loss_weight": 2.0,
+        "processor.sampling": "sliding",
+        "processor.num_frames": 1024,
+        "processor.window_overlap": 0.5,
+        "processor.size": {"shortest_edge": 224},
+        "processor.do_center_crop": True,
+        "processor.crop_size": {"height": 224, "width": 224},
+        "processor.image_mean": [0.5, 0.5, 0.0],
+        "processor.image_std": [1.0, 1.0, 0.2],
+        "processor.nms_method": "soft",
+        "processor.nms_sigma": 0.7,
+        "processor.max_detections": 2000,
+        "processor.nms_per_class": True,
+        "processor.voting_threshold": None,
+    }
+
+
+def test_features_that_are_interpolated(tmp_path):
+    slow = CONFIG.replace("SwinTransformer3D_inv", "ResNet3dSlowFast_inv").replace("patch_size=(2, 4, 4), ", "")
+    slow = slow.replace("window_size=(8, 7, 7), drop_path_rate=0.2", "resample_rate=4, slow_pathway=dict(depth=101)")
+    found = opentad_settings(read_options(written(tmp_path, base=BASE, config=slow)), "actionformer")
+    backbone = {name: value for name, value in found.items() if name.startswith("backbone_config.")}
+    assert backbone == {
+        "backbone_config.resample_rate": 4,
+        "backbone_config.speed_ratio": 8,
+        "backbone_config.depth": 101,
+        "backbone_config.feature_stride": 2,
+    }
+
+
+def test_a_mapping_that_replaces_another(tmp_path):
+    config = '_base_ = "base.py"\nmodel = dict(projection=dict(_delete_=True, arch=(1, 1, 1)))\n'
+    options = read_options(written(tmp_path, base=BASE, config=config))
+    assert options.get("model.projection", dict) == {"arch": [1, 1, 1]}
+    assert options.get("model.rpn_head.num_convs", int) == 2
+
+
+def test_nothing_is_executed(tmp_path):
+    path = written(tmp_path, config=f"x = open({str(tmp_path / 'made')!r}, 'w')\ny = 9 ** 9 ** 9\nmodel = dict()\n")
+    assert read_options(path).values == {"model": {}} and not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("import os\n", "line 1 is no assignment"),
+        ("model = dict(a=f())\n", "line 1: model is no plain value (f() in it)"),
+        ("model = dict(\n", "is no Python (line 1"),
+        ('_base_ = "config.py"\n', "names itself as its _base_"),
+        ('_base_ = "other.py"\n', "which is not there"),
+        ("a = " + "(" * 5000 + ")" * 5000, "is no Python"),
+        ("model = " + "-" * 5000 + "1", "nested too deep"),
+        ("\0", "is no Python"),
+        ("model = dict(projection=dict(max_seq_len='long'))\n", "model.projection.max_seq_len is 'long'"),
+        ("model = dict(rpn_head=dict(prior_generator=dict(strides=[1, 3])), projection={})\n", "strides are [1, 3]"),
+        ("model = dict(projection=dict(attn_cfg=dict(n_mha_win_size=[5, 9])))\n", "ours is one number for all levels"),
+        ("model = dict(rpn_head=dict(center_sample='none'))\n", "center_sample is 'none'"),
+    ],
+)
+def test_configs_that_are_refused(config, message, tmp_path):
+    path = written(tmp_path, config=config)
+    with pytest.raises(ValueError) as refused:
+        opentad_settings(read_options(path), "actionformer")
+    assert message in str(refused.value) and "\n" not in str(refused.value) and str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "", "give a .py, .yaml or .json file"),
+        ("a.json", "[", "a.json"),
+        ("a.yaml", "- 1", "it must hold settings by name"),
+        ("none.py", None, "there is no such file"),
+    ],
+)
+def test_files_that_are_none(name, text, message, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_options(tmp_path / name)

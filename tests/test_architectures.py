@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 from architecture_cases import CASES, Case
-from tolerances import assert_close, assert_gradients_close, depth_of
+from tolerances import assert_as_exact, assert_close, assert_gradients_close, depth_of, gradient_noise
 from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
@@ -97,9 +97,10 @@ def test_no_rewiring_is_the_librarys_forward(case, backprop, dtype):
     inputs = clip(model, case).to(dtype)
     found = tensors(model(inputs))
     expected = tensors(library_model(inputs, **case.library_arguments))
-    assert len(found) == len(expected) > 0
-    for one, other in zip(found, expected, strict=True):
-        assert_close(one, other, depth=depth_of(model))
+    truths = tensors(library_model.double()(inputs.double(), **case.library_arguments))
+    assert len(found) == len(expected) == len(truths) > 0
+    for one, other, truth in zip(found, expected, truths, strict=True):
+        assert_as_exact(one, other, truth, depth=depth_of(model))
     rewired = tensors(rewire(model)(inputs))[0]
     assert (rewired - expected[0]).abs().max() > 1e-3 * expected[0].abs().max()
 
@@ -114,9 +115,12 @@ def test_gradients_are_those_of_plain_autograd(case, dtype):
     if case.stochastic:
         torch.manual_seed(8)
         assert not torch.equal(model.video_features(videos), model.video_features(videos))
+    # Networks of small batch norms amplify rounding a thousandfold; that of the inversion is one more of them.
+    truth = gradients(copy.deepcopy(model).double(), videos.double())
+    bound = min(gradient_noise(expected, truth), 1e-3)
     for backprop in ("reversible", "checkpoint"):
         model.backprop = backprop
-        assert_gradients_close(gradients(model, videos), expected, depth=depth_of(model))
+        assert_gradients_close(gradients(model, videos), expected, depth=depth_of(model), bound=bound)
     if dtype == torch.float32:
         assert 0 <= model.reconstruction_errors.largest() < 1e-5
     assert model.reconstruction_errors.by_stage

@@ -75,6 +75,17 @@ def assert_close(
     _hold(relative_difference(found, expected), allowed, what)
 
 
+def assert_as_exact(found: Tensor, other: Tensor, truth: Tensor, *, depth: int = 1) -> None:
+    """Holds the distance of `found` from the `truth` to that of another computation of the same, or to the rounding.
+
+    A network may amplify rounding, so that two kernels for the same convolutions end further apart than their products
+    are rounded; how far, the other computation says. Both errors are of random size: eight times is no chance.
+    """
+    _hold(
+        relative_difference(found, truth), max(8 * relative_difference(other, truth), _allowed(found, truth, depth)), ""
+    )
+
+
 def assert_gradients_close(
     found: Mapping[str, Tensor | None],
     expected: Mapping[str, Tensor | None],
@@ -96,6 +107,14 @@ def assert_gradients_close(
             difference = float((gradient.double() - truth.double()).norm())
             allowed = max(bound, 4 * _allowed(gradient, truth, depth))
             _hold(difference / max(float(truth.double().norm()), CANCELLED * largest, SMALLEST), allowed, name)
+
+
+def gradient_noise(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
+    """How far rounding alone takes the gradients from those in double precision, as `assert_gradients_close` counts."""
+    least = CANCELLED * max(float(gradient.norm()) for gradient in truth.values())
+    return max(
+        float((found[name].double() - true).norm()) / max(float(true.norm()), least) for name, true in truth.items()
+    )
 
 
 def assert_norms_close(

@@ -1,0 +1,270 @@
+"""What pretrained weights, training end to end and rewiring buy on real videos: runs side by side, with intervals.
+
+python scripts/compare_pretrained.py --data cuts --weights efficientnet-lite0.pth --clips clips \\
+    data.annotations=annotations.json data.videos=videos
+python scripts/compare_pretrained.py --only-report
+
+Every run trains the recipe `image_lite0` in a process of its own. Its line goes to the results file when it ends; a run
+that has one is not repeated, so that the command goes on where it was stopped, and may be given several times at once
+with different seeds or ways. `--only-report` writes the table and the picture from the lines that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from re2tal_hf import Re2TALForTemporalActionLocalization
+from re2tal_hf.data.annotations import read_annotations
+from re2tal_hf.metrics.bootstrap import interval, resampled_map, resampled_videos
+from re2tal_hf.metrics.tal_map.tal_map import Segments
+from re2tal_hf.training.arguments import Recipe, load_recipe
+from re2tal_hf.training.memory import saved_for_backward
+
+RECIPE = "image_lite0"
+PLAIN = ["model.rewiring=none", "model.backprop=plain"]
+# From the pretrained network's coefficients to Re2TAL's, or a tenth of the way for good.
+DUAL = ["model.rewiring=dr2net"]
+HELD = [*DUAL, "coupling.start=[1, 0.1]", "coupling.end=[1, 0.1]"]
+# The idea of MEFT (arXiv 2306.00477): what is added learns, and what is there computes almost what it did.
+ADAPTERS = [*HELD, "model.backbone_config.adapter_width=16", "freeze.backbone=true"]
+ADAPTERS += ["training.backbone_learning_rate=1e-3"]
+WAYS: dict[str, list[str]] = {
+    "from scratch, rewired": ["training.pretrained_backbone=null", "freeze.norms=false"],
+    "frozen": [*PLAIN, "freeze.backbone=true"],
+    "plain": PLAIN,
+    "rewired": [],
+    "rewired, distilled first": [],
+    "Dr2Net": DUAL,
+    "Dr2Net held at (1, 0.1)": HELD,
+    "adapters, the rest frozen": ADAPTERS,
+}
+SIZES = {"40x56": (40, 56), "64x80": (64, 80)}
+for _name, (_height, _width) in SIZES.items():
+    _size = f"processor.size={{height: {_height}, width: {_width}}}"
+    WAYS |= {f"plain, {_name}": [*PLAIN, _size], f"held, {_name}": [*HELD, _size]}
+DISTILLATION = ["distillation.weight=1", "distillation.label_weight=0", "evaluation.epochs=0", "evaluation.views=1"]
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+NUM_RESAMPLES = 1000
+RESULTS = Path(__file__).with_name("compare_pretrained.jsonl")
+# glibc gives large blocks back to the system each time, and filling them anew takes half of a step of large frames.
+MEMORY_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+
+def command(name: str, recipe: Iterable[str], folder: Path) -> None:
+    """Runs `re2tal train` or `finetune` on one thread, with its output in the folder's log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", f"re2tal_hf.commands.{name}", "--recipe", RECIPE, "--output", str(folder / "run")]
+    environment = {"OMP_NUM_THREADS": "1", **MEMORY_KEPT, **os.environ}
+    with (folder / "output.txt").open("a") as log:
+        ended = subprocess.run([*words, *recipe], env=environment, stdout=log, stderr=log)
+    if ended.returncode:
+        raise SystemExit(f"{folder}: the run ended with {ended.returncode}; see output.txt there.")
+
+
+def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains one way with one seed; returns its line."""
+    folder = options.output / options.data / f"{way.replace(', ', '-').replace(' ', '_')}-{seed}"
+    weights = [f"training.pretrained_backbone={options.weights}"]
+    common = [*options.overrides, *weights, "training.trackers=null", "data.num_workers=0", f"seed={seed}"]
+    settings = [*WAYS[way]]
+    distilled = 0
+    if way == "rewired, distilled first":
+        before = folder.with_name(f"distillation-{seed}")
+        of_clips = [*DISTILLATION, f"training.epochs={options.distillation_epochs}", "data.windows_per_video=1"]
+        command("finetune", [*common, *of_clips, f"data.annotations={options.clips}", "data.videos=null"], before)
+        settings.append(f"training.pretrained_backbone={before / 'run' / 'last'}")
+        distilled = steps(before / "run")
+    command("train", [*common, *settings], folder)
+    recipe = load_recipe(str(folder / "run" / "recipe.yaml"))
+    log = read_lines(folder / "run" / "log.jsonl")
+    return {
+        "data": options.data,
+        "way": way,
+        "seed": seed,
+        "steps": steps(folder / "run"),
+        "distillation_steps": distilled,
+        **json.loads((folder / "run" / "last" / "metrics.json").read_text()),
+        "curve": [[entry["epoch"], round(entry["map"], 4)] for entry in log if "map" in entry],
+        "kept_mib": round(kept_mebibytes(folder / "run" / "last", recipe), 1),
+        "peak_mib": round(max(entry["peak_memory_mib"] for entry in log)),
+        "step_seconds": round(statistics.median(entry["seconds_per_step"] for entry in log), 3),
+        "reconstruction_error": max(entry["reconstruction_error"] for entry in log),
+        "resampled": [round(value, 4) for value in resampled(folder / "run" / "last", recipe).tolist()],
+    }
+
+
+def steps(run: Path) -> int:
+    """Updates of a run; of an epoch's last batch what does not fill it is left out."""
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    windows = json.loads((run / "run.json").read_text())["training"]["videos"] * recipe.data.windows_per_video
+    return recipe.training.epochs * (windows // recipe.training.batch_size)
+
+
+def kept_mebibytes(folder: Path, recipe: Recipe) -> float:
+    """What autograd keeps of a training step of the model as it is at the end."""
+    model = Re2TALForTemporalActionLocalization.from_pretrained(folder).train()
+    model.freeze(**vars(recipe.freeze))
+    size, batch = recipe.processor["size"], recipe.training.batch_size
+    videos = torch.randn(batch, recipe.processor["num_frames"], 3, size["height"], size["width"])
+    labels = [{"segments": torch.tensor([[2.0, 9.0]]), "class_labels": torch.tensor([0])}] * batch
+    model(videos, labels=labels).loss.backward()  # a Dr2Net measures the error of its inversion first
+    with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
+        model(videos, labels=labels)
+    return saved.total() / 2**20
+
+
+def resampled(folder: Path, recipe: Recipe) -> np.ndarray:
+    """The mAP of a run's detections on the same draws of the validation videos for every run."""
+    data = recipe.data
+    truth = read_annotations(data.annotations, subset=data.validation_subset, video_folder=data.videos, repair=False)
+    numbers = {video.video_id: index for index, video in enumerate(truth.videos)}
+    ids = {name: index for index, name in enumerate(truth.label_names)}
+    found = json.loads((folder / "detections.json").read_text())["results"]
+    rows = [(numbers[video], row) for video, rows in found.items() for row in rows]
+    rows.sort(key=lambda entry: -entry[1]["score"])
+    predictions = Segments(
+        np.array([number for number, _ in rows], np.int64),
+        np.array([ids[row["label"]] for _, row in rows], np.int64),
+        np.array([row["segment"] for _, row in rows], np.float64).reshape(-1, 2),
+    )
+    references = Segments(
+        np.repeat(np.arange(len(truth.videos)), [len(video.labels) for video in truth.videos]),
+        np.concatenate([video.labels for video in truth.videos]).astype(np.int64),
+        np.concatenate([video.segments for video in truth.videos]).astype(np.float64),
+    )
+    draws = resampled_videos(len(truth.videos), NUM_RESAMPLES)
+    return resampled_map(predictions, references, np.array(THRESHOLDS), draws)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def of_way(lines: Iterable[Mapping[str, Any]], data: str, way: str) -> dict[int, Mapping[str, Any]]:
+    """The lines of one way by seed."""
+    return {line["seed"]: line for line in lines if (line["data"], line["way"]) == (data, way)}
+
+
+def difference(lines: list[dict[str, Any]], data: str, way: str, other: str) -> str:
+    """How much better a way is than another: mean over the seeds that both have, and the interval over videos."""
+    ours, theirs = of_way(lines, data, way), of_way(lines, data, other)
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds or way == other:
+        return ""
+    pairs = [np.subtract(ours[seed]["resampled"], theirs[seed]["resampled"]) for seed in seeds]
+    low, high = interval(np.mean(pairs, axis=0))
+    return f"{np.mean([ours[seed]['map'] - theirs[seed]['map'] for seed in seeds]):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def table(lines: list[dict[str, Any]], data: str) -> list[str]:
+    """Lines in Markdown: every way that was run on the data."""
+    names = [f"map@{threshold}" for threshold in THRESHOLDS]
+    heads = ["way", "mAP", "of each seed", *(f"at {threshold}" for threshold in THRESHOLDS)]
+    heads += ["to plain (95% over videos)", "kept, MiB", "peak, MiB", "step", "updates"]
+    rows = [heads, ["---"] * len(heads)]
+    plain = of_way(lines, data, "plain")
+    unit = statistics.median(line["step_seconds"] for line in plain.values()) if plain else 1.0
+    for way in WAYS:
+        found = [line for _, line in sorted(of_way(lines, data, way).items())]
+        if not found:
+            continue
+        means = [statistics.mean(line[name] for line in found) for name in ("map", *names)]
+        row = [way, f"{means[0]:.3f}", " ".join(f"{line['map']:.3f}" for line in found)]
+        row += [f"{mean:.3f}" for mean in means[1:]]
+        row += [difference(lines, data, way, "plain"), f"{found[-1]['kept_mib']:.1f}"]
+        row += [f"{max(line['peak_mib'] for line in found)}"]
+        row += [f"{statistics.median(line['step_seconds'] for line in found) / unit:.2f}"]
+        extra = found[-1]["distillation_steps"]
+        row += [f"{found[-1]['steps']}" + (f" after {extra}" if extra else "")]
+        rows.append(row)
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def class_table(lines: list[dict[str, Any]], data: str) -> list[str]:
+    """Lines in Markdown: AP by class, mean over thresholds and seeds."""
+    ways = [way for way in WAYS if of_way(lines, data, way)]
+    classes = sorted({name for line in lines if line["data"] == data for name in line["per_class"]})
+    rows = [["way", *classes], ["---"] * (1 + len(classes))]
+    for way in ways:
+        found = of_way(lines, data, way).values()
+        rows.append([way, *(f"{statistics.mean(line['per_class'][name] for line in found):.3f}" for name in classes)])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Kept memory against mAP for frames of several sizes, and mAP as the training goes on."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    memory, effort = figure.subplots(1, 2)
+    for name, start in (("not rewired, plain", "plain"), ("reversible", "held")):
+        whole = "plain" if start == "plain" else "Dr2Net held at (1, 0.1)"
+        points = []
+        for way in [*(f"{start}, {size}" for size in SIZES), whole]:
+            if found := list(of_way(lines, "cuts", way).values()):
+                points.append((found[-1]["kept_mib"], statistics.mean(line["map"] for line in found)))
+        if points:
+            memory.plot(*zip(*points, strict=True), marker="o", label=name)
+    memory.set(xscale="log", xlabel="kept for the backward pass, MiB", ylabel="mAP@0.3:0.7")
+    for way in ("plain", "rewired", "Dr2Net held at (1, 0.1)", "frozen", "from scratch, rewired"):
+        curves = [line["curve"] for line in of_way(lines, "cuts", way).values()]
+        if curves:
+            epochs, scores = np.mean(curves, axis=0).T
+            updates = next(iter(of_way(lines, "cuts", way).values()))["steps"] / epochs[-1]
+            effort.plot(epochs * updates, scores, marker="o", label=way)
+    effort.set(xlabel="updates", ylabel="mAP@0.3:0.7")
+    for axes in (memory, effort):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def report(results: Path) -> None:
+    """Writes the tables and the picture beside the results."""
+    lines = read_lines(results)
+    parts = []
+    for data in sorted({line["data"] for line in lines}):
+        parts += [f"## {data}", "", *table(lines, data), "", *class_table(lines, data), ""]
+    results.with_suffix(".md").write_text("\n".join(["# compare_pretrained.py", "", *parts]))
+    draw(lines, results.with_suffix(".png"))
+    print("\n".join(parts))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cuts", help="what the data are called in the results")
+    parser.add_argument("--weights", type=Path, help="of the pretrained image network")
+    parser.add_argument("--clips", type=Path, help="folder of labelled clips, for distillation")
+    parser.add_argument("--distillation-epochs", type=int, default=4)
+    ways = [*WAYS]
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, metavar="way", help=f"of {ways}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/pretrained"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="lines of the runs; default %(default)s")
+    parser.add_argument("--only-report", action="store_true", help="of the lines that are there")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    options = parser.parse_args()
+    if not options.only_report and not options.weights:
+        parser.error("--weights is needed to train")
+    for seed in () if options.only_report else options.seeds:
+        for way in options.ways:
+            if seed not in of_way(read_lines(options.results), options.data, way):
+                line = json.dumps(train(way, seed, options)) + "\n"
+                with options.results.open("a") as file:
+                    file.write(line)
+    report(options.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,7 +53,7 @@ WAYS: dict[str, list[str]] = {
 SIZES = {"40x56": (40, 56), "64x80": (64, 80)}
 for _name, (_height, _width) in SIZES.items():
     _size = f"processor.size={{height: {_height}, width: {_width}}}"
-    WAYS |= {f"plain, {_name}": [*PLAIN, _size], f"held, {_name}": [*HELD, _size]}
+    WAYS |= {f"plain, {_name}": [*PLAIN, _size], f"rewired, {_name}": [_size]}
 DISTILLATION = ["distillation.weight=1", "distillation.label_weight=0", "evaluation.epochs=0", "evaluation.views=1"]
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 NUM_RESAMPLES = 1000
@@ -207,14 +207,13 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     """Kept memory against mAP for frames of several sizes, and mAP as the training goes on."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     memory, effort = figure.subplots(1, 2)
-    for name, start in (("not rewired, plain", "plain"), ("reversible", "held")):
-        whole = "plain" if start == "plain" else "Dr2Net held at (1, 0.1)"
+    for way in ("plain", "rewired"):
         points = []
-        for way in [*(f"{start}, {size}" for size in SIZES), whole]:
-            if found := list(of_way(lines, "cuts", way).values()):
+        for size in (*SIZES, ""):
+            if found := list(of_way(lines, "cuts", f"{way}, {size}" if size else way).values()):
                 points.append((found[-1]["kept_mib"], statistics.mean(line["map"] for line in found)))
         if points:
-            memory.plot(*zip(*points, strict=True), marker="o", label=name)
+            memory.plot(*zip(*points, strict=True), marker="o", label=way)
     memory.set(xscale="log", xlabel="kept for the backward pass, MiB", ylabel="mAP@0.3:0.7")
     for way in ("plain", "rewired", "Dr2Net held at (1, 0.1)", "frozen", "from scratch, rewired"):
         curves = [line["curve"] for line in of_way(lines, "cuts", way).values()]

@@ -3,6 +3,7 @@
 No other file imports them. Saved with a model, this one names what the model uses; see `saved_code`.
 """
 
+from .backbone_features import StoredFeaturesArchitecture
 from .backbone_image import ImageNetwork
 from .backbone_mvit import MultiscaleViT
 from .backbone_resnet import VideoResNetArchitecture
@@ -17,6 +18,7 @@ from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
 
 FAMILIES = [
+    StoredFeaturesArchitecture,
     ImageNetwork,
     MultiscaleViT,
     VideoResNetArchitecture,

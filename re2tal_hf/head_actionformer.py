@@ -23,11 +23,14 @@ class ActionFormerConfig(PyramidConfig):
         num_attention_heads: divides `hidden_size`.
         attention_window: width of the local attention in steps of the level, `w // 2` on either
             side of the step; None for full attention.
+        use_relative_position_bias: whether each head of a local attention, of an odd window, learns a bias for each
+            place in it (`use_rel_pe` in actionformer_release).
         dropout: in the transformer blocks.
     """
 
     num_attention_heads: Annotated[int, COUNT] = 4
     attention_window: Annotated[int | None, Range(low=2)] = None
+    use_relative_position_bias: bool = False
     dropout: Annotated[float, BELOW_ONE] = 0.0
 
     def __post_init__(self) -> None:
@@ -37,6 +40,11 @@ class ActionFormerConfig(PyramidConfig):
             raise ValueError(
                 f"num_attention_heads is {self.num_attention_heads}, which does not divide "
                 f"hidden_size={self.hidden_size}."
+            )
+        if self.use_relative_position_bias and (self.attention_window or 0) % 2 == 0:
+            raise ValueError(
+                f"use_relative_position_bias needs an odd attention_window, not {self.attention_window}: there must be "
+                "as many places before a step as after it."
             )
 
 
@@ -65,6 +73,7 @@ class ActionFormerHead(PyramidHead):
                     drop_path=config.drop_path,
                     branch_scale=config.branch_scale,
                     isolate_padding=config.isolate_padding,
+                    relative_positions=config.use_relative_position_bias,
                 )
                 for _ in range(count)
             ]

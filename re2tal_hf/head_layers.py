@@ -75,7 +75,9 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> T
     return F.scaled_dot_product_attention(query, key, value, attn_mask=attended[:, None, None])
 
 
-def local_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, radius: int) -> Tensor:
+def local_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, radius: int, bias: Tensor | None = None
+) -> Tensor:
     """Attention of every step to the real steps at most `radius` away; memory is linear in `T`.
 
     Queries are cut into blocks, and each block sees its own keys and `radius` more on both sides.
@@ -86,6 +88,7 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rad
         value: see `query`.
         mask: bool `[B, T]`. Every step sees itself, padding too, so that no row is empty.
         radius: in steps.
+        bias: `[heads, 2 * radius + 1]`, added to the logits of a key so many steps, `radius` less, after its query.
 
     Returns:
         `[B, heads, T, channels]`.
@@ -104,14 +107,13 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rad
     blocks = blocks.transpose(1, 2).flatten(0, 1)  # [B * blocks, heads, block, channels]
     real = F.pad(mask, (radius, radius + tail), value=False).unfold(1, reach, block)
     steps = torch.arange(reach, device=query.device)
-    distance = (steps[None, :] - radius - steps[:block, None]).abs()
-    attended = ((distance <= radius) & real[:, :, None]) | (distance == 0)
-    out = F.scaled_dot_product_attention(
-        blocks,
-        neighbourhoods(key),
-        neighbourhoods(value),
-        attn_mask=attended.flatten(0, 1).unsqueeze(1),
-    )
+    offset = steps[None, :] - radius - steps[:block, None]
+    attended = ((offset.abs() <= radius) & real[:, :, None]) | (offset == 0)
+    attended = attended.flatten(0, 1).unsqueeze(1)
+    if bias is not None:
+        biases = bias.to(query.dtype)[:, (offset + radius).clamp(0, 2 * radius)]  # [heads, block, reach]
+        attended = biases.masked_fill(~attended, -torch.inf)
+    out = F.scaled_dot_product_attention(blocks, neighbourhoods(key), neighbourhoods(value), attn_mask=attended)
     return out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
 
@@ -186,10 +188,22 @@ class TemporalAttention(nn.Module):
         stride: 1, or 2 to halve the sequence.
         window: width of the local window in steps of the output, None for full attention.
         dropout: of the output.
+        relative_positions: whether each head learns a bias for each place in the window, an odd one.
     """
 
-    def __init__(self, size: int, num_heads: int, stride: int, window: int | None, dropout: float):
+    def __init__(
+        self,
+        size: int,
+        num_heads: int,
+        stride: int,
+        window: int | None,
+        dropout: float,
+        relative_positions: bool = False,
+    ):
         super().__init__()
+        self.relative_bias = None
+        if relative_positions and window is not None:
+            self.relative_bias = nn.Parameter(torch.empty(num_heads, window))
         self.num_heads = num_heads
         self.stride = stride
         self.window = window
@@ -198,6 +212,11 @@ class TemporalAttention(nn.Module):
         self.value = DepthwiseProjection(size, stride)
         self.output = nn.Linear(size, size)
         self.dropout = nn.Dropout(dropout)
+
+    def initialize_weights(self) -> None:
+        """Draws the biases of relative positions, as actionformer_release does."""
+        if self.relative_bias is not None:
+            nn.init.trunc_normal_(self.relative_bias, std=(2 / self.output.in_features) ** 0.5)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`[B, T, C]` -> `[B, T / stride, C]`, zero at padding."""
@@ -209,7 +228,7 @@ class TemporalAttention(nn.Module):
         if self.window is None:
             attended = full_attention(query, key, value, mask)
         else:
-            attended = local_attention(query, key, value, mask, self.window // 2)
+            attended = local_attention(query, key, value, mask, self.window // 2, self.relative_bias)
         x = self.output(attended.transpose(1, 2).flatten(2))
         return zero_padding(self.dropout(x), mask)
 
@@ -229,6 +248,7 @@ class TransformerBlock(nn.Module):
         drop_path: probability that a sequence skips a branch.
         branch_scale: initial value of the scales.
         isolate_padding: whether convolution and pooling see nothing of the padding.
+        relative_positions: see `TemporalAttention`.
     """
 
     def __init__(
@@ -242,13 +262,14 @@ class TransformerBlock(nn.Module):
         drop_path: float,
         branch_scale: float,
         isolate_padding: bool,
+        relative_positions: bool = False,
     ):
         super().__init__()
         self.stride = stride
         self.branch_scale = branch_scale
         self.isolate_padding = isolate_padding
         self.attention_norm = nn.LayerNorm(size)
-        self.attention = TemporalAttention(size, num_heads, stride, window, dropout)
+        self.attention = TemporalAttention(size, num_heads, stride, window, dropout, relative_positions)
         self.attention_scale = nn.Parameter(torch.empty(size))
         self.mlp_norm = nn.LayerNorm(size)
         self.mlp = nn.Sequential(
@@ -262,7 +283,8 @@ class TransformerBlock(nn.Module):
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def initialize_weights(self) -> None:
-        """Sets the scales of the branches to their initial value."""
+        """Sets the scales of the branches to their initial value, and draws biases of the attention."""
+        self.attention.initialize_weights()
         nn.init.constant_(self.attention_scale, self.branch_scale)
         nn.init.constant_(self.mlp_scale, self.branch_scale)
 

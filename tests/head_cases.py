@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from golden_weights import gradient_norms
 from tolerances import assert_close, assert_gradients_close, assert_norms_close, assert_same_detections, depth_of
+from torchvision.ops import StochasticDepth
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf.conversion.actionformer import plan_actionformer
+from re2tal_hf.conversion.converted_model import convert
 from re2tal_hf.conversion.names import head_name
+from re2tal_hf.conversion.opentad import plan_opentad
+from re2tal_hf.conversion.options_file import Options
+from re2tal_hf.conversion.source import Source
 from re2tal_hf.head import HEADS
+from re2tal_hf.licensing.origins import FROM_SCRATCH
 from re2tal_hf.temporal_segments import segment_iou, suppress
 
 BACKBONE = {
@@ -82,13 +89,16 @@ HEAD_CASES = {
             for window, neck, positions, standard in itertools.product(
                 (None, 5), ("identity", "fpn"), (False, True), (False, True)
             )
-        ],
+        ]
+        + [{"attention_window": 5, "use_relative_position_bias": True}],
         bad=[
             {"neck": "panet"},
             {"padding": "reflect"},
             {"regression_ranges": [[0, 4]]},
             {"num_attention_heads": 3},
             {"attention_window": 1},
+            {"use_relative_position_bias": True},
+            {"use_relative_position_bias": True, "attention_window": 4},
         ],
         paddings=("isolated", "opentad", "actionformer"),
     ),
@@ -218,17 +228,18 @@ def assert_survives_saving(model, folder):
         assert torch.equal(loaded.state_dict()[name], value), name
 
 
-def load_reference(head, project, tensors):
-    """Gives a head the weights of a reference, all of them."""
-    shapes = {name: parameter.shape for name, parameter in head.named_parameters()}
-    weights = {
-        head_name(project, name.removeprefix("state.")): value
-        for name, value in tensors.items()
-        if name.startswith("state.") and not name.endswith("loss_normalizer")
-    }
-    assert weights.keys() == shapes.keys()
-    head.load_state_dict({name: value.reshape(shapes[name]) for name, value in weights.items()})
-    return head
+def converted_reference(golden):
+    """The detector of a reference file, on features, as it is converted; without drop path, as there."""
+    tensors, metadata = golden
+    config = json.loads(metadata["config"])
+    state = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
+    plan = plan_opentad if "projection" in config else plan_actionformer
+    source = Source("the reference", state, FROM_SCRATCH)
+    model = convert(plan(source, Options(config, "the reference's settings"), {})).model
+    for module in model.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+    return model
 
 
 def assert_gradients_of_reference_head(golden, project, head, features, mask, prefix="f32.", norms=True, bound=0.0):

@@ -9,8 +9,8 @@ from head_cases import (
     assert_gradients_of_reference_head,
     candidates_of,
     concatenated,
+    converted_reference,
     features_of,
-    load_reference,
     prefix_mask,
     stored_detections,
 )
@@ -135,58 +135,9 @@ class Reference:
         self.tensors, self.metadata = read_golden(path)
         self.config = json.loads(self.metadata["config"])
         self.project = "opentad" if "projection" in self.config else "actionformer"
-        read = self._read_opentad if self.project == "opentad" else self._read_actionformer
-        options, self.loss_options, self.num_labels = read()
-        head = ActionFormerHead(24, self.num_labels, padding=self.project, drop_path=0.0, **options)
-        self.head = load_reference(head, self.project, self.tensors)
-
-    def _read_opentad(self):
-        projection, rpn = self.config["projection"], self.config["rpn_head"]
-        window = projection["attn_cfg"]["n_mha_win_size"]
-        prior = rpn["prior_generator"]
-        options = {
-            "hidden_size": projection["out_channels"],
-            "num_embedding_layers": projection["arch"][0],
-            "num_stem_layers": projection["arch"][1],
-            "num_levels": projection["arch"][2] + 1,
-            "num_attention_heads": projection["attn_cfg"]["n_head"],
-            "attention_window": window if window > 0 else None,
-            "max_length": projection["max_seq_len"],
-            "use_position_embedding": projection["use_abs_pe"],
-            "regression_ranges": prior["regression_range"],
-            "num_head_layers": rpn["num_convs"],
-            "norm_eps": 1e-6,
-        }
-        loss = {
-            "label_smoothing": rpn["label_smoothing"],
-            "loss_weight": rpn.get("loss_weight", 1.0),
-            "initial_normalizer": rpn["loss_normalizer"],
-        }
-        return options, loss, rpn["num_classes"]
-
-    def _read_actionformer(self):
-        model, train = self.config["model"], self.config["train_cfg"]
-        window = model["n_mha_win_size"]
-        options = {
-            "hidden_size": model["embd_dim"],
-            "num_embedding_layers": model["backbone_arch"][0],
-            "num_stem_layers": model["backbone_arch"][1],
-            "num_levels": model["backbone_arch"][2] + 1,
-            "num_attention_heads": model["n_head"],
-            "attention_window": window if window > 0 else None,
-            "max_length": model["max_seq_len"],
-            "use_position_embedding": model["use_abs_pe"],
-            "neck": model["fpn_type"],
-            "regression_ranges": model["regression_range"],
-            "num_head_layers": model["head_num_layers"] - 1,
-            "norm_eps": 1e-5,
-        }
-        loss = {
-            "label_smoothing": train["label_smoothing"],
-            "loss_weight": train["loss_weight"],
-            "initial_normalizer": train["init_loss_norm"],
-        }
-        return options, loss, model["num_classes"]
+        model = converted_reference((self.tensors, self.metadata))
+        self.head, self.loss_options = model.head, model.config.loss_config
+        self.num_labels = model.config.num_labels
 
     def inputs(self, dtype):
         """The training batch, and targets."""

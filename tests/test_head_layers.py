@@ -8,17 +8,22 @@ from tolerances import assert_close
 from re2tal_hf.head_layers import full_attention, local_attention
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("radius", [1, 4, 9])
 @pytest.mark.parametrize("length", [5, 64, 150])
-def test_local_attention_equals_dense_attention_with_a_band(radius, length):
+def test_local_attention_equals_dense_attention_with_a_band(radius, length, biased):
     query, key, value = torch.randn(3, 2, 2, length, 8, dtype=torch.float64).unbind()
     mask = prefix_mask([length, length // 2], length)
     steps = torch.arange(length)
     band = (steps[:, None] - steps).abs() <= radius
     allowed = (band & mask[:, None, :]) | torch.eye(length, dtype=torch.bool)
     scores = (query @ key.transpose(2, 3)) / 8**0.5
+    bias = torch.randn(2, 2 * radius + 1, dtype=torch.float64) if biased else None
+    for step in range(-radius, radius + 1) if bias is not None else ():
+        # Of a key so many steps after its query.
+        scores += bias[:, step + radius, None, None] * (steps - steps[:, None] == step)
     dense = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(-1) @ value
-    found = local_attention(query, key, value, mask, radius)
+    found = local_attention(query, key, value, mask, radius, bias)
     assert_close(found, dense)
 
 

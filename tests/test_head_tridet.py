@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from head_cases import (
@@ -7,12 +5,12 @@ from head_cases import (
     assert_detections_of_opentad,
     assert_gradients_of_reference_head,
     concatenated,
+    converted_reference,
     features_of,
-    load_reference,
 )
 from tolerances import assert_close, depth_of
 
-from re2tal_hf.head_tridet import SGPBlock, TriDetHead
+from re2tal_hf.head_tridet import SGPBlock
 from re2tal_hf.loss_points import TriDetLoss
 
 
@@ -91,24 +89,7 @@ GOLDEN = "a6_tridet_opentad"
 
 @pytest.fixture
 def head(golden):
-    config = json.loads(golden[1]["config"])
-    projection, rpn = config["projection"], config["rpn_head"]
-    head = TriDetHead(
-        24,
-        rpn["num_classes"],
-        hidden_size=projection["out_channels"],
-        num_levels=1 + projection["arch"][2],
-        mlp_size=projection["sgp_mlp_dim"],
-        window=projection["sgp_win_size"],
-        window_factor=projection["k"],
-        num_bins=rpn["num_bins"],
-        boundary_kernel_size=rpn["boundary_kernel_size"],
-        max_length=projection["max_seq_len"],
-        regression_ranges=rpn["prior_generator"]["regression_range"],
-        drop_path=0.0,
-        padding="opentad",
-    )
-    return load_reference(head, "tridet", golden[0])
+    return converted_reference(golden).head
 
 
 def targets_of(tensors):

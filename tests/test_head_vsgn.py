@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -8,13 +7,13 @@ from head_cases import (
     assert_detections_of_opentad,
     assert_gradients_of_reference_head,
     concatenated,
+    converted_reference,
     features_of,
-    load_reference,
     prefix_mask,
 )
 from tolerances import assert_close, depth_of
 
-from re2tal_hf.head_vsgn import CrossScaleGraph, VSGNHead
+from re2tal_hf.head_vsgn import CrossScaleGraph
 from re2tal_hf.loss_anchors import VSGNLoss, boundary_targets, match_anchors, segment_giou_loss
 
 
@@ -77,21 +76,7 @@ GOLDEN = "a6_vsgn_opentad"
 
 @pytest.fixture
 def head(golden):
-    config = json.loads(golden[1]["config"])
-    rpn = config["rpn_head"]
-    head = VSGNHead(
-        24,
-        rpn["num_classes"] - 1,
-        hidden_size=rpn["in_channels"],
-        num_levels=len(config["projection"]["pyramid_levels"]),
-        num_neighbours=0,
-        anchor_scales=rpn["anchor_generator"]["anchor_scale"],
-        num_head_layers=rpn["num_layers"],
-        boundary_reach=config["roi_head"]["roi_extractor"]["beta"],
-        max_length=rpn["anchor_generator"]["tscale"],
-        padding="opentad",
-    )
-    return load_reference(head, "vsgn", golden[0])
+    return converted_reference(golden).head
 
 
 def as_in_opentad(output):

@@ -48,10 +48,20 @@ def head_settings(model_type: str, state: Mapping[str, Tensor]) -> dict[str, Any
     return {f"head_config.{name}": value for name, value in found.items()} | {"num_labels": num_labels}
 
 
+def features_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns what stands for the backbone of a head alone: stored features, in whose steps the model counts time.
+
+    Args:
+        state: The head's tensors under our names.
+    """
+    config = {"model_type": "features", "size": input_size(state), "stride": 1}
+    return {f"backbone_config.{name}": value for name, value in config.items()} | {"rewiring": "none"}
+
+
 def input_size(state: Mapping[str, Tensor]) -> int:
     """Returns the channels of the features that a head takes."""
-    first = state["embedding.weight"] if "embedding.weight" in state else state["embedding.0.conv.weight"]
-    return first.shape[1]
+    firsts = ("embedding.weight", "embedding.0.conv.weight", "classification.predictor.weight")
+    return next(state[name].shape[1] for name in firsts if name in state)
 
 
 def _pyramid(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -62,9 +72,19 @@ def _pyramid(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_stem_layers": _count(state, "stem"),
         "num_levels": _count(state, "pyramid") + 1,
         "num_head_layers": _count(state, "classification.layers"),
+        **_relative_positions(state),
         "neck": "fpn" if any(name.startswith("neck.laterals.") for name in state) else "identity",
         "num_labels": predictor.shape[0],
     }
+
+
+def _relative_positions(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Biases of places in the window, which tell how many heads there are and how wide it is."""
+    biases = [tensor for name, tensor in state.items() if name.endswith(".attention.relative_bias")]
+    if not biases:
+        return {}
+    heads, window = biases[0].shape[-2:]
+    return {"use_relative_position_bias": True, "num_attention_heads": heads, "attention_window": window}
 
 
 def _tridet(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .actionformer import plan_actionformer
 from .converted_model import Plan
 from .opentad import plan_opentad
 from .options_file import Options
 from .source import Source
 
-KINDS: dict[str, Callable[[Source, Options | None, Mapping[str, Any]], Plan]] = {"opentad": plan_opentad}
+KINDS: dict[str, Callable[[Source, Options | None, Mapping[str, Any]], Plan]] = {
+    "opentad": plan_opentad,
+    "actionformer": plan_actionformer,
+}
 """What plans the conversion of a checkpoint, from an options file and settings that the user names."""

@@ -1,4 +1,7 @@
-"""What other projects call the tensors of networks that are ours, too: rules from their names to ours."""
+"""What other projects call the tensors of networks that are ours, too.
+
+Tables of pairs, their name and ours, which are read in both directions. `#` stands for a number, the same in both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,112 @@ from collections.abc import Callable, Sequence
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Regular expressions and what takes their place, applied one after the other."""
+
+# Within a block.
+_TRANSFORMER = [
+    ("ln1", "attention_norm"),
+    ("ln2", "mlp_norm"),
+    *((f"attn.{part}_conv.conv", f"attention.{part}.conv") for part in ("query", "key", "value")),
+    *((f"attn.{part}_norm", f"attention.{part}.norm") for part in ("query", "key", "value")),
+    *((f"attn.{part}", f"attention.{part}.linear") for part in ("query", "key", "value")),
+    ("attn.proj", "attention.output"),
+    ("attn.rel_pe", "attention.relative_bias"),
+    ("drop_path_attn.scale", "attention_scale"),
+    ("drop_path_mlp.scale", "mlp_scale"),
+]
+_PERCEPTION = [
+    ("gn", "mlp_norm"),
+    ("ln", "norm"),
+    ("psi", "gate"),
+    ("convw", "narrow"),
+    ("convkw", "wide"),
+    ("fc", "instant"),
+    ("global_fc", "context"),
+    ("drop_path_out", "perception_path"),
+    ("drop_path_mlp", "mlp_path"),
+]
+# Beginnings of names.
+_OPENTAD = [
+    ("projection.embed.#", "embedding.#"),
+    ("projection.stem.#", "stem.#"),
+    ("projection.branch.#", "pyramid.#"),
+    ("neck.fpn_norms.#", "neck.norms.#"),
+    ("rpn_head.cls_convs.#", "classification.layers.#"),
+    ("rpn_head.reg_convs.#", "boundary.layers.#"),
+    ("rpn_head.cls_head", "classification.predictor"),
+    ("rpn_head.reg_head", "boundary.predictor"),
+    ("rpn_head.scale.#.scale", "level_scales.#"),
+]
+_TRIDET = [
+    *((f"rpn_head.cls_{side}_convs.#", f"{side}.layers.#") for side in ("start", "end")),
+    *((f"rpn_head.cls_{side}_head", f"{side}.predictor") for side in ("start", "end")),
+]
+_VSGN = [
+    ("projection.stem_convs.conv", "embedding"),
+    ("projection.pyramid_convs.#.conv", "encoder.#"),
+    ("neck.levels_transit.0", "neck.top"),
+    ("neck.levels_enc.#.0", "neck.laterals.#"),
+    ("neck.levels_dec.#.0", "neck.upsamplings.#"),
+    ("neck.levels_fuse.#.0", "neck.fusions.#"),
+    ("rpn_head.cls_tower.#.0", "classification.convs.#"),
+    ("rpn_head.cls_tower.#.1", "classification.norms.#"),
+    ("rpn_head.reg_tower.#.0", "regression.convs.#"),
+    ("rpn_head.reg_tower.#.1", "regression.norms.#"),
+    ("rpn_head.cls_head", "classification.predictor"),
+    ("rpn_head.reg_head", "regression.predictor"),
+    ("rpn_head.tem_head.tem.#.0.conv", "evaluation.#.0"),
+    ("rpn_head.tem_head.tem.#.1.conv", "evaluation.#.2"),
+    *((f"roi_head.{side}_conv.0", f"{side}_adjustment.conv") for side in ("start", "end")),
+    *((f"roi_head.{side}_conv.2", f"{side}_adjustment.predictor") for side in ("start", "end")),
+]
+_ACTIONFORMER_RELEASE = [
+    # Ours within ours come first, for the way back.
+    ("backbone.embd_norm.#", "embedding.#.norm"),
+    ("backbone.embd.#", "embedding.#"),
+    ("backbone.stem.#", "stem.#"),
+    ("backbone.branch.#", "pyramid.#"),
+    ("neck.lateral_convs.#.conv", "neck.laterals.#"),
+    ("neck.fpn_convs.#.conv", "neck.convs.#"),
+    ("neck.fpn_norms.#", "neck.norms.#"),
+    ("cls_head.norm.#", "classification.layers.#.norm"),
+    ("cls_head.head.#", "classification.layers.#"),
+    ("cls_head.cls_head.conv", "classification.predictor"),
+    ("reg_head.norm.#", "boundary.layers.#.norm"),
+    ("reg_head.head.#", "boundary.layers.#"),
+    ("reg_head.offset_head.conv", "boundary.predictor"),
+    ("reg_head.scale.#.scale", "level_scales.#"),
+]
+
+
+def _blocks(table: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]:
+    """A table of parts of blocks for those of stem and pyramid."""
+    places = ((f"{where}.stem.#", "stem.#"), (f"{where}.branch.#", "pyramid.#"))
+    return [(f"{theirs}.{one}", f"{ours}.{other}") for theirs, ours in places for one, other in table]
+
+
+_TABLES = {
+    # OpenTAD's ActionFormer, TriDet and VSGN.
+    "opentad": [*_blocks(_TRANSFORMER, "projection"), *_OPENTAD],
+    "tridet": [*_blocks(_PERCEPTION, "projection"), *_TRIDET, *_OPENTAD],
+    "vsgn": _VSGN,
+    # actionformer_release's own.
+    "actionformer": [*_blocks(_TRANSFORMER, "backbone"), *_ACTIONFORMER_RELEASE],
+}
+
+
+def _rule(name: str, other: str) -> tuple[str, str]:
+    return f"^{re.escape(name)}(?=\\.|$)".replace(r"\#", r"(\d+)"), other.replace("#", r"\1")
+
+
+def _rules(project: str, back: bool) -> Rules:
+    return [_rule(ours, theirs) if back else _rule(theirs, ours) for theirs, ours in _TABLES[project]]
+
+
+HEADS = {project: _rules(project, back=False) for project in _TABLES}
+"""From a project's names of a head's tensors to ours."""
+
+HEADS_BACK = {project: _rules(project, back=True) for project in _TABLES}
+"""From our names of a head's tensors to a project's."""
 
 # From OpenTAD's and mmaction2's Video Swin to torchvision's.
 SWIN: Rules = [
@@ -17,88 +126,30 @@ SWIN: Rules = [
     (r"\.mlp\.fc1\.", ".mlp.0."),
     (r"\.mlp\.fc2\.", ".mlp.3."),
 ]
+# And back; the last norm has a number there.
+SWIN_BACK: Rules = [
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+    (r"^features\.(\d*[02468])\.", lambda m: f"layers.{int(m[1]) // 2}.blocks."),
+    (r"^features\.(\d+)\.", lambda m: f"layers.{int(m[1]) // 2}.downsample."),
+]
+SWIN_BACK_REWIRED: Rules = [
+    *SWIN_BACK,
+    (r"(\.blocks\.\d+\.)(norm1|attn)\.", r"\1inv_block.Fm.\2."),
+    (r"(\.blocks\.\d+\.)(norm2|mlp)\.", r"\1inv_block.Gm.\2."),
+]
 
-# From OpenTAD's rewired SlowFast to mmaction2's, whose names are ours.
+# From OpenTAD's rewired SlowFast to mmaction2's, whose names are ours; and back.
 SLOWFAST: Rules = [(r"\.blocks\.(\d+)\.(?:(?:inv_block\.)?Fm\.)?", r".\1.")]
-
-_BLOCKS: Rules = [
-    (r"\bln1\b", "attention_norm"),
-    (r"\bln2\b", "mlp_norm"),
-    (r"\battn\.(query|key|value)_conv\.conv\b", r"attention.\1.conv"),
-    (r"\battn\.(query|key|value)_norm\b", r"attention.\1.norm"),
-    (r"\battn\.(query|key|value)\b(?!\.(conv|norm))", r"attention.\1.linear"),
-    (r"\battn\.proj\b", "attention.output"),
-    (r"\bdrop_path_attn\.scale\b", "attention_scale"),
-    (r"\bdrop_path_mlp\.scale\b", "mlp_scale"),
-    (r"\bfpn_norms\b", "norms"),
-    (r"\bscale\.(\d+)\.scale\b", r"level_scales.\1"),
+SLOWFAST_BACK_REWIRED: Rules = [
+    (r"(\.layer\d+)\.0\.(conv\d)\.", r"\1.blocks.0.Fm.\2."),
+    (r"(\.layer\d+)\.0\.downsample\.", r"\1.blocks.0.downsample."),
+    (r"(\.layer\d+)\.(\d+)\.(conv\d)\.", r"\1.blocks.\2.inv_block.Fm.\3."),
 ]
-_OPENTAD: Rules = [
-    *_BLOCKS,
-    (r"^projection\.embed\.", "embedding."),
-    (r"^projection\.stem\.", "stem."),
-    (r"^projection\.branch\.", "pyramid."),
-    (r"^rpn_head\.cls_convs\.", "classification.layers."),
-    (r"^rpn_head\.reg_convs\.", "boundary.layers."),
-    (r"^rpn_head\.cls_head\.", "classification.predictor."),
-    (r"^rpn_head\.reg_head\.", "boundary.predictor."),
-    (r"^rpn_head\.", ""),
-]
-HEADS: dict[str, Rules] = {
-    # OpenTAD's ActionFormer, TriDet and VSGN.
-    "opentad": _OPENTAD,
-    "tridet": [
-        (r"\bln\b", "norm"),
-        (r"\bgn\b", "mlp_norm"),
-        (r"\bpsi\b", "gate"),
-        (r"\bconvw\b", "narrow"),
-        (r"\bconvkw\b", "wide"),
-        (r"\bfc\b", "instant"),
-        (r"\bglobal_fc\b", "context"),
-        (r"\bdrop_path_out\b", "perception_path"),
-        (r"\bdrop_path_mlp\b", "mlp_path"),
-        (r"^rpn_head\.cls_(start|end)_convs\.", r"\1.layers."),
-        (r"^rpn_head\.cls_(start|end)_head\.", r"\1.predictor."),
-        *_OPENTAD,
-    ],
-    "vsgn": [
-        (r"^projection\.stem_convs\.conv\.", "embedding."),
-        (r"^projection\.pyramid_convs\.(\d+)\.conv\.", r"encoder.\1."),
-        (r"^neck\.levels_transit\.0\.", "neck.top."),
-        (r"^neck\.levels_enc\.(\d+)\.0\.", r"neck.laterals.\1."),
-        (r"^neck\.levels_dec\.(\d+)\.0\.", r"neck.upsamplings.\1."),
-        (r"^neck\.levels_fuse\.(\d+)\.0\.", r"neck.fusions.\1."),
-        (r"^rpn_head\.cls_tower\.(\d+)\.0\.", r"classification.convs.\1."),
-        (r"^rpn_head\.cls_tower\.(\d+)\.1\.", r"classification.norms.\1."),
-        (r"^rpn_head\.reg_tower\.(\d+)\.0\.", r"regression.convs.\1."),
-        (r"^rpn_head\.reg_tower\.(\d+)\.1\.", r"regression.norms.\1."),
-        (r"^rpn_head\.cls_head\.", "classification.predictor."),
-        (r"^rpn_head\.reg_head\.", "regression.predictor."),
-        (r"^rpn_head\.tem_head\.tem\.(\d+)\.0\.conv\.", r"evaluation.\1.0."),
-        (r"^rpn_head\.tem_head\.tem\.(\d+)\.1\.conv\.", r"evaluation.\1.2."),
-        (r"^roi_head\.(start|end)_conv\.0\.", r"\1_adjustment.conv."),
-        (r"^roi_head\.(start|end)_conv\.2\.", r"\1_adjustment.predictor."),
-    ],
-    # actionformer_release's own.
-    "actionformer": [
-        *_BLOCKS,
-        (r"^backbone\.embd\.", "embedding."),
-        (r"^backbone\.embd_norm\.(\d+)\.", r"embedding.\1.norm."),
-        (r"^backbone\.stem\.", "stem."),
-        (r"^backbone\.branch\.", "pyramid."),
-        (r"^cls_head\.head\.", "classification.layers."),
-        (r"^reg_head\.head\.", "boundary.layers."),
-        (r"^cls_head\.norm\.(\d+)\.", r"classification.layers.\1.norm."),
-        (r"^reg_head\.norm\.(\d+)\.", r"boundary.layers.\1.norm."),
-        (r"^cls_head\.cls_head\.conv\.", "classification.predictor."),
-        (r"^reg_head\.offset_head\.conv\.", "boundary.predictor."),
-        (r"^reg_head\.", ""),
-    ],
-}
 
 
 def renamed(name: str, rules: Rules) -> str:
-    """Returns our name of a tensor; the name as it is where no rule fits."""
+    """Returns another name of a tensor; the name as it is where no rule fits."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

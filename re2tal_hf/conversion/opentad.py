@@ -11,8 +11,9 @@ from torch import Tensor
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALModel
 from .backbones import FoundBackbone, find_backbone
 from .converted_model import Plan
-from .heads import FILLS, NEEDED, head_settings, input_size
+from .heads import FILLS, NEEDED, features_settings, head_settings, input_size
 from .names import head_name, renamed
+from .opentad_export import PROJECTS
 from .opentad_options import opentad_settings
 from .options_file import Options
 from .settings import Settings
@@ -48,20 +49,23 @@ def plan_opentad(source: Source, options: Options | None, given: Mapping[str, An
     backbone = find_backbone(source.tensors)
     parts = {name: tensor for name, tensor in source.tensors.items() if name.startswith(HEAD_PARTS)}
     head = _kind_of_head(source.name, parts) if parts else None
-    if backbone is None:
-        what = "a head alone, trained on features: a model needs a backbone" if head else "neither backbone nor head"
-        raise ValueError(f"{source.name} holds {what} of OpenTAD (Video Swin, SlowFast; ActionFormer, TriDet, VSGN).")
+    if backbone is None and (head is None or any(name.startswith("backbone.") for name in source.tensors)):
+        raise ValueError(f"{source.name} holds none of OpenTAD's backbones that are known, Video Swin and SlowFast.")
     settings = Settings(source.name)
-    needed = list(backbone.needed)
-    settings.add(backbone.settings, "the weights")
-    names = _backbone_names(source.tensors, backbone, "backbone." if head is None else "model.backbone.")
+    needed, names = [], {}
+    if backbone is not None:
+        needed += backbone.needed
+        settings.add(backbone.settings, "the weights")
+        names = _backbone_names(source.tensors, backbone, "backbone." if head is None else "model.backbone.")
     if head is not None:
-        ours = {name: head_name("opentad" if head == "actionformer" else head, name) for name in parts}
-        ours.pop(NORMALIZER, None)
-        tensors = {ours[name]: parts[name] for name in ours}
+        ours = {name: head_name(PROJECTS[head], name) for name in parts if name != NORMALIZER}
+        tensors = {new: parts[name] for name, new in ours.items()}
         settings.add(head_settings(head, tensors), "the weights")
         settings.add(OF_THE_CODE[head], "OpenTAD's code")
-        _check_features(source.name, backbone, input_size(tensors))
+        if backbone is None:
+            settings.add(features_settings(tensors), "the weights")
+        else:
+            _check_features(source.name, backbone, input_size(tensors))
         needed += [f"head_config.{name}" for name in NEEDED[head]]
         names |= {name: f"head.{new}" for name, new in ours.items()}
         if NORMALIZER in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..value_checks import shown
-from .options_file import Options
+from .options_file import Options, one_window
 
 Numbers = list[int] | list[float]
 # Names of a setting there, in its part of the config, and here, with the default there.
@@ -123,12 +123,8 @@ def _head(options: Options, head: str) -> dict[str, Any]:
         windows = options.get("model.projection.sgp_win_size", int | list[int])
         same = isinstance(windows, list) and len(set(windows)) == 1
         return found | ({} if windows is None else {"head_config.window": windows[0] if same else windows})
-    window = options.get("model.projection.attn_cfg.n_mha_win_size", int | list[int])
-    widths = set(window) if isinstance(window, list) else {window}
-    if len(widths) > 1:
-        raise ValueError(f"{options.source}: n_mha_win_size is {shown(window)}; ours is one number for all levels.")
-    if (width := widths.pop()) is not None:
-        found["head_config.attention_window"] = width if width > 1 else None
+    if options.get("model.projection.attn_cfg.n_mha_win_size", Any) is not None:
+        found["head_config.attention_window"] = one_window(options, "model.projection.attn_cfg.n_mha_win_size")
     return found
 
 

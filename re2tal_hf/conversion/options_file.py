@@ -83,6 +83,20 @@ def read_options(path: Path) -> Options:
     return Options(values, str(path))
 
 
+def one_window(options: Options, place: str) -> int | None:
+    """Returns the width of a local attention that all levels have; None for a full one, also where nothing is said.
+
+    Raises:
+        ValueError: if levels differ.
+    """
+    window = options.get(place, int | list[int])
+    widths = set(window) if isinstance(window, list) else {window}
+    if len(widths) != 1:
+        raise ValueError(f"{options.source}: {place} is {shown(window)}; ours is one number for all levels.")
+    width = widths.pop()
+    return width if width is not None and width > 1 else None
+
+
 def _read_python(path: Path, above: list[Path]) -> dict[str, Any]:
     if path.resolve() in above or len(above) > MAX_BASES:
         raise ValueError(f"{path} names itself as its _base_.")

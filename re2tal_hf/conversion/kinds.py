@@ -7,6 +7,7 @@ from typing import Any
 
 from .actionformer import plan_actionformer
 from .converted_model import Plan
+from .mmaction2 import plan_mmaction2
 from .opentad import plan_opentad
 from .options_file import Options
 from .source import Source
@@ -14,5 +15,6 @@ from .source import Source
 KINDS: dict[str, Callable[[Source, Options | None, Mapping[str, Any]], Plan]] = {
     "opentad": plan_opentad,
     "actionformer": plan_actionformer,
+    "mmaction2": plan_mmaction2,
 }
 """What plans the conversion of a checkpoint, from an options file and settings that the user names."""

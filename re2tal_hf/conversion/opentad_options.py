@@ -81,7 +81,7 @@ def opentad_settings(options: Options, head: str | None) -> dict[str, Any]:
     """
     if "model" not in options.values and {"projection", "rpn_head", "backbone"} & options.values.keys():
         options = Options({"model": options.values}, options.source)
-    found = _backbone(options)
+    found = backbone_settings(options)
     if head is not None:
         found |= _head(options, head) | _loss(options, head) | _processor(options)
         if stride := _feature_stride(options):
@@ -94,7 +94,8 @@ def _read(options: Options, part: str, section: str, table: list[tuple[str, str,
     return {f"{section}.{name}": value for name, value in values.items() if value is not None}
 
 
-def _backbone(options: Options) -> dict[str, Any]:
+def backbone_settings(options: Options) -> dict[str, Any]:
+    """Returns what a config of OpenTAD or mmaction2 says of the backbone, by the names of [`Settings`]."""
     # Of mmaction2's and OpenTAD's recognizers the network is a part; a config of the network alone has it outright.
     part = "model.backbone"
     if isinstance(options.get(f"{part}.backbone", Any), dict):

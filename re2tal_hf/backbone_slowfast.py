@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from .backbone_rates import at_feature_rate
 from .network_slowfast import (
     DEPTHS,
     Bottleneck,
@@ -75,28 +76,6 @@ def residual_stage(
     first, *others = cast("list[Bottleneck]", list(layer))
     branches = [residual_branch(block) for block in others]
     return Stage(FirstBlock(first, stem, lateral), branches, sources, activation=torch.relu, coupled_entry=True)
-
-
-def at_feature_rate(x: Tensor, stride: int, feature_stride: int, length: int) -> Tensor:
-    """Interpolates linearly between frames.
-
-    Args:
-        x: `[B, N, D]`; frame `i` stands for input frames `i * stride` to `(i + 1) * stride`.
-        stride: Input frames for each of the frames.
-        feature_stride: Input frames for each of the features.
-        length: Number of features.
-
-    Returns:
-        `[B, length, D]`, each feature at the middle of its own input frames.
-    """
-    if stride == feature_stride:
-        return x[:, :length]
-    last = x.shape[1] - 1
-    features = torch.arange(length, device=x.device)
-    place = (((features + 0.5) * feature_stride / stride) - 0.5).clamp(0, last)
-    before = place.long()
-    weight = (place - before).to(x.dtype)[:, None]
-    return torch.lerp(x[:, before], x[:, (before + 1).clamp(max=last)], weight)
 
 
 VARIANTS = [f"{depth}_{setting}" for depth in DEPTHS for setting in SETTINGS]

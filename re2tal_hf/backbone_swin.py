@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
+from .backbone_rates import at_feature_rate
 from .reversible import Stage
 from .rewiring import Architecture, register_backbone
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, Range
@@ -176,11 +177,13 @@ class VideoSwin(Architecture):
         dropout: Annotated[float, BELOW_ONE] = 0.0,
         attention_dropout: Annotated[float, BELOW_ONE] = 0.0,
         stochastic_depth_prob: Annotated[float, BELOW_ONE] = 0.1,
+        feature_stride: Annotated[int | None, COUNT] = None,
     ) -> SwinTransformer3d:
         """Builds a Video Swin without classifier.
 
-        `variant` is `"tiny"`, `"small"` or `"base"` and sets `embed_dim`, `depths` and `num_heads`. The other arguments
-        are torchvision's own; they win over the variant's.
+        `variant` is `"tiny"`, `"small"` or `"base"` and sets `embed_dim`, `depths` and `num_heads`. With a
+        `feature_stride`, a multiple of the patch's frames, the features are interpolated to one for so many frames. The
+        other arguments are torchvision's own; they win over the variant's.
         """
         sizes = _sizes({"variant": variant, "embed_dim": embed_dim, "depths": depths, "num_heads": num_heads})
         model = SwinTransformer3d(
@@ -194,6 +197,7 @@ class VideoSwin(Architecture):
             **sizes,
         )
         model.head = nn.Identity()
+        model.feature_stride = feature_stride or patch_size[0]
         return model
 
     def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
@@ -213,6 +217,12 @@ class VideoSwin(Architecture):
                     f"{where}num_heads[{stage}] is {count}, which does not divide the stage's {width * 2**stage} "
                     f"channels, embed_dim times {2**stage}."
                 )
+        frames = settings.get("patch_size", (2,))[0]
+        stride = settings.get("feature_stride") or frames
+        if stride % frames:
+            raise ValueError(
+                f"{where}feature_stride is {stride}; choose a multiple of {frames}, the frames of a patch."
+            )
         if int(width * settings.get("mlp_ratio", 4.0)) < 1:
             raise ValueError(f"{where}mlp_ratio is {settings['mlp_ratio']}; of {width} channels it leaves none.")
 
@@ -251,7 +261,13 @@ class VideoSwin(Architecture):
         return model.num_features
 
     def feature_stride(self, model: SwinTransformer3d) -> int:
-        return model.patch_embed.tuple_patch_size[0]
+        return cast(int, getattr(model, "feature_stride", model.patch_embed.tuple_patch_size[0]))
+
+    def temporal_features(self, model: SwinTransformer3d, features: Tensor) -> Tensor:
+        """Pools over space, and brings the features to their rate."""
+        pooled = super().temporal_features(model, features)
+        frames, stride = model.patch_embed.tuple_patch_size[0], self.feature_stride(model)
+        return at_feature_rate(pooled, frames, stride, -(-pooled.shape[1] * frames // stride))
 
 
 def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ DETECTORS = {
     "swin": (SWIN, "re2tal", ACTIONFORMER),
     "swin plain": (SWIN | {"depths": [1, 3], "patch_size": [4, 2, 2], "mlp_ratio": 2.0}, "none", ACTIONFORMER),
     "one stage": (SWIN | {"depths": [2], "num_heads": [1], "window_size": [4, 2, 5]}, "re2tal", ACTIONFORMER),
+    "fewer features": (SWIN | {"feature_stride": 4}, "re2tal", ACTIONFORMER),
     "slowfast": (SLOWFAST, "re2tal", ACTIONFORMER | {"num_levels": 3, "num_stem_layers": 1}),
     "slowfast plain": (SLOWFAST | {"stage_blocks": [2, 1, 1]}, "none", ACTIONFORMER | {"num_head_layers": 3}),
     "slowfast 50": (SLOWFAST | {"stage_blocks": [3, 4, 6, 3], "base_channels": 4}, "re2tal", ACTIONFORMER),
@@ -74,6 +75,8 @@ def told(model: Re2TALForTemporalActionLocalization) -> list[str]:
     told = {f"head_config.{name}": config.head_config.get(name) for name in NEEDED if name in config.head_config}
     if config.backbone_config["model_type"] == "slowfast":
         told |= {f"backbone_config.{n}": SLOWFAST[n] for n in ("resample_rate", "speed_ratio", "feature_stride")}
+    elif "feature_stride" in config.backbone_config:
+        told["backbone_config.feature_stride"] = config.backbone_config["feature_stride"]
     return [f"{name}={json.dumps(value)}" for name, value in told.items()]
 
 

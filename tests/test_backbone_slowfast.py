@@ -11,7 +11,7 @@ from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
-from re2tal_hf.backbone_slowfast import at_feature_rate
+from re2tal_hf.backbone_rates import at_feature_rate
 from re2tal_hf.conversion.names import slowfast_name
 from re2tal_hf.network_slowfast import FastOnly, SlowFast, SlowOnly
 from re2tal_hf.reversible import run_stages

@@ -230,3 +230,18 @@ def test_attention_is_the_same_with_and_without_gradients(precision):
     assert torch.equal(biased_attention(*inputs, dropout=0.0), expected)
     inputs[3].requires_grad_(False)
     assert torch.equal(biased_attention(*inputs, dropout=0.0), expected)
+
+
+def test_features_at_another_rate_are_those_of_the_network_interpolated():
+    """As OpenTAD interpolates the 384 steps of an ActivityNet video to 192 features."""
+    model, slow = build_backbone(SWIN).double(), build_backbone(SWIN | {"feature_stride": 4}).double()
+    slow.load_state_dict(model.state_dict())
+    videos = torch.randn(1, 16, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        features, found = model.video_features(videos), slow.video_features(videos)
+    expected = nn.functional.interpolate(features.mT, 4, mode="linear", align_corners=False).mT
+    assert_close(found, expected)
+    with torch.no_grad():
+        assert slow.video_features(videos[:, :9]).shape[1] == 3
+    with pytest.raises(ValueError, match="feature_stride is 3; choose a multiple of 2"):
+        build_backbone(SWIN | {"feature_stride": 3})

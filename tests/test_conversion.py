@@ -196,6 +196,13 @@ def test_settings_that_are_lacking_or_contradict_are_refused(settings, message, 
     assert message in refusal(capsys, source, *settings)
 
 
+def test_the_rate_of_slowfasts_features_is_asked_for(tmp_path, capsys):
+    model = detector("slowfast")
+    settings = [text for text in told(model) if "feature_stride" not in text]
+    source = write(tmp_path / "a.pth", opentad_state(model))
+    assert "does not say backbone_config.feature_stride" in refusal(capsys, source, *settings)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -94,6 +94,12 @@ def test_features_that_are_interpolated(tmp_path):
     }
 
 
+def test_features_of_swin_that_are_interpolated(tmp_path):
+    config = CONFIG.replace("scale_factor=2", "scale_factor=4")
+    found = opentad_settings(read_options(written(tmp_path, base=BASE, config=config)), "actionformer")
+    assert found["backbone_config.feature_stride"] == 4 and found["processor.num_frames"] == 2048
+
+
 def test_a_mapping_that_replaces_another(tmp_path):
     config = '_base_ = "base.py"\nmodel = dict(projection=dict(_delete_=True, arch=(1, 1, 1)))\n'
     options = read_options(written(tmp_path, base=BASE, config=config))

@@ -46,7 +46,14 @@ def test_a_model_carries_its_family_its_head_and_its_loss_as_they_are(tmp_path):
     code = code_in(tmp_path)
     changed = [name for name, text in code.items() if text != (PACKAGE / name).read_bytes()]
     assert changed == ["families.py"]
-    own = {"backbone_swin.py", "head.py", "head_actionformer.py", "head_layers.py", "head_pyramid.py"}
+    own = {
+        "backbone_rates.py",
+        "backbone_swin.py",
+        "head.py",
+        "head_actionformer.py",
+        "head_layers.py",
+        "head_pyramid.py",
+    }
     assert {name for name in code if name.startswith(("backbone_", "head", "network_"))} == own
     assert {name for name in code if name.startswith("loss_")} == {"loss_points.py", "loss_normalization.py"}
     # Nothing is left that no other file asks for.

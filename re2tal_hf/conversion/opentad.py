@@ -67,6 +67,9 @@ def plan_opentad(source: Source, options: Options | None, given: Mapping[str, An
         else:
             _check_features(source.name, backbone, input_size(tensors))
         needed += [f"head_config.{name}" for name in NEEDED[head]]
+        if backbone is not None and backbone.settings["backbone_config.model_type"] == "slowfast":
+            # Its features are interpolated to as many as the head takes.
+            needed.append("backbone_config.feature_stride")
         names |= {name: f"head.{new}" for name, new in ours.items()}
         if NORMALIZER in parts:
             names[NORMALIZER] = "criterion.normalizer"

@@ -150,7 +150,8 @@ def _loading(options: Options) -> dict[str, Any]:
 
 def _feature_stride(options: Options) -> dict[str, Any]:
     """Frames of a feature, where the network's own features are interpolated to another number."""
-    factor = _loading(options).get("scale_factor")
+    load = _loading(options)
+    factor = load.get("scale_factor", 1) if load else None
     kind = options.get("model.backbone.backbone.type", str, "")
     patch = options.get("model.backbone.backbone.patch_size", list[int], [2])
     if not isinstance(factor, int) or factor < 1 or ("Swin" in kind and factor == patch[0]):

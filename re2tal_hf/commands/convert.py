@@ -2,6 +2,7 @@
 
 re2tal convert epoch_119.pth --from opentad --options e2e_thumos_re2tal_actionformer_swin_tiny.py --output thumos
 re2tal convert invswin-tiny_k400.pth --from opentad --output k400     # a backbone, for training.pretrained_backbone
+re2tal convert Swin3D_T_Weights.KINETICS400_V1 --from library --output swin     # torchvision, transformers or timm
 re2tal convert runs/mine --to opentad --output mine.pth
 """
 
@@ -15,6 +16,7 @@ from transformers import AutoModel
 
 from ..conversion.converted_model import check_new, convert
 from ..conversion.kinds import KINDS
+from ..conversion.library import convert_library
 from ..conversion.opentad_export import save_for_opentad
 from ..conversion.options_file import read_options
 from ..conversion.settings import read_given
@@ -24,11 +26,16 @@ from ..data.whole_files import check_writable
 from ..training.model_source import explained, find_model
 from ._command import run_command
 
+LIBRARY = "library"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="the checkpoint: .pth, .pt, .bin, .ckpt or .safetensors; with --to a model")
+    parser.add_argument(
+        "source",
+        help="the checkpoint: .pth, .pt, .bin, .ckpt or .safetensors; of a library its name; with --to a model",
+    )
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--from", choices=KINDS, dest="kind", help="the project that it comes from")
+    way.add_argument("--from", choices=[*KINDS, LIBRARY], dest="kind", help="the project that it comes from")
     way.add_argument("--to", choices=["opentad"], help="the project whose checkpoint a model of ours becomes")
     parser.add_argument("--output", required=True, help="the folder to make; with --to the file")
     parser.add_argument(
@@ -48,12 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
         return _export(arguments.source, output)
     check_new(output)
     given = read_given(arguments.settings)
-    options = read_options(Path(arguments.options)) if arguments.options else None
-    source = read_source(Path(arguments.source), arguments.weights, arguments.license)
-    plan = KINDS[arguments.kind](source, options, given)
-    if arguments.labels:
-        plan.labels = [line for line in read_text(Path(arguments.labels)).splitlines() if line.strip()]
-    converted = convert(plan)
+    if arguments.kind == LIBRARY:
+        converted = convert_library(arguments.source, given, arguments.license)
+    else:
+        options = read_options(Path(arguments.options)) if arguments.options else None
+        source = read_source(Path(arguments.source), arguments.weights, arguments.license)
+        plan = KINDS[arguments.kind](source, options, given)
+        if arguments.labels:
+            plan.labels = [line for line in read_text(Path(arguments.labels)).splitlines() if line.strip()]
+        converted = convert(plan)
     converted.save(output)
     print("\n".join([*converted.lines(), f"saved in {output}"]))
     return 0

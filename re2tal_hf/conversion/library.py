@@ -75,12 +75,12 @@ def backbone_of(name: str) -> dict[str, Any]:
     if Path(name).is_dir():
         check_json(Path(name))
     try:
-        values = PreTrainedConfig.get_config_dict(name)[0]
+        values: Any = PreTrainedConfig.get_config_dict(name)[0]
     except OSError as error:
         raise ValueError(f"{name} has no config.json of transformers: {' '.join(str(error).split())[:200]}") from error
-    model_type = values.get("model_type")
-    config_class = getattr(BACKBONES.get(str(model_type)), "config_class", None)
+    family = values.get("model_type")
+    config_class = getattr(BACKBONES.get(str(family)), "config_class", None)
     if config_class is None:
-        raise ValueError(f"{name} is of type {shown(model_type)}, which is no family of transformers that is known.")
+        raise ValueError(f"{name} is of type {shown(family)}, which is no family of transformers that is known.")
     known = fields_of(config_class)
-    return {"model_type": model_type} | {key: value for key, value in values.items() if key in known}
+    return {"model_type": family, **{key: value for key, value in values.items() if key in known}}

@@ -82,5 +82,5 @@ def backbone_of(name: str) -> dict[str, Any]:
     config_class = getattr(BACKBONES.get(str(family)), "config_class", None)
     if config_class is None:
         raise ValueError(f"{name} is of type {shown(family)}, which is no family of transformers that is known.")
-    known = fields_of(config_class)
-    return {"model_type": family, **{key: value for key, value in values.items() if key in known}}
+    own = fields_of(config_class)
+    return {"model_type": family, **{key: value for key, value in values.items() if key in own}}

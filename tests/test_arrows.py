@@ -12,7 +12,14 @@ MODULES = {
     if "metrics" not in path.parts  # loadable on its own
 }
 # Lower ones first; a floor may import from those before it and from its own files.
-FLOORS = [[""], ["data", "licensing"], ["training"], ["conversion", "publishing"], ["demo"], ["commands"]]
+FLOORS = [
+    [""],
+    ["data", "data/annotation_formats", "licensing"],
+    ["training"],
+    ["conversion", "publishing"],
+    ["demo"],
+    ["commands"],
+]
 
 
 @cache

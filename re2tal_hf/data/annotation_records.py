@@ -51,6 +51,14 @@ class Record:
     path: Path | HubVideo | None = None
     folders: tuple[str, ...] = ()
 
+    def widen_points(self, width: float) -> None:
+        """Gives actions that start where they end so many seconds about that time, within the video."""
+        last = math.inf if self.duration is None else self.duration
+        for index, (start, end) in enumerate(self.segments):
+            if start == end:
+                first, final = (min(max(start + side * width / 2, 0.0), last) for side in (-1, 1))
+                self.segments[index] = (first, final)
+
 
 def parse_record(video_id: Any, entry: Any, source: str | Path) -> Record:
     """Reads what a file says of one video: an object with `annotations` or `actions`, or a list of them alone.
@@ -117,6 +125,29 @@ def check_case(labels: Iterable[str], source: str | Path) -> None:
             )
 
 
+def parse_seconds(value: Any, where: str) -> float:
+    """Seconds as a number, as its text, or as a timecode (1:02:03.5).
+
+    Raises:
+        AnnotationError: It is none of them; `where` stands before the message.
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Of whole numbers there is no largest one.
+        seconds = float(value) if abs(value) <= _MAX_SECONDS else math.inf
+    elif isinstance(value, str) and (number := _NUMBER.fullmatch(value.strip())):
+        seconds = float(number[1])
+    elif isinstance(value, str) and (timecode := _TIMECODE.fullmatch(value.strip())):
+        hours, minutes = int(timecode[1] or 0), int(timecode[2])
+        if not timecode[1] or minutes < 60:
+            seconds = 3600 * hours + 60 * minutes + float(timecode[3].replace(",", "."))
+    if not abs(seconds) <= _MAX_SECONDS:
+        raise AnnotationError(
+            f"{where}: {shown(value)} is not a number of seconds of a video, nor a timecode such as 1:02:03.5"
+        )
+    return seconds
+
+
 def _subset(subset: Any, where: str) -> str:
     if not isinstance(subset, str | None):
         raise AnnotationError(f'{where}: "subset" is {shown(subset)}; it must be a name, such as "training"')
@@ -126,7 +157,7 @@ def _subset(subset: Any, where: str) -> str:
 def _duration(duration: Any, where: str) -> float | None:
     if duration is None:
         return None
-    seconds = _seconds(duration, f"{where}: duration")
+    seconds = parse_seconds(duration, f"{where}: duration")
     if seconds <= 0:
         raise AnnotationError(f"{where}: duration {seconds:g} is not positive; leave it out")
     return seconds
@@ -151,7 +182,7 @@ def _add_action(record: Record, action: Any, where: str) -> None:
         record.found.append(("label_spelling", f"{record.video_id} {label!r:.80}"))
     if not isinstance(times, list) or len(times) != 2:
         raise AnnotationError(f'{where}: "segment" must be [start, end] in seconds, not {shown(times)}')
-    start, end = (_seconds(time, f"{where}: segment") for time in times)
+    start, end = (parse_seconds(time, f"{where}: segment") for time in times)
     record.labels.append(name)
     record.label_ids.append(None if label_id is None else _class_id(label_id, where))
     record.segments.append((start, end))
@@ -174,22 +205,3 @@ def _class_id(value: Any, where: str) -> int:
             f'{where}: no usable "label" (a name) or "label_id" (a whole number, 0 or more): {shown(value)}'
         )
     return int(value)
-
-
-def _seconds(value: Any, where: str) -> float:
-    """Seconds as a number, as its text, or as a timecode (1:02:03.5)."""
-    seconds = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # Of whole numbers there is no largest one.
-        seconds = float(value) if abs(value) <= _MAX_SECONDS else math.inf
-    elif isinstance(value, str) and (number := _NUMBER.fullmatch(value.strip())):
-        seconds = float(number[1])
-    elif isinstance(value, str) and (timecode := _TIMECODE.fullmatch(value.strip())):
-        hours, minutes = int(timecode[1] or 0), int(timecode[2])
-        if not timecode[1] or minutes < 60:
-            seconds = 3600 * hours + 60 * minutes + float(timecode[3].replace(",", "."))
-    if not abs(seconds) <= _MAX_SECONDS:
-        raise AnnotationError(
-            f"{where}: {shown(value)} is not a number of seconds of a video, nor a timecode such as 1:02:03.5"
-        )
-    return seconds

@@ -177,11 +177,9 @@ def read_label_names(path: str | Path) -> list[str]:
 
 
 def _annotated_video(record: Record, class_ids: dict[str | int, int], point_width: float | None) -> AnnotatedVideo:
-    segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
     if point_width is not None:
-        points = segments[:, 0] == segments[:, 1]
-        widened = segments[points] + np.array([-0.5, 0.5]) * point_width
-        segments[points] = widened.clip(0, record.duration)
+        record.widen_points(point_width)
+    segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
     labels = [class_ids[label] for label in record.labels]
     return AnnotatedVideo(record.video_id, record.subset or "", record.path, record.duration, segments, labels)
 

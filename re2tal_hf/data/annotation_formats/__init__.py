@@ -1,0 +1,1 @@
+"""Annotations in the files of other tools, one file a format."""

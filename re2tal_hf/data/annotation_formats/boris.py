@@ -1,0 +1,153 @@
+"""BORIS: projects (.boris), and tables of events, aggregated or tabular, as its user guide describes them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from .annotation_file import AnnotationFile, Videos
+from .format import Format
+from .separated import cell, first_rows, rows_of
+
+
+class _Event(NamedTuple):
+    """A time at which a behaviour starts or stops, or a point; those of one `key` start and stop in turns."""
+
+    time: float
+    key: tuple[str, ...]
+    label: str
+    is_state: bool
+    place: str
+
+
+def recognises_project(file: AnnotationFile) -> bool:
+    return isinstance(file.json, dict) and {"observations", "behaviors_conf"} <= file.json.keys()
+
+
+def read_project(file: AnnotationFile) -> Videos:
+    """Reads the events of all observations of media; a behaviour is a class, whoever shows it."""
+    kinds = {}
+    for key, behavior in file.get(file.json, "behaviors_conf", dict, "project").items():
+        place = f"behaviors_conf {key[:50]!r}"
+        kinds[file.get(behavior, "code", str, place)] = file.get(behavior, "type", str, place)
+    videos = Videos()
+    for name, observation in file.get(file.json, "observations", dict, "project").items():
+        place = f"observation {name[:50]!r}"
+        file.get(file.json["observations"], name, dict, "observations")
+        if observation.get("type") not in ("MEDIA", None):
+            file.notes.append(f"{place} is of no video and was passed over")
+            continue
+        media = _media(file, observation, place)
+        for video_id, length in media:
+            videos.add_video(video_id, length)
+        events = []
+        for number, event in enumerate(file.get(observation, "events", list, place)):
+            where = f"{place}, event {number}"
+            if not isinstance(event, list) or len(event) < 3:
+                raise file.error("it must be [time, subject, code, ...]", where)
+            code = file.label(event[2], where)
+            if event[2] not in kinds:
+                raise file.error(f"there is no behavior {code[:50]!r} in behaviors_conf", where)
+            key = (str(event[1]), code, str(event[3]) if len(event) > 3 else "")
+            is_state = kinds[event[2]].lower().startswith("state")
+            events.append(_Event(file.seconds(event[0], where), key, code, is_state, where))
+        for start, end, label, where in _actions(file, events):
+            video_id, shift = _file_at(file, media, start, end, where)
+            videos.add(video_id, start - shift, end - shift, label)
+    return videos
+
+
+def _media(file: AnnotationFile, observation: dict[str, Any], place: str) -> list[tuple[str, float | None]]:
+    """The videos that the first player shows, one after the other, with their lengths."""
+    players = file.get(observation, "file", dict, place)
+    paths = file.get(players, "1", list, f"{place}, file") if "1" in players else []
+    if not paths:
+        raise file.error("it has no media file in player 1", place)
+    info = observation.get("media_info")
+    lengths = info.get("length") if isinstance(info, dict) else None
+    media = []
+    for path in paths:
+        length = lengths.get(path) if isinstance(lengths, dict) and isinstance(path, str) else None
+        seconds = None if length is None else file.seconds(length, f"{place}, media_info.length")
+        media.append((file.video_id(path, f"{place}, file"), seconds))
+    return media
+
+
+def _file_at(
+    file: AnnotationFile, media: list[tuple[str, float | None]], start: float, end: float, place: str
+) -> tuple[str, float]:
+    """The video of an action and the time at which it starts in the queue of the player."""
+    shift = 0.0
+    for video_id, length in media[:-1]:
+        if length is None:
+            raise file.error("files in a queue, and media_info.length is missing; save it in BORIS again", place)
+        if start < shift + length:
+            if end > shift + length:
+                raise file.error("it reaches from one file of the queue into the next", place)
+            return video_id, shift
+        shift += length
+    return media[-1][0], shift
+
+
+def _actions(file: AnnotationFile, events: Iterable[_Event]) -> Iterable[tuple[float, float, str, str]]:
+    """Pairs the starts and stops of states; points start where they end."""
+    open_events: dict[tuple[str, ...], _Event] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        if not event.is_state:
+            yield event.time, event.time, event.label, event.place
+        elif (started := open_events.pop(event.key, None)) is None:
+            open_events[event.key] = event
+        else:
+            yield started.time, event.time, event.label, event.place
+    for event in open_events.values():
+        raise file.error(f"{event.label[:50]!r} starts at {event.time:g} s and does not stop", event.place)
+
+
+def _header(file: AnnotationFile) -> tuple[int, dict[str, int]] | None:
+    """The line of the header of a table of events, and its columns."""
+    for line, row in first_rows(file):
+        columns = {name: column for column, name in enumerate(row)}
+        if "Behavior" in columns and ({"Start (s)", "Stop (s)"} <= columns.keys() or "Time" in columns):
+            return line, columns
+    return None
+
+
+def recognises_table(file: AnnotationFile) -> bool:
+    return _header(file) is not None
+
+
+def read_table(file: AnnotationFile) -> Videos:
+    """Reads aggregated events (a row has start and stop) or tabular ones (a row is one of them)."""
+    header = _header(file)
+    if header is None:
+        raise file.error("there is no header with Behavior and either Start (s) and Stop (s), or Time")
+    head, columns = header
+    videos, events = Videos(), defaultdict(list)
+    name_column = next((columns[name] for name in _MEDIA_COLUMNS if name in columns), None)
+    for line, row in rows_of(file):
+        if line <= head:
+            continue
+        place = f"line {line}"
+        name = cell(row, name_column)
+        video_id = file.video_id(name.partition(";")[0], place) if name else file.own_video_id
+        label = file.label(cell(row, columns["Behavior"]), place)
+        kind = cell(row, columns.get("Behavior type", columns.get("Status"))).upper()
+        if "Start (s)" in columns:
+            start = file.seconds(cell(row, columns["Start (s)"]), place)
+            end = start if kind == "POINT" else file.seconds(cell(row, columns["Stop (s)"]), place)
+            videos.add(video_id, start, end, label)
+        else:
+            key = tuple(cell(row, columns.get(part)) for part in ("Observation id", "Subject", "Behavior"))
+            time = file.seconds(cell(row, columns["Time"]), place)
+            events[video_id].append(_Event(time, key, label, kind in ("START", "STOP"), place))
+    for video_id, of_video in events.items():
+        for start, end, label, _ in _actions(file, of_video):
+            videos.add(video_id, start, end, label)
+    return videos
+
+
+_MEDIA_COLUMNS = ("Media file name", "Media file", "Media file path")
+
+PROJECT = Format("boris", "a project of BORIS", recognises_project, read_project)
+TABLE = Format("boris-table", "a table of events of BORIS", recognises_table, read_table)

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.metrics.bootstrap import interval, resampled_map, resampled_videos
-from re2tal_hf.metrics.tal_map.tal_map import Segments
+from re2tal_hf.metrics.stored_detections import read_predictions, reference_segments
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -129,21 +129,7 @@ def resampled(folder: Path, recipe: Recipe) -> np.ndarray:
     """The mAP of a run's detections on the same draws of the validation videos for every run."""
     data = recipe.data
     truth = read_annotations(data.annotations, subset=data.validation_subset, video_folder=data.videos, repair=False)
-    numbers = {video.video_id: index for index, video in enumerate(truth.videos)}
-    ids = {name: index for index, name in enumerate(truth.label_names)}
-    found = json.loads((folder / "detections.json").read_text())["results"]
-    rows = [(numbers[video], row) for video, rows in found.items() for row in rows]
-    rows.sort(key=lambda entry: -entry[1]["score"])
-    predictions = Segments(
-        np.array([number for number, _ in rows], np.int64),
-        np.array([ids[row["label"]] for _, row in rows], np.int64),
-        np.array([row["segment"] for _, row in rows], np.float64).reshape(-1, 2),
-    )
-    references = Segments(
-        np.repeat(np.arange(len(truth.videos)), [len(video.labels) for video in truth.videos]),
-        np.concatenate([video.labels for video in truth.videos]).astype(np.int64),
-        np.concatenate([video.segments for video in truth.videos]).astype(np.float64),
-    )
+    predictions, references = read_predictions(folder / "detections.json", truth), reference_segments(truth)
     draws = resampled_videos(len(truth.videos), NUM_RESAMPLES)
     return resampled_map(predictions, references, np.array(THRESHOLDS), draws)
 

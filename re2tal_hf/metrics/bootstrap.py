@@ -34,18 +34,40 @@ def resampled_map(predictions: Segments, references: Segments, thresholds: Array
         float64 [R], mean over the thresholds of the mean over the classes that have an action in the draw; NaN where
         none has.
     """
+    return mean_over_classes(resampled_precisions(predictions, references, thresholds, draws)).mean(0)
+
+
+def resampled_precisions(predictions: Segments, references: Segments, thresholds: Array, draws: Array) -> Array:
+    """The average precision of each annotated class in each draw of videos.
+
+    Args:
+        predictions: Best first; the numbers of their videos are columns of `draws`.
+        references: The ground truth.
+        thresholds: float64 [T], temporal IoU.
+        draws: int64 [R, V], how often each draw has each video.
+
+    Returns:
+        float64 [T, C, R], classes in the order of their ids; NaN where the draw has no action of the class.
+    """
     hits = true_positives(predictions, references, thresholds)
-    totals = np.zeros(len(draws))
-    num_classes = np.zeros(len(draws), np.int64)
-    for class_id in np.unique(references.labels):
+    class_ids = np.unique(references.labels)
+    precisions = np.full((len(thresholds), len(class_ids), len(draws)), np.nan)
+    for column, class_id in enumerate(class_ids):
         actions = draws[:, references.videos[references.labels == class_id]].sum(1)
         of_class = predictions.labels == class_id
         weights = draws[:, predictions.videos[of_class]]
         ranks = weights.cumsum(1)
-        for hit in hits[:, of_class]:
-            totals += np.where(actions > 0, _average_precision(weights * hit, ranks, actions), 0.0) / len(thresholds)
-        num_classes += actions > 0
-    return np.divide(totals, num_classes, out=np.full(len(draws), np.nan), where=num_classes > 0)
+        for row, hit in enumerate(hits[:, of_class]):
+            found = _average_precision(weights * hit, ranks, actions)
+            precisions[row, column] = np.where(actions > 0, found, np.nan)
+    return precisions
+
+
+def mean_over_classes(precisions: Array) -> Array:
+    """float64 [T, R] from [T, C, R]: of the classes that are no NaN, and NaN where all are."""
+    there = ~np.isnan(precisions)
+    totals, counts = np.where(there, precisions, 0.0).sum(1), there.sum(1)
+    return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
 
 
 def _average_precision(found: Array, ranks: Array, actions: Array) -> Array:

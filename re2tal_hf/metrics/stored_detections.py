@@ -1,0 +1,81 @@
+"""Stored detections beside their annotations, as the tables that the metric measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.annotation_records import clean_label
+from ..data.annotation_set import AnnotationSet
+from ..data.json_files import read_json, some
+from ..data.subsets import check_actions
+from .tal_map.tal_map import Segments
+
+FORM = '{"results": {video_id: [{"label", "score", "segment": [start, end]}]}}'
+
+
+def read_predictions(path: Path, annotations: AnnotationSet) -> Segments:
+    """Reads a `detections.json`, as `re2tal evaluate` and trainings write them.
+
+    Args:
+        path: The file.
+        annotations: Of the videos that are measured; give the numbers of videos and classes.
+
+    Returns:
+        Best first, equal scores in the order of the annotated videos.
+
+    Raises:
+        ValueError: The file is of another form, or has videos or classes that the annotations have not.
+        OSError: It cannot be read.
+    """
+    content = read_json(path, FORM)
+    found = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(rows, list) for rows in found.values()):
+        raise ValueError(f"{path} is not of the form {FORM}.")
+    numbers = {video.video_id: number for number, video in enumerate(annotations.videos)}
+    if strangers := sorted(found.keys() - numbers.keys()):
+        raise ValueError(
+            f"{path} has {len(strangers)} videos that are not in the annotated subset ({some(strangers)}): "
+            "give the annotations and the subset that the run was measured by."
+        )
+    videos = sorted(found, key=numbers.__getitem__)
+    rows = [row for video in videos for row in found[video]]
+    names, scores, times = _columns(path, rows)
+    ids = {name: number for number, name in enumerate(annotations.label_names)}
+    if unknown := sorted(set(names) - ids.keys()):
+        raise ValueError(f"{path} has classes that the annotations have not ({some(unknown)}); these have {some(ids)}.")
+    order = np.argsort(-scores, kind="stable")
+    of_videos = np.repeat([numbers[video] for video in videos], [len(found[video]) for video in videos])
+    labels = np.array([ids[name] for name in names], np.int64)
+    return Segments(of_videos.astype(np.int64)[order], labels[order], times[order])
+
+
+def reference_segments(annotations: AnnotationSet) -> Segments:
+    """The annotated actions.
+
+    Raises:
+        AnnotationError: There is none.
+    """
+    check_actions(annotations, "that is measured")
+    videos = annotations.videos
+    return Segments(
+        np.repeat(np.arange(len(videos)), [len(video.labels) for video in videos]),
+        np.concatenate([video.labels for video in videos]).astype(np.int64),
+        np.concatenate([video.segments for video in videos]).astype(np.float64),
+    )
+
+
+def _columns(path: Path, rows: Sequence[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Labels, float64 [N] scores and float64 [N, 2] segments in seconds."""
+    try:
+        names = {row["label"]: clean_label(row["label"]) for row in rows}
+        scores = np.array([row["score"] for row in rows], np.float64).reshape(len(rows))
+        times = np.array([row["segment"] for row in rows], np.float64).reshape(len(rows), 2)
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is not of the form {FORM} ({type(error).__name__}: {error}).") from error
+    if not (np.isfinite(scores).all() and np.isfinite(times).all()):
+        raise ValueError(f"{path} has scores or times that are no finite numbers; measure the run again.")
+    return [names[row["label"]] for row in rows], scores, times

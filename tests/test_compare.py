@@ -49,7 +49,7 @@ def test_a_class_that_one_run_never_finds(files, capsys):
 def test_a_run_that_is_better_in_every_video(files, capsys):
     (files / "none.json").write_text(json.dumps({"results": {"a": []}}))
     assert main(arguments(files, "none")) == 0
-    assert "+1.0000, 95% interval +1.0000 to +1.0000: zero is outside, so that the second" in capsys.readouterr().out
+    assert "95% interval +1.0000 to +1.0000: zero is outside, so that the second" in capsys.readouterr().out
     assert main(arguments(files, "all", "none")) == 0
     assert "zero is outside, so that the first run is better" in capsys.readouterr().out
 

@@ -49,12 +49,16 @@ PACKAGE_FILES = (
     "recipes/README.md",
     "training/README.md",
     "*.py",
-    *(f"{folder}/*.py" for folder in ("commands", "conversion", "data", "demo", "licensing", "publishing", "training")),
+    *(
+        f"{folder}/*.py"
+        for folder in ("commands", "conversion", "data", "data/annotation_formats", "demo", "licensing")
+    ),
+    *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     "publishing/model_card_template.md",
     *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),
     *(f"recipes/{name}.yaml" for name in ("quickstart", "thumos14_slowfast_101", "thumos14_swin_tiny", "ut_clips")),
-    "recipes/ut_interaction.yaml",
+    *(f"recipes/{name}.yaml" for name in ("image_lite0", "ut_interaction")),
     "recipes/ut_interaction.md",
     *(f"metrics/tal_map/{name}" for name in METRIC_FILES),
 )

@@ -20,6 +20,7 @@ DUPLICATE_TOLERANCE = 1e-3  # seconds
 MAX_SETTINGS = 1000  # thresholds, or multiples of top_k
 MAX_PROPOSALS = 100_000
 MAX_SECONDS = 1e12
+MAX_PAIRS = 2**20  # overlaps computed at once
 MAX_OVERLAPS = 2**27  # 1 GiB: predictions times ground truth of one video, or max_proposals times all ground truth
 
 _DESCRIPTION = """\
@@ -108,6 +109,30 @@ class TalMap(evaluate.Metric):
             reference_urls=["https://github.com/activitynet/ActivityNet/tree/master/Evaluation"],
         )
 
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """Measures what is given together with what was added.
+
+        Args:
+            predictions: As in the class's inputs, or None for what was added.
+            references: The same.
+            **kwargs: The settings.
+
+        Returns:
+            The figures; None on all but the first of several processes.
+
+        Raises:
+            ValueError: If a field is missing or malformed; names the video and the field.
+        """
+        nothing_given = predictions is None and references is None
+        if nothing_given or self.writer is not None or self.num_process > 1:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        # What is all given at once need not go through evaluate's table, which takes longer than to measure it.
+        return self._compute(
+            predictions=_checked_rows(predictions, "predictions"),
+            references=_checked_rows(references, "references"),
+            **kwargs,
+        )
+
     def add(self, *, prediction=None, reference=None, **kwargs):
         """Adds one video's predictions, its ground truth, or both.
 
@@ -137,8 +162,8 @@ class TalMap(evaluate.Metric):
             ValueError: If a field is missing or malformed; names the video and the field.
         """
         rows = {
-            "predictions": _checked_rows(predictions, "predictions"),
-            "references": _checked_rows(references, "references"),
+            "predictions": _as_lists(_checked_rows(predictions, "predictions")),
+            "references": _as_lists(_checked_rows(references, "references")),
         }
         num_rows = max(1, *(len(column) for column in rows.values()))  # evaluate cannot store none
         for name, column in rows.items():
@@ -225,11 +250,16 @@ def temporal_iou(segments: np.ndarray, others: np.ndarray) -> np.ndarray:
     Returns:
         float64 [P, G]; 0 where the union is not positive (0/0 would compare as a match).
     """
-    starts = np.maximum(segments[:, None, 0], others[None, :, 0])
-    ends = np.minimum(segments[:, None, 1], others[None, :, 1])
+    return _overlaps_of_pairs(segments[:, None], others[None])
+
+
+def _overlaps_of_pairs(segments: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Temporal IoU of float64 [..., 2] with [..., 2], broadcast: each with the one at its place."""
+    starts = np.maximum(segments[..., 0], others[..., 0])
+    ends = np.minimum(segments[..., 1], others[..., 1])
     intersection = np.maximum(ends - starts, 0.0)
-    lengths, other_lengths = segments[:, 1] - segments[:, 0], others[:, 1] - others[:, 0]
-    union = lengths[:, None] + other_lengths[None, :] - intersection
+    lengths, other_lengths = segments[..., 1] - segments[..., 0], others[..., 1] - others[..., 0]
+    union = lengths + other_lengths - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
@@ -263,9 +293,10 @@ def true_positives(predictions: Segments, references: Segments, thresholds: np.n
         bool [T, N].
     """
     matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
-    for prediction_rows, reference_rows in _groups(predictions, references):
-        overlaps = temporal_iou(predictions.times[prediction_rows], references.times[reference_rows])
-        matched[:, prediction_rows] = _match(overlaps, thresholds)
+    rows, others, overlaps = _overlapping_pairs(predictions, references, thresholds.min())
+    for hits, threshold in zip(matched, thresholds, strict=True):
+        near = overlaps >= threshold
+        hits[_matched(rows[near], others[near], len(references.labels))] = True
     return matched
 
 
@@ -383,26 +414,65 @@ def _groups(predictions: Segments, references: Segments) -> Iterator[tuple[np.nd
         yield prediction_order[first:last], rows
 
 
-def _match(overlaps: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Greedy matching, best prediction first, each to the free ground truth that it overlaps most.
-
-    Args:
-        overlaps: float64 [P, G], predictions best first.
-        thresholds: float64 [T].
+def _overlapping_pairs(
+    predictions: Segments, references: Segments, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of a prediction and ground truth of its video and class that overlap enough.
 
     Returns:
-        bool [T, P], which predictions are true positives.
+        int64 [M] rows of predictions, ascending; int64 [M] rows of references, of one prediction by falling overlap
+        and then as listed; float64 [M] tIoU.
     """
-    matched = np.zeros((len(thresholds), len(overlaps)), dtype=bool)
-    free = np.ones((len(thresholds), overlaps.shape[1]), dtype=bool)
-    threshold_rows = np.arange(len(thresholds))
-    for row in np.flatnonzero((overlaps >= thresholds.min()).any(axis=1)):
-        eligible = free & (overlaps[row] >= thresholds[:, None])
-        best = np.where(eligible, overlaps[row], -1.0).argmax(axis=1)  # the first among equals
-        hit = eligible[threshold_rows, best]
-        matched[:, row] = hit
-        free[threshold_rows, best] &= ~hit
-    return matched
+    _, classes = np.unique(np.concatenate([predictions.labels, references.labels]), return_inverse=True)
+    keys = np.concatenate([predictions.videos, references.videos]) * (classes.max(initial=0) + 1) + classes
+    prediction_keys, reference_keys = np.split(keys, [len(predictions.labels)])
+    order = np.argsort(prediction_keys, kind="stable")
+    firsts = np.searchsorted(prediction_keys[order], reference_keys, side="left")
+    counts = np.searchsorted(prediction_keys[order], reference_keys, side="right") - firsts
+    parts = []
+    blocks = counts.cumsum() // MAX_PAIRS
+    for block in np.unique(blocks):
+        others = np.flatnonzero(blocks == block)
+        lengths = counts[others]
+        steps = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+        others = np.repeat(others, lengths)
+        rows = order[firsts[others] + steps]
+        overlaps = _overlaps_of_pairs(predictions.times[rows], references.times[others])
+        near = overlaps >= threshold
+        parts.append((rows[near], others[near], overlaps[near]))
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    rows, others, overlaps = (np.concatenate(column) for column in zip(*parts, strict=True))
+    ranked = np.lexsort((others, -overlaps, rows))
+    return rows[ranked], others[ranked], overlaps[ranked]
+
+
+def _matched(rows: np.ndarray, others: np.ndarray, num_references: int) -> np.ndarray:
+    """Greedy matching, best prediction first, each to the free ground truth that it overlaps most; all videos at once.
+
+    It is the one stable matching (Gale and Shapley, 1962) in which all ground truth prefers the better prediction:
+    in each round every prediction without one asks for its next choice, which goes to the best that asked so far.
+
+    Args:
+        rows: int64 [M], predictions of the pairs that may match, ascending.
+        others: int64 [M], their ground truth, best choice first.
+        num_references: How many there are.
+
+    Returns:
+        int64, the predictions that are matched.
+    """
+    nobody = len(rows)
+    holder = np.full(num_references, nobody)  # the pair of the best prediction that asked
+    asking = np.flatnonzero(np.diff(rows, prepend=-1))
+    while len(asking):
+        before = holder[others[asking]]
+        better = asking[asking < before]
+        holder[others[better[::-1]]] = better[::-1]  # of several the last written stays, the best
+        displaced = np.unique(before[(asking < before) & (before < nobody)])
+        refused = np.concatenate([asking[holder[others[asking]] != asking], displaced])
+        following = refused[refused < nobody - 1] + 1
+        asking = np.sort(following[rows[following] == rows[following - 1]])
+    return rows[holder[holder < nobody]]
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
@@ -507,7 +577,7 @@ def _shown(value: Any) -> str:
 
 
 def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[dict[str, Any]]:
-    """Plain, checked copies of what the user gave as predictions or references."""
+    """What the user gave as predictions or references, checked, with arrays of numbers."""
     listed = isinstance(rows, Iterable) and not isinstance(rows, str | bytes | Mapping) and not hasattr(rows, "dtype")
     if rows is not None and not listed:
         raise ValueError(f"{name} must be a list of one dict per video, got {_shown(rows)}")
@@ -528,8 +598,13 @@ def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[d
     return checked
 
 
-def _checked_fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, list]:
-    """Segments, labels and, of predictions, scores as plain lists of the declared types."""
+def _as_lists(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Checked rows with their arrays as the lists that evaluate's table takes."""
+    return [{name: value if name == "video_id" else value.tolist() for name, value in row.items()} for row in rows]
+
+
+def _checked_fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, np.ndarray]:
+    """Segments, labels and, of predictions, scores as arrays of the declared shapes."""
     arrays = {field: _checked_array(row[field], field, where) for field in _FEATURES[name] if field != "video_id"}
     segments = arrays["segments"]
     for field, array in arrays.items():
@@ -538,7 +613,7 @@ def _checked_fields(row: Mapping[str, Any], name: str, where: str) -> dict[str, 
     wrong = ~(np.abs(segments) <= MAX_SECONDS).all(axis=1)
     if wrong.any():
         raise ValueError(f"{where}: segments must be finite seconds, got {segments[wrong][0].tolist()}")
-    return {field: array.tolist() for field, array in arrays.items()}
+    return arrays
 
 
 def _checked_array(values: Any, field: str, where: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def main() -> None:
         began = time.process_time()
         curves = precision_recall_curves(predictions, truth, thresholds)
         seconds = {"from arrays": time.process_time() - began}
-        figures = [np.mean([[curve.average_precision for curve in row] for row in curves.values()])]
+        figures = [float(np.mean([[curve.average_precision for curve in row] for row in curves.values()]))]
         if not options.detections:
             rows = as_rows(predictions, num_videos, -np.arange(len(predictions.labels), dtype=float))
             metric = TalMap(keep_in_memory=True)
@@ -99,7 +99,7 @@ def main() -> None:
             seconds["plain loop"] = time.process_time() - began
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
-        print(f"{num_videos} x {per_video}: {shown}; peak {memory} MiB; mAP {[round(float(f), 10) for f in figures]}")
+        print(f"{num_videos} x {per_video}: {shown}; peak {memory} MiB; mAP {[round(f, 10) for f in figures]}")
 
 
 if __name__ == "__main__":

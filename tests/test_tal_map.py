@@ -303,6 +303,14 @@ def test_call_forms_agree(tal_map, tmp_path):
     assert in_memory.compute(predictions=PREDICTIONS, references=REFERENCES) == expected
 
 
+def test_what_is_given_at_once_goes_through_no_table(tal_map):
+    expected = tal_map.compute(predictions=PREDICTIONS, references=REFERENCES)
+    assert tal_map.writer is None and tal_map.data is None
+    tal_map.add_batch(predictions=PREDICTIONS, references=REFERENCES)
+    assert tal_map.writer is not None
+    assert tal_map.compute() == expected
+
+
 @pytest.mark.parametrize("convert", [np.asarray, torch.tensor], ids=["numpy", "torch"])
 def test_arrays_are_accepted(tal_map, convert):
     def converted(rows):

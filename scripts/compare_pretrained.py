@@ -67,7 +67,7 @@ def command(name: str, recipe: Iterable[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", f"re2tal_hf.commands.{name}", "--recipe", RECIPE, "--output", str(folder / "run")]
     environment = {"OMP_NUM_THREADS": "1", **MEMORY_KEPT, **os.environ}
-    with (folder / "output.txt").open("a") as log:
+    with (folder / "output.txt").open("a", encoding="utf-8") as log:
         ended = subprocess.run([*words, *recipe], env=environment, stdout=log, stderr=log)
     if ended.returncode:
         raise SystemExit(f"{folder}: the run ended with {ended.returncode}; see output.txt there.")
@@ -95,7 +95,7 @@ def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "seed": seed,
         "steps": steps(folder / "run"),
         "distillation_steps": distilled,
-        **json.loads((folder / "run" / "last" / "metrics.json").read_text()),
+        **json.loads((folder / "run" / "last" / "metrics.json").read_text(encoding="utf-8")),
         "curve": [[entry["epoch"], round(entry["map"], 4)] for entry in log if "map" in entry],
         "kept_mib": round(kept_mebibytes(folder / "run" / "last", recipe), 1),
         "peak_mib": round(max(entry["peak_memory_mib"] for entry in log)),
@@ -108,7 +108,8 @@ def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 def steps(run: Path) -> int:
     """Updates of a run; of an epoch's last batch what does not fill it is left out."""
     recipe = load_recipe(str(run / "recipe.yaml"))
-    windows = json.loads((run / "run.json").read_text())["training"]["videos"] * recipe.data.windows_per_video
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    windows = record["training"]["videos"] * recipe.data.windows_per_video
     return recipe.training.epochs * (windows // recipe.training.batch_size)
 
 
@@ -135,7 +136,7 @@ def resampled(folder: Path, recipe: Recipe) -> np.ndarray:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def of_way(lines: Iterable[Mapping[str, Any]], data: str, way: str) -> dict[int, Mapping[str, Any]]:
@@ -220,7 +221,8 @@ def report(results: Path) -> None:
     parts = []
     for data in sorted({line["data"] for line in lines}):
         parts += [f"## {data}", "", *table(lines, data), "", *class_table(lines, data), ""]
-    results.with_suffix(".md").write_text("\n".join(["# compare_pretrained.py", "", *parts]))
+    text = "\n".join(["# compare_pretrained.py", "", *parts])
+    results.with_suffix(".md").write_text(text, encoding="utf-8")
     draw(lines, results.with_suffix(".png"))
     print("\n".join(parts))
 
@@ -245,7 +247,7 @@ def main() -> int:
         for way in options.ways:
             if seed not in of_way(read_lines(options.results), options.data, way):
                 line = json.dumps(train(way, seed, options)) + "\n"
-                with options.results.open("a") as file:
+                with options.results.open("a", encoding="utf-8") as file:
                     file.write(line)
     report(options.results)
     return 0

@@ -118,7 +118,7 @@ def test_gradients_are_those_of_plain_autograd(case, dtype):
         assert not torch.equal(model.video_features(videos), model.video_features(videos))
     # Networks of small batch norms amplify rounding a thousandfold; that of the inversion is one more of them.
     truth = gradients(copy.deepcopy(model).double(), videos.double())
-    bound = min(gradient_noise(expected, truth), 1e-3)
+    bound = min(gradient_noise(expected, truth), 2e-4)
     for backprop in ("reversible", "checkpoint"):
         model.backprop = backprop
         assert_gradients_close(gradients(model, videos), expected, depth=depth_of(model), bound=bound)

@@ -153,6 +153,11 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
         default=MAX_LOST,
         help="largest share of actions outside their video or that end before they start; default %(default)s",
     )
+    add_point_width(parser)
+
+
+def add_point_width(parser: argparse.ArgumentParser) -> None:
+    """Adds `point_width`, for annotations of points in time."""
     parser.add_argument(
         "--point-width",
         type=number(float, POSITIVE),

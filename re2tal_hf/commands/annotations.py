@@ -18,7 +18,7 @@ from ..data.annotation_set import POINT_HINT
 from ..data.json_files import check_unique
 from ..data.whole_files import check_writable
 from ..value_checks import POSITIVE
-from ._command import number, run_command
+from ._command import add_point_width, number, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="frames a second, where files count frames and do not say it",
     )
     parser.add_argument("--unit", choices=UNITS, help="of the times in a table whose header does not name it")
-    parser.add_argument(
-        "--point-width",
-        type=number(float, POSITIVE),
-        metavar="SECONDS",
-        help="make segments of this width of actions that start where they end",
-    )
+    add_point_width(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

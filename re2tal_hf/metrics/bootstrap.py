@@ -24,11 +24,7 @@ def resampled_videos(num_videos: int, num_resamples: int, seed: int = 0) -> Arra
 def resampled_map(predictions: Segments, references: Segments, thresholds: Array, draws: Array) -> Array:
     """The mAP of each draw of videos, as if a video drawn twice were two videos.
 
-    Args:
-        predictions: Best first; the numbers of their videos are columns of `draws`.
-        references: The ground truth.
-        thresholds: float64 [T], temporal IoU.
-        draws: int64 [R, V], how often each draw has each video.
+    Takes what [`resampled_precisions`] takes.
 
     Returns:
         float64 [R], mean over the thresholds of the mean over the classes that have an action in the draw; NaN where

@@ -145,6 +145,7 @@ class SlowPathway(Pathway):
         fast_channels: Channels of the fast pathway's stem.
         fusion_kernel: Fast frames that a lateral kernel spans.
         speed_ratio: Fast frames for each slow one.
+        lateral_norm: See [`SlowFast`].
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class SlowPathway(Pathway):
         fast_channels: int,
         fusion_kernel: int,
         speed_ratio: int,
+        lateral_norm: bool,
     ):
         before = [fast_channels, *(fast_channels * EXPANSION * 2**i for i in range(len(stage_blocks) - 1))]
         super().__init__(stage_blocks, base_channels, 1, 2, lateral_channels=[2 * channels for channels in before])
@@ -166,7 +168,10 @@ class SlowPathway(Pathway):
                 padding=(fusion_kernel // 2, 0, 0),
                 bias=False,
             )
-            self.add_module(name, nn.Sequential(OrderedDict(conv=conv)))
+            layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+            if lateral_norm:
+                layers |= {"bn": nn.BatchNorm3d(2 * channels), "relu": nn.ReLU(inplace=True)}
+            self.add_module(name, nn.Sequential(layers))
 
     def _lateral_names(self) -> list[str]:
         return ["conv1_lateral", *(f"layer{i}_lateral" for i in range(1, self.num_stages))]
@@ -229,6 +234,7 @@ class SlowFast(nn.Module):
         resample_rate: Input frames for each frame of the slow pathway.
         speed_ratio: Frames of the fast pathway for each of the slow one's.
         fusion_kernel: Fast frames that a lateral connection spans; odd.
+        lateral_norm: Whether a lateral connection ends in a batch norm and a ReLU, as in PySlowFast and PyTorchVideo.
         feature_stride: Input frames for each temporal feature; by default `resample_rate`.
         num_classes: Size of the classifier; None for none.
         dropout: Before the classifier.
@@ -249,6 +255,7 @@ class SlowFast(nn.Module):
         resample_rate: Annotated[int, COUNT] = 8,
         speed_ratio: Annotated[int, COUNT] = 8,
         fusion_kernel: Annotated[int, COUNT] = 5,
+        lateral_norm: bool = False,
         feature_stride: Annotated[int | None, COUNT] = None,
         num_classes: Annotated[int | None, COUNT] = None,
         dropout: Annotated[float, BELOW_ONE] = 0.5,
@@ -263,7 +270,7 @@ class SlowFast(nn.Module):
         self.norm_eval = norm_eval
         blocks = stage_blocks or _blocks_of(depth)
         fast_channels = base_channels // channel_ratio
-        self.slow_path = SlowPathway(blocks, base_channels, fast_channels, fusion_kernel, speed_ratio)
+        self.slow_path = SlowPathway(blocks, base_channels, fast_channels, fusion_kernel, speed_ratio, lateral_norm)
         self.fast_path = Pathway(blocks, fast_channels, stem_kernel=5, first_temporal_stage=0)
         self.feature_size = self.slow_path.out_channels + self.fast_path.out_channels
         self.cls_head = _head(self.feature_size, num_classes, dropout)

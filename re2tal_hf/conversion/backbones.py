@@ -16,6 +16,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 from ..network_slowfast import DEPTHS, EXPANSION
 from ..value_checks import MAX_STAGES
 from .names import SLOWFAST, SWIN, Rules
+from .settings import Settings
 
 # A tensor that one family alone has, by its name behind the prefix.
 MARKS = {"video_swin": "patch_embed.proj.weight", "slowfast": "slow_path.conv1.conv.weight"}
@@ -136,10 +137,25 @@ def _slowfast(prefix: str, state: Mapping[str, Tensor]) -> FoundBackbone:
         "channel_ratio": base // fast,
         "fusion_kernel": state["slow_path.conv1_lateral.conv.weight"].shape[2],
     }
+    if "slow_path.conv1_lateral.bn.weight" in state:
+        settings["lateral_norm"] = True
     depth = next((depth for depth, stages in DEPTHS.items() if list(stages) == blocks), None)
     settings |= {"stage_blocks": blocks} if depth is None else {"depth": depth}
     needed = ["backbone_config.resample_rate", "backbone_config.speed_ratio"]
     return FoundBackbone(prefix, _named(settings, state), SLOWFAST, needed)
+
+
+def pool_every_frame(settings: Settings, origin: str) -> None:
+    """Gives each frame of the fast pathway a feature, whose mean is then that of the frames, as a classifier pools.
+
+    Args:
+        settings: Of a SlowFast; changed where they do not say its `feature_stride`.
+        origin: Who pools so.
+    """
+    rate, speed = (settings.values[f"backbone_config.{name}"] for name in ("resample_rate", "speed_ratio"))
+    if isinstance(rate, int) and isinstance(speed, int) and speed > 0:
+        settings.values.setdefault("backbone_config.feature_stride", max(rate // speed, 1))
+        settings.origins.setdefault("backbone_config.feature_stride", origin)
 
 
 def _counts(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..modeling_re2tal import Re2TALForVideoClassification, Re2TALModel
-from .backbones import find_backbone
+from .backbones import find_backbone, pool_every_frame
 from .converted_model import Plan
 from .names import renamed
 from .opentad_options import backbone_settings
@@ -58,7 +58,7 @@ def plan_mmaction2(source: Source, options: Options | None, given: Mapping[str, 
         settings.add({"num_labels": len(weight)}, "the weights")
         if settings.values["backbone_config.model_type"] == "slowfast":
             state[f"{CLASSIFIER}.weight"] = _slow_first(weight, backbone.settings["backbone_config.channel_ratio"])
-            _pool_every_frame(settings)
+            pool_every_frame(settings, "mmaction2's code")
     return Plan(
         source.name,
         Re2TALForVideoClassification if classifies else Re2TALModel,
@@ -73,11 +73,3 @@ def _slow_first(weight: Tensor, channel_ratio: int) -> Tensor:
     """The classifier's columns, which are the fast pathway's, then the slow one's; ours are the other way round."""
     fast = weight.shape[1] // (channel_ratio + 1)
     return torch.cat((weight[:, fast:], weight[:, :fast]), dim=1)
-
-
-def _pool_every_frame(settings: Settings) -> None:
-    """Gives each frame of the fast pathway a feature, whose mean is then that of the frames, as in mmaction2."""
-    rate, speed = (settings.values[f"backbone_config.{name}"] for name in ("resample_rate", "speed_ratio"))
-    if isinstance(rate, int) and isinstance(speed, int) and speed > 0:
-        settings.values.setdefault("backbone_config.feature_stride", max(rate // speed, 1))
-        settings.origins.setdefault("backbone_config.feature_stride", "mmaction2's code")

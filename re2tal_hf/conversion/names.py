@@ -148,6 +148,42 @@ SLOWFAST_BACK_REWIRED: Rules = [
 ]
 
 
+def _pathway(pathway: str) -> str:
+    return "fast_path" if int(pathway) else "slow_path"
+
+
+def _layer(number: str) -> str:
+    """Of a stage counted from the stem, which is 0."""
+    return f"layer{number}" if int(number) else "conv1"
+
+
+_CONVS = {"a": "conv1", "b": "conv2", "c": "conv3"}
+
+# From PySlowFast's and PyTorchVideo's SlowFast to ours.
+PYSLOWFAST: Rules = [
+    (r"^s1\.pathway(\d)_stem\.", lambda m: f"{_pathway(m[1])}.conv1."),
+    (r"^s(\d)\.pathway(\d)_res(\d+)\.", lambda m: f"{_pathway(m[2])}.layer{int(m[1]) - 1}.{m[3]}."),
+    (r"^s(\d)_fuse\.conv_f2s\.", lambda m: f"slow_path.{_layer(str(int(m[1]) - 1))}_lateral.conv."),
+    (r"^s(\d)_fuse\.bn\.", lambda m: f"slow_path.{_layer(str(int(m[1]) - 1))}_lateral.bn."),
+    (r"\.branch1(_bn)?\.", lambda m: f".downsample.{'bn' if m[1] else 'conv'}."),
+    (r"\.branch2\.([abc])(_bn)?\.", lambda m: f".{_CONVS[m[1]]}.{'bn' if m[2] else 'conv'}."),
+    (r"^head\.projection\.", "classifier."),
+]
+PYTORCHVIDEO: Rules = [
+    (r"^blocks\.0\.multipathway_blocks\.(\d)\.", lambda m: f"{_pathway(m[1])}.conv1."),
+    (
+        r"^blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d+)\.",
+        lambda m: f"{_pathway(m[2])}.layer{m[1]}.{m[3]}.",
+    ),
+    (r"^blocks\.(\d)\.multipathway_fusion\.", lambda m: f"slow_path.{_layer(m[1])}_lateral."),
+    (r"\.conv_fast_to_slow\.", ".conv."),
+    (r"\.branch1_(conv|norm)\.", r".downsample.\1."),
+    (r"\.branch2\.(conv|norm)_([abc])\.", lambda m: f".{_CONVS[m[2]]}.{m[1]}."),
+    (r"\.norm\.", ".bn."),
+    (r"^blocks\.\d\.proj\.", "classifier."),
+]
+
+
 def renamed(name: str, rules: Rules) -> str:
     """Returns another name of a tensor; the name as it is where no rule fits."""
     for pattern, replacement in rules:

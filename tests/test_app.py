@@ -399,6 +399,7 @@ def test_models_that_cost_too_much_are_refused_first(tmp_path: Path, change: dic
     assert time.process_time() - start < 30  # a hundredth of it here; what it refuses takes hours
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_window_of_every_architecture_is_counted(case: Any) -> None:
     heads = ("actionformer", "tridet", "vsgn")

@@ -88,6 +88,7 @@ def test_rewiring_and_training_keep_the_keys(case):
     assert all(a is b for a, b in zip(rewired.parameters(), parameters, strict=True))
 
 
+@pytest.mark.training
 @every_case
 @pytest.mark.parametrize("backprop", ["plain", "checkpoint"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -141,6 +142,7 @@ def test_every_module_with_weights_is_called(case, backprop):
     assert min(calls.values()) > 0, [name for name, count in calls.items() if not count]
 
 
+@pytest.mark.training
 @every_case
 def test_adapters(case, tmp_path):
     model = backbone(case).double().train()
@@ -211,6 +213,7 @@ def test_saves_and_loads(case, tmp_path):
     assert_close(found, expected, depth=depth_of(model))
 
 
+@pytest.mark.training
 @every_case
 def test_weights_on_a_disk(case, tmp_path):
     torch.manual_seed(3)

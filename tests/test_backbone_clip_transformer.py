@@ -154,6 +154,7 @@ def test_backbones_have_keys_of_the_library(model_type):
     assert all(library[name].shape == tensor.shape for name, tensor in own.items())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("model_type", "variant", "million_parameters", "clip_length"),
     [

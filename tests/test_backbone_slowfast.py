@@ -244,6 +244,7 @@ def test_stages_without_reversible_blocks():
     assert_gradients_close(gradients["reversible"], gradients["plain"])
 
 
+@pytest.mark.training
 def test_bytes_kept_by_the_published_network():
     """Input, fast stem and two streams a stage, whatever the depth: about a ninth of the plain network's."""
     inputs = torch.randn(1, 3, 32, 112, 112)

@@ -59,6 +59,7 @@ def reasons(model, windows):
     return Counter((misfit.label, misfit.reason) for misfit in misfits(model, windows))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("head", ["actionformer", "tridet"])
 def test_what_is_found_is_what_training_gives_no_positive_point(path, head):
     generator = torch.Generator().manual_seed(1)
@@ -166,6 +167,7 @@ def test_the_question_leaves_the_model_as_it_was():
     assert all(module.training for module in model.head.modules())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("file", "subset", "frames", "rate", "stride"),
     [

@@ -64,6 +64,7 @@ def assert_equal(found: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(there[name], tensor), name
 
 
+@pytest.mark.training
 @every_case
 def test_names_that_do_not_fit_are_refused_with_counts(case, tmp_path):
     model = localizer(case)
@@ -84,6 +85,7 @@ def test_names_that_do_not_fit_are_refused_with_counts(case, tmp_path):
     assert all(tensor.isfinite().all() for tensor in loaded.state_dict().values())
 
 
+@pytest.mark.training
 @every_case
 def test_a_deeper_or_shallower_backbone_is_refused(case, tmp_path):
     localizer(case).save_pretrained(tmp_path)

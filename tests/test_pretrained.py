@@ -127,6 +127,7 @@ WRAPPINGS = {
 }
 
 
+@pytest.mark.training
 @every_case
 def test_what_training_programs_wrap_weights_in_is_taken_away(case, tmp_path):
     expected = backbone(case.config).state_dict()
@@ -146,6 +147,7 @@ def test_torchs_own_average_is_unwrapped(tmp_path):
     assert_loaded(loaded, model.model.backbone.state_dict())
 
 
+@pytest.mark.training
 @every_case
 @pytest.mark.parametrize("share", ["one", "half", "all"])
 def test_other_names_are_refused_with_counts(case, share, tmp_path):
@@ -164,6 +166,7 @@ def test_other_names_are_refused_with_counts(case, share, tmp_path):
     assert_loaded(model, {n: before[n] if n in renamed else t for n, t in state.items()})
 
 
+@pytest.mark.training
 @every_case
 @pytest.mark.parametrize("as_file", [True, False])
 def test_a_deeper_network_is_not_cut(case, as_file, tmp_path):
@@ -178,6 +181,7 @@ def test_a_deeper_network_is_not_cut(case, as_file, tmp_path):
     load_backbone_weights(model, source)
 
 
+@pytest.mark.training
 @every_case
 def test_what_acts_in_training_only_may_differ(case, tmp_path):
     config = Re2TALConfig(backbone_config=case.config, head_config={"hidden_size": 16, "num_levels": 2})

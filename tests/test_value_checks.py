@@ -149,6 +149,7 @@ def mutated(settings: dict[str, Any], generator: random.Random) -> dict[str, Any
     return settings
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_mutated_configurations_are_refused_or_built_in_seconds(case: Any) -> None:
     generator = random.Random(case.name)

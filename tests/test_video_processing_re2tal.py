@@ -112,7 +112,7 @@ def test_hours_of_frames_are_asked_about(call, message):
 def test_long_videos_are_planned():
     processor = Re2TALVideoProcessor()
     assert len(processor.windows("a", 24 * 3600.0)) == 10124
-    assert len(processor.windows("a", 1e7, max_frames=10**9)) > 10**6
+    assert len(processor.windows("a", 3e5, max_frames=10**8)) > 3 * 10**4
 
 
 CLIP = np.full((4, 24, 32, 3), 100, np.uint8)

@@ -12,9 +12,9 @@ from ..training.training_run import TrainingRun, read_training_run
 from .listed_files import is_regular
 from .places import file_name, without_places
 
-# Fields of a recipe that name places, also by relative paths; a backbone's may be a Hub id, which has one slash.
-HUB_MODEL = "pretrained_backbone"
-PLACES = (("data", "annotations"), ("data", "videos"), ("data", "cache"), ("training", HUB_MODEL))
+# Fields of a recipe that name places, also by relative paths; a model's may be a Hub id, which has one slash.
+HUB_MODELS = ("pretrained_backbone", "pretrained_model")
+PLACES = (("data", "annotations"), ("data", "videos"), ("data", "cache"), *(("training", name) for name in HUB_MODELS))
 
 
 class PublishedRun(TrainingRun):
@@ -39,7 +39,7 @@ class PublishedRun(TrainingRun):
         for section, name in PLACES:
             value = recipe[section].get(name)
             kept = (self.hub_dataset,) if name == "annotations" else ()
-            if isinstance(value, str) and value not in kept and not (name == HUB_MODEL and value.count("/") == 1):
+            if isinstance(value, str) and value not in kept and not (name in HUB_MODELS and value.count("/") == 1):
                 recipe[section][name] = file_name(value)
         recipe["imports"] = [file_name(path) for path in recipe.get("imports", [])]
         parts = ("record", "log", "config", "processor", "metrics")

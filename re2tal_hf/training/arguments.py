@@ -107,6 +107,8 @@ class OptimizationArguments:
         pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
             id of a transformers model, a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, or a folder such as
             `runs/backbone`, a run of re2tal finetune.
+        pretrained_model: A trained localizer to start from, in place of a backbone alone: the folder of a run or of a
+            model, or a Hub id. Its head carries over, too, and those of its classes that the annotations have.
         pretrained_license: License of these weights, by its name on the Hub, where it is not known: of a file, or of a
             repository that is not the publisher's.
         pretrained_partial: Take of these weights what fits and begin the rest anew, where by default weights that do
@@ -128,10 +130,16 @@ class OptimizationArguments:
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     pretrained_backbone: str | None = None
+    pretrained_model: str | None = None
     pretrained_license: str | None = None
     pretrained_partial: bool = False
     save_epochs: Annotated[int, FEW] = 1
     trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
+
+    @property
+    def pretrained_weights(self) -> str | None:
+        """What the training starts from; None for random weights."""
+        return self.pretrained_model or self.pretrained_backbone
 
 
 @dataclass

@@ -44,6 +44,11 @@ class ClassificationTrainer(Trainer):
         data, distillation = self.recipe.data, self.recipe.distillation
         if not data.annotations:
             raise ValueError("The recipe's data.annotations is empty: name the folder of clips.")
+        if self.recipe.training.pretrained_model:
+            raise ValueError(
+                "training.pretrained_model is for re2tal train; clips take the backbone of a localizer as "
+                "training.pretrained_backbone."
+            )
         if distillation.weight and not self.recipe.training.pretrained_backbone:
             raise ValueError("distillation.weight needs training.pretrained_backbone: the network to learn from.")
         if distillation.weight and self.recipe.training.pretrained_partial:

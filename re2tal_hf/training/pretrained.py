@@ -142,12 +142,15 @@ def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Mo
     return read_weight_folder(found), _described(backbone, found) if _is_described(found) else None
 
 
-def find_weights(backbone: RewiredModel, source: str) -> Path | WeightsEnum:
+def find_weights(
+    backbone: RewiredModel, source: str, field: str = "training.pretrained_backbone"
+) -> Path | WeightsEnum:
     """Returns where weights lie, without reading them.
 
     Args:
         backbone: What they are for.
         source: As for [`load_backbone_weights`]; a folder on the Hub is fetched.
+        field: Of the recipe that names it.
 
     Returns:
         A file, a folder, or what torchvision calls the weights.
@@ -167,7 +170,7 @@ def find_weights(backbone: RewiredModel, source: str) -> Path | WeightsEnum:
         return _download(source)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"training.pretrained_backbone is {shown(source)}: neither a file of weights ({', '.join(FILE_SUFFIXES)}), "
+            f"{field} is {shown(source)}: neither a file of weights ({', '.join(FILE_SUFFIXES)}), "
             f"nor a folder of a Re2TAL model{near_folder(source)}, nor a {_known_name(backbone)} for "
             f"{type(backbone).original_class.__name__} ({one_line(error)})."
         ) from error

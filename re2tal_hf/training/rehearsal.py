@@ -14,6 +14,7 @@ from ..configuration_re2tal import settings_of
 from ..families import FAMILIES
 from ..head import HEADS
 from ..modeling_pretrained import Re2TALPreTrainedModel
+from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..rewiring import BACKBONES
 from ..value_checks import one_line
 from ..video_processing_re2tal import Re2TALVideoProcessor
@@ -21,6 +22,7 @@ from .arguments import OptimizationArguments, Recipe
 from .memory import whole_memory
 from .optimization import build_optimizer
 from .pretrained import find_weights
+from .pretrained_model import find_localizer
 from .recipe_checks import frame_shape
 
 
@@ -66,7 +68,9 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
         raise ValueError(f"freeze.{one_line(error)}") from error
     build_optimizer(model, recipe.training)
     _check_memory(model, recipe.training)
-    if source := recipe.training.pretrained_backbone:
+    if recipe.training.pretrained_model and isinstance(model, Re2TALForTemporalActionLocalization):
+        find_localizer(model, recipe.training.pretrained_model)
+    elif source := recipe.training.pretrained_backbone:
         find_weights(model.base_model.backbone, source)
     processor = Re2TALVideoProcessor(**recipe.processor)
     if not (processor.do_resize or processor.do_center_crop):

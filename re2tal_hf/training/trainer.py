@@ -106,7 +106,7 @@ class Trainer(ABC):
         backbone = str((recipe.model.get("backbone_config") or {}).get("model_type"))
         self.origin = self._on_all(
             lambda: permitted_origin(
-                full_name(arguments.pretrained_backbone, backbone),
+                full_name(arguments.pretrained_weights, backbone),
                 arguments.pretrained_license,
                 recipe.licence,
                 backbone,

@@ -182,10 +182,12 @@ def test_two_processes(places, tmp_path):
 def test_evaluate_and_predict(finished, data, tmp_path):
     done = run_command(
         "evaluate", "--model", finished / "last", "--annotations", data / "annotations.json",
-        "--videos", data / "videos", "--detections", tmp_path / "d.json", "--batch-size", 4,
+        "--videos", data / "videos", "--detections", tmp_path / "d.json", "--batch-size", 4, "--diagnose",
     )  # fmt: skip
     expected = json.loads((finished / "last/metrics.json").read_text())["map"]
-    assert done.stdout.splitlines()[-1] == f"average mAP@0.3:0.7 = {expected:.2f}"
+    assert f"average mAP@0.3:0.7 = {expected:.2f}" in done.stdout.splitlines()
+    diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert diagnosis["map"] == pytest.approx(expected, abs=1e-6) and (tmp_path / "diagnosis.png").exists()
     assert set(json.loads((tmp_path / "d.json").read_text())["results"]) == {"validation_000", "validation_001"}
 
     video = data / "videos/testing_000.mp4"

@@ -19,9 +19,9 @@ from accelerate import PartialState
 from ..data.time_units import MAX_LOST
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..training.arguments import recipe_names
-from ..training.model_source import explained, find_model
+from ..training.model_source import explained, find_model, model_folder, near_folder
 from ..training.own_files import import_files
-from ..value_checks import COUNT, POSITIVE, SHARE, Range, check_value, shown
+from ..value_checks import COUNT, POSITIVE, POSITIVE_SHARE, SHARE, Range, check_value, shown
 from ._errors import expected, quiet_without_reader, stopped, unexpected
 
 Options = argparse.Namespace
@@ -154,6 +154,35 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
         help="largest share of actions outside their video or that end before they start; default %(default)s",
     )
     add_point_width(parser)
+
+
+def add_measurement_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what stored detections are measured by: `annotations`, `subset` and `tiou`."""
+    parser.add_argument("--annotations", required=True, help="an annotation file or folder")
+    parser.add_argument("--subset", default="validation")
+    add_thresholds(parser)
+
+
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """Adds `tiou`, the thresholds of the mAP."""
+    thresholds = [0.3, 0.4, 0.5, 0.6, 0.7]
+    kind = number(float, POSITIVE_SHARE)
+    parser.add_argument("--tiou", type=kind, nargs="+", default=thresholds, help="tIoU thresholds")
+
+
+def detections_of(run: str) -> Path:
+    """Returns the file of a run's detections, of its best model where it has one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(run)
+    if not path.exists():
+        raise ValueError(f"{run}: there is no such folder or file{near_folder(run)}.")
+    file = model_folder(path) / "detections.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{run}: no {file}; write it by `re2tal evaluate --detections`, and name that file.")
+    return file
 
 
 def add_point_width(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,8 @@ from ..data.annotations import read_annotations
 from ..data.whole_files import check_writable, written_whole
 from ..metrics.bootstrap import interval, mean_over_classes, resampled_precisions, resampled_videos
 from ..metrics.stored_detections import read_predictions, reference_segments
-from ..training.model_source import model_folder, near_folder
-from ..value_checks import NOT_NEGATIVE, POSITIVE_SHARE, Range
-from ._command import number, run_command
+from ..value_checks import NOT_NEGATIVE, Range
+from ._command import add_measurement_options, detections_of, number, run_command
 
 Row = dict[str, Any]
 # For bounds of 95%, and so that every class is in some draw.
@@ -32,29 +31,10 @@ ENOUGH = Range(low=100)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="RUN", help="folder of a run or of a model, or a detections.json")
     parser.add_argument("second", metavar="RUN", help="the other; differences are second minus first")
-    parser.add_argument("--annotations", required=True, help="an annotation file or folder")
-    parser.add_argument("--subset", default="validation")
-    thresholds = [0.3, 0.4, 0.5, 0.6, 0.7]
-    kind = number(float, POSITIVE_SHARE)
-    parser.add_argument("--tiou", type=kind, nargs="+", default=thresholds, help="tIoU thresholds")
+    add_measurement_options(parser)
     parser.add_argument("--resamples", type=number(int, ENOUGH), default=1000, help="draws; default %(default)s")
     parser.add_argument("--seed", type=number(int, NOT_NEGATIVE), default=0, help="of the draws")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures, as JSON")
-
-
-def detections_of(run: str) -> Path:
-    """Returns the file of a run's detections, of its best model where it has one.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    path = Path(run)
-    if not path.exists():
-        raise ValueError(f"{run}: there is no such folder or file{near_folder(run)}.")
-    file = model_folder(path) / "detections.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"{run}: no {file}; write it by `re2tal evaluate --detections`, and name that file.")
-    return file
 
 
 def row_of(first: np.ndarray, second: np.ndarray) -> Row:

@@ -23,8 +23,14 @@ from ..data.subsets import actions_by_class, check_actions
 from ..data.whole_files import check_writable
 from ..training.evaluation import localize_videos, mean_average_precision
 from ..training.processes import on_every_process, on_main_process, start_processes
-from ..value_checks import POSITIVE_SHARE
-from ._command import add_annotation_options, add_inference_options, load_for_inference, number, run_command
+from ._command import (
+    add_annotation_options,
+    add_inference_options,
+    add_thresholds,
+    load_for_inference,
+    run_command,
+)
+from .diagnose import diagnose_file, print_diagnosis, write_diagnosis
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +42,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", help="folder of the video files")
     parser.add_argument("--subset", default="validation")
     add_annotation_options(parser)
-    parser.add_argument(
-        "--tiou",
-        type=number(float, POSITIVE_SHARE),
-        nargs="+",
-        default=[0.3, 0.4, 0.5, 0.6, 0.7],
-        help="tIoU thresholds",
-    )
+    add_thresholds(parser)
     parser.add_argument(
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",
     )
     parser.add_argument("--detections", default="detections.json", help="where to write them")
+    parser.add_argument(
+        "--diagnose", action="store_true", help="also say what is wrong with them; see re2tal diagnose --help"
+    )
 
 
 def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, float]]:
@@ -127,6 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
     def report() -> None:
         write_submission(target, detections)
         print_table(mean_average_precision(detections, annotations, arguments.tiou))
+        if arguments.diagnose:
+            figures = diagnose_file(target, annotations, arguments.tiou, only_known=True)
+            print_diagnosis(figures)
+            write_diagnosis(figures, target.parent, Path(arguments.model).name)
 
     on_main_process(processes, report)
     return 0

@@ -18,14 +18,22 @@ FORM = '{"results": {video_id: [{"label", "score", "segment": [start, end]}]}}'
 
 
 def read_predictions(path: Path, annotations: AnnotationSet) -> Segments:
+    """Reads the segments of a `detections.json`; see [`read_scored_predictions`]."""
+    return read_scored_predictions(path, annotations)[0]
+
+
+def read_scored_predictions(
+    path: Path, annotations: AnnotationSet, only_known: bool = False
+) -> tuple[Segments, np.ndarray]:
     """Reads a `detections.json`, as `re2tal evaluate` and trainings write them.
 
     Args:
         path: The file.
         annotations: Of the videos that are measured; give the numbers of videos and classes.
+        only_known: Leave out classes that the annotations have not, which by default are an error.
 
     Returns:
-        Best first, equal scores in the order of the annotated videos.
+        Segments, best first, equal scores in the order of the annotated videos; float64 [N] their scores.
 
     Raises:
         ValueError: The file is of another form, or has videos or classes that the annotations have not.
@@ -42,15 +50,16 @@ def read_predictions(path: Path, annotations: AnnotationSet) -> Segments:
             "give the annotations and the subset that the run was measured by."
         )
     videos = sorted(found, key=numbers.__getitem__)
-    rows = [row for video in videos for row in found[video]]
-    names, scores, times = _columns(path, rows)
+    names, scores, times = _columns(path, [row for video in videos for row in found[video]])
     ids = {name: number for number, name in enumerate(annotations.label_names)}
-    if unknown := sorted(set(names) - ids.keys()):
+    unknown = sorted(set(names) - ids.keys())
+    if unknown and not only_known:
         raise ValueError(f"{path} has classes that the annotations have not ({some(unknown)}); these have {some(ids)}.")
     order = np.argsort(-scores, kind="stable")
+    order = order[np.array([name in ids for name in names], bool)[order]]
     of_videos = np.repeat([numbers[video] for video in videos], [len(found[video]) for video in videos])
-    labels = np.array([ids[name] for name in names], np.int64)
-    return Segments(of_videos.astype(np.int64)[order], labels[order], times[order])
+    labels = np.array([ids.get(name, -1) for name in names], np.int64)
+    return Segments(of_videos.astype(np.int64)[order], labels[order], times[order]), scores[order]
 
 
 def reference_segments(annotations: AnnotationSet) -> Segments:

@@ -292,12 +292,27 @@ def true_positives(predictions: Segments, references: Segments, thresholds: np.n
     Returns:
         bool [T, N].
     """
-    matched = np.zeros((len(thresholds), len(predictions.labels)), dtype=bool)
+    return matches(predictions, references, thresholds) >= 0
+
+
+def matches(predictions: Segments, references: Segments, thresholds: np.ndarray) -> np.ndarray:
+    """Which ground truth each prediction is matched with.
+
+    Args:
+        predictions: Best first.
+        references: The ground truth.
+        thresholds: float64 [T], temporal IoU.
+
+    Returns:
+        int64 [T, N], rows of the ground truth; -1 for false positives.
+    """
+    found = np.full((len(thresholds), len(predictions.labels)), -1)
     rows, others, overlaps = _overlapping_pairs(predictions, references, thresholds.min())
-    for hits, threshold in zip(matched, thresholds, strict=True):
+    for own, threshold in zip(found, thresholds, strict=True):
         near = overlaps >= threshold
-        hits[_matched(rows[near], others[near], len(references.labels))] = True
-    return matched
+        held = _matched(rows[near], others[near], len(references.labels))
+        own[rows[near][held]] = others[near][held]
+    return found
 
 
 def precision_recall_curves(
@@ -316,12 +331,12 @@ def precision_recall_curves(
     matched = true_positives(predictions, references, thresholds)
     class_ids, num_references = np.unique(references.labels, return_counts=True)
     return {
-        class_id: [_curve(hits, count) for hits in matched[:, predictions.labels == class_id]]
+        class_id: [precision_recall_curve(hits, count) for hits in matched[:, predictions.labels == class_id]]
         for class_id, count in zip(class_ids.tolist(), num_references.tolist(), strict=True)
     }
 
 
-def _curve(hits: np.ndarray, num_references: int) -> PrecisionRecall:
+def precision_recall_curve(hits: np.ndarray, num_references: int) -> PrecisionRecall:
     """The curve of ranked predictions, bool [N] True where one is a true positive."""
     ranks = np.flatnonzero(hits) + 1
     found = np.arange(1, len(ranks) + 1)
@@ -459,7 +474,7 @@ def _matched(rows: np.ndarray, others: np.ndarray, num_references: int) -> np.nd
         num_references: How many there are.
 
     Returns:
-        int64, the predictions that are matched.
+        int64, the pairs that are matched.
     """
     nobody = len(rows)
     holder = np.full(num_references, nobody)  # the pair of the best prediction that asked
@@ -472,7 +487,7 @@ def _matched(rows: np.ndarray, others: np.ndarray, num_references: int) -> np.nd
         refused = np.concatenate([asking[holder[others[asking]] != asking], displaced])
         following = refused[refused < nobody - 1] + 1
         asking = np.sort(following[rows[following] == rows[following - 1]])
-    return rows[holder[holder < nobody]]
+    return holder[holder < nobody]
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:

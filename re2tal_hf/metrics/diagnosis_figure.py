@@ -1,0 +1,105 @@
+"""The figures of a diagnosis as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .diagnosis import KINDS, MULTIPLES
+
+MAX_CLASSES = 30
+MISSED = "missed"
+
+
+def draw_diagnosis(figures: Mapping[str, Any], title: str = "") -> Figure:
+    """Draws what `diagnose` returns: kinds of detections, their cost, groups of actions, confused classes, calibration.
+
+    Returns:
+        A figure of its own, not registered with pyplot; `.savefig(path)` writes it.
+    """
+    figure = Figure(figsize=(15, 9), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    kinds, costs, confusion, length, coverage, calibration = figure.subplots(2, 3).flat
+    colors = {name: colormaps["tab10"](number) for number, name in enumerate(KINDS)}
+    _draw_kinds(kinds, figures["kinds"], colors)
+    _draw_costs(costs, figures["cost"], colors)
+    _draw_confusion(confusion, figures["confusion_matrix"], figures["tiou_thresholds"][0])
+    _draw_groups(length, figures["sensitivity"]["length"], "length of the action, s")
+    other = "coverage" if "coverage" in figures["sensitivity"] else "instances"
+    units = {"coverage": "share of the video", "instances": "actions of the class in the video"}
+    _draw_groups(coverage, figures["sensitivity"][other], units[other])
+    _draw_calibration(calibration, figures["calibration"])
+    first, last = figures["tiou_thresholds"][0], figures["tiou_thresholds"][-1]
+    figure.suptitle(f"{title + ': ' if title else ''}mAP@{first:g}:{last:g} {figures['map']:.3f}".replace("$", r"\$"))
+    return figure
+
+
+def _draw_kinds(axes: Axes, kinds: Mapping[str, list[float]], colors: Mapping[str, Any]) -> None:
+    bottom = np.zeros(len(MULTIPLES))
+    for name in KINDS:
+        axes.bar(list(MULTIPLES), kinds[name], bottom=bottom, color=colors[name], label=name, width=0.85)
+        bottom += kinds[name]
+    axes.set(
+        title="Kinds of the best detections", xlabel="times as many as there are actions", ylabel="share", ylim=(0, 1)
+    )
+    axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.35))
+
+
+def _draw_costs(axes: Axes, costs: Mapping[str, float], colors: Mapping[str, Any]) -> None:
+    names = list(costs)
+    bars = axes.barh(names, [costs[name] for name in names], color=[colors.get(name, "0.5") for name in names])
+    axes.bar_label(bars, fmt="%+.3f", padding=3)
+    axes.invert_yaxis()
+    axes.set(title="What each kind costs", xlabel="rise of the mAP without it")
+    axes.margins(x=0.2)
+
+
+def _draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], threshold: float) -> None:
+    rows = list(matrix)[:MAX_CLASSES]
+    columns = [*rows, ""]
+    counts = np.array([[matrix[row].get(column, 0) for column in columns] for row in rows], float)
+    totals = np.array([[max(sum(matrix[row].values()), 1)] for row in rows])
+    axes.imshow(counts / totals, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    names = [_short(name) for name in columns[:-1]] + [MISSED]
+    axes.set_xticks(range(len(columns)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rows)), names[:-1], fontsize=8)
+    if len(rows) <= 12:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                dark = count / totals[row, 0] > 0.5
+                axes.text(column, row, f"{count:g}", ha="center", va="center", color="white" if dark else "black")
+    axes.set(title=f"As what actions are seen, tIoU {threshold:g}", ylabel="true class")
+
+
+def _draw_groups(axes: Axes, groups: list[dict[str, float]], label: str) -> None:
+    names = [f"{group['low']:.3g}\nto {group['high']:.3g}\n({group['actions']})" for group in groups]
+    places = np.arange(len(groups))
+    for offset, name in ((-0.2, "map"), (0.2, MISSED)):
+        bars = axes.bar(places + offset, [group[name] for group in groups], width=0.4, label=name.replace("map", "mAP"))
+        axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.set_xticks(places, names, fontsize=8)
+    axes.set(title=f"By {label} (and number of actions)", ylim=(0, 1.1))
+    axes.legend(fontsize=8)
+
+
+def _draw_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
+    bins = calibration["bins"]
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+    axes.plot([entry["score"] for entry in bins], [entry["precision"] for entry in bins], marker="o")
+    axes.set(
+        title=f"Calibration: off by {calibration['error']:.3f}",
+        xlabel="score",
+        ylabel="share that is right",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+
+
+def _short(name: str) -> str:
+    return (name if len(name) <= 18 else f"{name[:17]}…").replace("$", r"\$")

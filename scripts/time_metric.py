@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from re2tal_hf.metrics.tal_map.tal_map import Segments, TalMap, precision_recall_curves
+from re2tal_hf.metrics.tal_map.tal_map import Segments, TalMap, precision_recall_curves, true_positives
 
 ACTIVITYNET = (4728, 100, 200, np.linspace(0.5, 0.95, 10))
 THUMOS = (213, 2000, 20, np.linspace(0.3, 0.7, 5))
@@ -83,7 +83,9 @@ def main() -> None:
     for num_videos, per_video, num_classes, thresholds in cases:
         predictions, truth = generated(num_videos, per_video, num_classes, ACTIONS.get(num_videos, 15))
         began = time.process_time()
-        curves = precision_recall_curves(predictions, truth, thresholds)
+        curves = precision_recall_curves(
+            true_positives(predictions, truth, thresholds), predictions.labels, truth.labels
+        )
         seconds = {"from arrays": time.process_time() - began}
         figures = [float(np.mean([[curve.average_precision for curve in row] for row in curves.values()]))]
         if not options.detections:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from re2tal_hf.metrics.bootstrap import interval, resampled_map, resampled_videos
-from re2tal_hf.metrics.tal_map.tal_map import Segments, precision_recall_curves
+from re2tal_hf.metrics.tal_map.tal_map import Segments, precision_recall_curves, true_positives
 
 THRESHOLDS = np.array([0.3, 0.5, 0.7])
 
@@ -23,7 +23,9 @@ def written_out(segments, draw):
 
 
 def mean_ap(predictions, references):
-    curves = precision_recall_curves(predictions, references, THRESHOLDS)
+    curves = precision_recall_curves(
+        true_positives(predictions, references, THRESHOLDS), predictions.labels, references.labels
+    )
     return np.mean([[curve.average_precision for curve in row] for row in curves.values()])
 
 

@@ -274,6 +274,25 @@ def test_equals_a_plain_evaluator(tal_map, seed):
         assert jointly["per_class"][class_id] == pytest.approx(np.mean(expected), abs=1e-12)
 
 
+def test_ties_that_move_the_figure_are_said(tal_map, recwarn):
+    references = [annotated("a", (0, 10, 0)), annotated("b", (0, 10, 0))]
+    settings = {"references": references, "tiou_thresholds": [0.5]}
+    tied = [predicted("a", (20, 30, 0, 0.5)), predicted("b", (0, 10, 0, 0.5)), predicted("c", (0, 9, 0, 0.1))]
+    # The right one is first or second of its equals, and finds one of two actions.
+    with pytest.warns(UserWarning, match=r"may be anything from 0.2500 to 0.5000\. Give scores with more digits"):
+        assert tal_map.compute(predictions=tied, **settings)["map"] == 0.25
+    with pytest.warns(UserWarning, match="from 0.2500 to 0.5000"):
+        assert tal_map.compute(predictions=tied[1::-1], **settings)["map"] == 0.5
+    recwarn.clear()
+    # Of other classes, both right or both wrong: no order matters.
+    harmless = [
+        predicted("a", (0, 10, 0, 0.5), (20, 30, 1, 0.5)),
+        predicted("b", (0, 10, 0, 0.5), (50, 60, 0, 0.1), (70, 80, 0, 0.1)),
+    ]
+    assert tal_map.compute(predictions=harmless, **settings)["map"] == 1
+    assert not [warning for warning in recwarn if "equal scores" in str(warning.message)]
+
+
 # ---------------------------------------------------------------- evaluate's call forms
 
 PREDICTIONS = [

@@ -16,6 +16,7 @@ import numpy as np
 
 ACTIVITYNET_TIOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 DUPLICATE_TOLERANCE = 1e-3  # seconds
+TIE_TOLERANCE = 1e-3  # of an mAP; what rounding of many scores moves is less
 # What is asked for beyond these takes memory and time without an end; published settings are far below.
 MAX_SETTINGS = 1000  # thresholds, or multiples of top_k
 MAX_PROPOSALS = 100_000
@@ -191,7 +192,7 @@ class TalMap(evaluate.Metric):
 
         video_numbers: dict[str, int] = {}
         predicted_rows = _real_rows(predictions, "predictions")
-        predicted = _ranked_segments(predicted_rows, video_numbers)
+        predicted, scores = _ranked_segments(predicted_rows, video_numbers)
         truth_rows = _real_rows(references, "references")
         _say_if_strangers(predicted_rows, truth_rows)
         if clean_references:
@@ -200,7 +201,9 @@ class TalMap(evaluate.Metric):
         _check_work(predicted, truth, max_proposals)
 
         names = _threshold_names(thresholds)
-        curves = precision_recall_curves(predicted, truth, thresholds)
+        matched = true_positives(predicted, truth, thresholds)
+        _say_if_tied(scores, matched, predicted.labels, truth.labels)
+        curves = precision_recall_curves(matched, predicted.labels, truth.labels)
         class_ids = list(curves)
         ap = np.array([[curve.average_precision for curve in curves[c]] for c in class_ids])
         ap = ap.reshape(len(class_ids), len(thresholds)).T
@@ -316,22 +319,21 @@ def matches(predictions: Segments, references: Segments, thresholds: np.ndarray)
 
 
 def precision_recall_curves(
-    predictions: Segments, references: Segments, thresholds: np.ndarray
+    matched: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray
 ) -> dict[int, list[PrecisionRecall]]:
     """Precision and recall of each class that has ground truth, all videos together.
 
     Args:
-        predictions: Best first.
-        references: The ground truth.
-        thresholds: float64 [T], temporal IoU.
+        matched: bool [T, N], the true positives among ranked predictions.
+        labels: int64 [N], class ids of the predictions.
+        truth_labels: int64 [G], those of the ground truth.
 
     Returns:
         Class id, ascending, -> T curves.
     """
-    matched = true_positives(predictions, references, thresholds)
-    class_ids, num_references = np.unique(references.labels, return_counts=True)
+    class_ids, num_references = np.unique(truth_labels, return_counts=True)
     return {
-        class_id: [precision_recall_curve(hits, count) for hits in matched[:, predictions.labels == class_id]]
+        class_id: [precision_recall_curve(hits, count) for hits in matched[:, labels == class_id]]
         for class_id, count in zip(class_ids.tolist(), num_references.tolist(), strict=True)
     }
 
@@ -495,8 +497,8 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     return values.mean(axis=axis) if values.size else np.full(values.shape[:axis], np.nan)
 
 
-def _ranked_segments(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str, int]) -> Segments:
-    """Predictions of all videos in one table, best first, equal scores in the order given."""
+def _ranked_segments(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str, int]) -> tuple[Segments, np.ndarray]:
+    """Predictions of all videos in one table, best first, equal scores in the order given; and their scores."""
     segments = _flatten(rows, video_numbers)
     scores = _concatenate([row["scores"] for row in rows], np.float64)
     is_nan = np.isnan(scores)
@@ -506,8 +508,9 @@ def _ranked_segments(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str,
             f"{is_nan.sum()} predictions have the score NaN (the first in video {first!r}); they "
             "rank above all others, as in the ActivityNet toolkit. Look for a diverged model."
         )
-    order = np.argsort(-np.where(is_nan, np.inf, scores), kind="stable")
-    return Segments(*(column[order] for column in segments))
+    scores = np.where(is_nan, np.inf, scores)
+    order = np.argsort(-scores, kind="stable")
+    return Segments(*(column[order] for column in segments)), scores[order]
 
 
 def _flatten(rows: Sequence[Mapping[str, Any]], video_numbers: dict[str, int]) -> Segments:
@@ -565,6 +568,33 @@ def _say_if_strangers(predictions: Sequence[Mapping[str, Any]], references: Sequ
             f"No video is in both lists, so that every prediction counts as wrong: predictions have video_id "
             f"{_shown(predicted[0])}, references {_shown(annotated[0])}. Write the ids in one way (no folder, no "
             "extension, no prefix)."
+        )
+
+
+def _say_if_tied(scores: np.ndarray, matched: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray) -> None:
+    """Warns where the order in which videos are listed moves the mAP, since scores are equal.
+
+    Args:
+        scores: float64 [N], falling.
+        matched: bool [T, N], the true positives.
+        labels: int64 [N], class ids of the predictions.
+        truth_labels: int64 [G], those of the ground truth.
+    """
+    if not (scores[1:] == scores[:-1]).any():
+        return
+    bounds = []
+    for right_first in (False, True):
+        means = []
+        for class_id, count in zip(*np.unique(truth_labels, return_counts=True), strict=True):
+            own = scores[labels == class_id]
+            hits = matched[:, labels == class_id]
+            ranked = (row[np.lexsort((row != right_first, -own))] for row in hits)
+            means.append(np.mean([precision_recall_curve(row, count).average_precision for row in ranked]))
+        bounds.append(np.mean(means) if means else 0.0)
+    if bounds[1] - bounds[0] > TIE_TOLERANCE:
+        warnings.warn(
+            "predictions of equal scores, right ones and wrong ones, rank in the order in which they are listed: by it "
+            f"alone the mAP may be anything from {bounds[0]:.4f} to {bounds[1]:.4f}. Give scores with more digits."
         )
 
 

@@ -28,12 +28,15 @@ ELAN = """<?xml version="1.0" encoding="UTF-8"?>
   <TIME_ORDER>
     <TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="1500"/><TIME_SLOT TIME_SLOT_ID="ts2" TIME_VALUE="3000"/>
     <TIME_SLOT TIME_SLOT_ID="ts3" TIME_VALUE="4000"/><TIME_SLOT TIME_SLOT_ID="ts4" TIME_VALUE="4250"/>
+    <TIME_SLOT TIME_SLOT_ID="ts5"/>
   </TIME_ORDER>
   <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID="kick">
     <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
       <ANNOTATION_VALUE></ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
     <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts3" TIME_SLOT_REF2="ts4">
       <ANNOTATION_VALUE>jump &amp; run</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+    <ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a3" TIME_SLOT_REF1="ts4" TIME_SLOT_REF2="ts5">
+      <ANNOTATION_VALUE>part</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
   </TIER>
 </ANNOTATION_DOCUMENT>
 """
@@ -161,7 +164,10 @@ OPEN_SPORTS = {
         {
             "id": "m1",
             "inputs": [{"type": "video", "path": "train/videos/m1.mp4", "fps": 25}],
-            "events": [{"head": "action", "label": "pass", "position_ms": 1500}],
+            "events": [
+                {"head": "action", "label": "pass", "position_ms": 1500},
+                {"head": "action", "label": "pass", "gameTime": "1 - 00:04"},
+            ],
         }
     ],
 }
@@ -243,13 +249,23 @@ SAMPLES: dict[str, list[Sample]] = {
             },
         )
     ],
-    "opensportslib": [Sample("a.json", json.dumps(OPEN_SPORTS), {"train/videos/m1.mp4": [(1.5, 1.5, "pass")]})],
+    "opensportslib": [
+        Sample("a.json", json.dumps(OPEN_SPORTS), {"train/videos/m1.mp4": [(1.5, 1.5, "pass"), (4, 4, "pass")]})
+    ],
     "x-anylabeling": [Sample("sample.json", json.dumps(X_ANYLABELING), {"sample.mp4": [(1, 3.5, "run")]})],
     "subtitles": [
         Sample("a.srt", SRT, {"a": [(1.5, 3, "kick"), (3604, 3604.25, "jump")]}),
         Sample("a.vtt", VTT, {"a": [(1.5, 3, "jump & run")]}),
     ],
-    "textgrid": [Sample("a.TextGrid", TEXTGRID, {"a": [(1.5, 3, 'kick "hard" 2'), (4.5, 4.5, "hit")]})],
+    "textgrid": [
+        Sample(
+            "a.TextGrid",
+            '"ooTextFile"\n"TextGrid"\n0 9 ! 3 of it\n<exists>\n1 tier\n"IntervalTier" "x" ! "tier" 1\n0 9\n'
+            '1 interval\n0 9 "run! 2"\n',
+            {"a": [(0, 9, "run! 2")]},
+        ),
+        Sample("a.TextGrid", TEXTGRID, {"a": [(1.5, 3, 'kick "hard" 2'), (4.5, 4.5, "hit")]}),
+    ],
     "audacity": [
         Sample(
             "a.txt", "1.500000\t3.000000\tkick\n\\\t100.0\t200.0\n4\t4\thit\n", {"a": [(1.5, 3, "kick"), (4, 4, "hit")]}

@@ -135,6 +135,11 @@ def test_a_doctype_is_refused_before_anything_of_it_is_read(tmp_path: Path) -> N
         ("a.srt", "1\n00:00:01,500 --> 3\nkick\n\n2\n00:00:01,500 --> 00:00:03,000\nx\n", "does not show what"),
         ("a.srt", "1\n00:00:01,500 --> 00:00:03,000\n\n", "line 2: '' is no label"),
         ("a.xml", "<a>" * 100, "more than 64 deep"),
+        (
+            "a.csv",
+            "Source,Behavior,Behavior type,Time,Media file name\nplayer #1:a.mp4;b.mp4,hit,POINT,3,b.mp4\n",
+            "line 2: times of several files in a queue",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -143,6 +148,12 @@ def test_a_mistake_is_named_with_its_place(name: str, content: str, message: str
     with pytest.raises(AnnotationError) as raised:
         read_records(path)
     assert str(raised.value).startswith(f"{path}: ") and message in str(raised.value)
+
+
+def test_a_missing_file_is_named_in_our_own_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, wrong in ((tmp_path / "a.srt", "does not exist"), (tmp_path, "is a folder; name the file in it")):
+        assert main(["annotations", "convert", str(path), "--output", str(tmp_path / "b.json")]) == 1
+        assert capsys.readouterr().err == f"error: {path}: this file of annotations {wrong}\n"
 
 
 def test_the_command_says_what_is_wrong_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

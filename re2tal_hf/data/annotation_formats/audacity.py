@@ -1,4 +1,4 @@
-"""Label tracks of Audacity: start, end and label, with tabs between them, as its manual describes the export."""
+"""Label tracks of Audacity, by "Importing and Exporting Labels" in its manual: start, end and label, tabs between."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""BORIS: projects (.boris), and tables of events, aggregated or tabular, as its user guide describes them."""
+"""BORIS: projects (.boris), and tables of events, aggregated or tabular, by its config.py and export_observation.py."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ def read_project(file: AnnotationFile) -> Videos:
             file.notes.append(f"{place} is of no video and was passed over")
             continue
         media = _media(file, observation, place)
+        if observation.get("time offset"):
+            file.notes.append(f"{place} has a time offset; the times of its events are taken to count from its video")
         for video_id, length in media:
             videos.add_video(video_id, length)
         events = []
@@ -131,6 +134,8 @@ def read_table(file: AnnotationFile) -> Videos:
         place = f"line {line}"
         name = cell(row, name_column)
         video_id = file.video_id(name.partition(";")[0], place) if name else file.own_video_id
+        if re.search(r"#1:[^|]*;", cell(row, columns.get("Source"))):
+            raise file.error("times of several files in a queue count from the first; read the project (.boris)", place)
         label = file.label(cell(row, columns["Behavior"]), place)
         kind = cell(row, columns.get("Behavior type", columns.get("Status"))).upper()
         if "Start (s)" in columns:

@@ -1,4 +1,4 @@
-"""DeepEthogram's labels: a table with a row for each frame and a column of ones and zeros for each behaviour."""
+"""DeepEthogram's labels, by docs/file_structure.md there: a row for each frame, ones and zeros for each behaviour."""
 
 from __future__ import annotations
 

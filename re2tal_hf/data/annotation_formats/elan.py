@@ -1,4 +1,4 @@
-"""ELAN's annotation documents (.eaf), by the schema EAFv3.0 of the Max Planck Institute for Psycholinguistics."""
+"""ELAN's annotation documents (.eaf), by the types of its schema (timeType, alignableType)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read(file: AnnotationFile) -> Videos:
     if len(names) > 1:
         file.notes.append(f"{len(names)} media files; the actions are taken to be of {video_id}")
     times = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
-    videos, tiers = Videos(), []
+    videos, tiers, passed = Videos(), [], 0
     videos.add_video(video_id)
     for tier in root.iter("TIER"):
         name = tier.get("TIER_ID", "")
@@ -30,12 +30,18 @@ def read(file: AnnotationFile) -> Videos:
         tiers.append(f"{name[:50]} ({len(annotations)})")
         for annotation in annotations:
             place = f"tier {name[:50]!r}, annotation {annotation.get('ANNOTATION_ID', '')[:50]!r}"
-            start, end = (
-                file.seconds(times.get(annotation.get(f"TIME_SLOT_REF{number}")), place, "milliseconds")
-                for number in (1, 2)
-            )
+            slots = [annotation.get(f"TIME_SLOT_REF{number}") for number in (1, 2)]
+            if unknown := [slot for slot in slots if slot not in times]:
+                raise file.error(f"there is no TIME_SLOT {str(unknown[0])[:50]!r}", place)
+            # Within a subdivided annotation only the first slot and the last need have a time.
+            if None in (given := [times[slot] for slot in slots]):
+                passed += 1
+                continue
+            start, end = (file.seconds(time, place, "milliseconds") for time in given)
             value = annotation.findtext("ANNOTATION_VALUE") or ""
             videos.add(video_id, start, end, file.label(value if value.strip() else name, place))
+    if passed:
+        file.notes.append(f"{passed} annotations whose time slots have no time were passed over")
     file.notes.append(f"annotations with times by tier: {', '.join(tiers)}")
     return videos
 

@@ -76,6 +76,9 @@ def read_records(
         AnnotationError: It cannot be read as such, or its kind does not show; names the file and the place.
         OSError: It cannot be read.
     """
+    if not path.is_file():
+        wrong = "is a folder; name the file in it" if path.is_dir() else "does not exist"
+        raise AnnotationError(f"{path}: this file of annotations {wrong}")
     file = AnnotationFile(path, settings)
     found = FORMATS[kind] if kind else recognise(file)
     if found is None:

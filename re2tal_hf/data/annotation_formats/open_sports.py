@@ -1,9 +1,10 @@
-"""OpenSportsLib's JSON, version 2.0: events of videos at a position in milliseconds."""
+"""OpenSportsLib's JSON, version 2.0, by docs/data/osl-json-format.md: events of videos at a point in time."""
 
 from __future__ import annotations
 
 from .annotation_file import AnnotationFile, Videos
 from .format import Format
+from .soccernet import event_time
 
 
 def recognises(file: AnnotationFile) -> bool:
@@ -23,7 +24,7 @@ def read(file: AnnotationFile) -> Videos:
         for event_number, event in enumerate(file.get(item, "events", list, place) if item.get("events") else []):
             where = f"{place}.events[{event_number}]"
             label = file.label(file.get(event, "label", str, where), where)
-            time = file.seconds(event.get("position_ms"), f"{where}.position_ms", "milliseconds")
+            _, time = event_time(file, event, "position_ms", where)
             videos.add(video_id, time, time, label)
     return videos
 

@@ -1,8 +1,12 @@
-"""SoccerNet's Labels-v2.json and its kin: points in time of the halves of a match, or of one clip."""
+"""SoccerNet's Labels-v2.json and its kin: points in time of the halves of a match.
+
+Read as `label2vector` in SoccerNet/Evaluation/ActionSpotting.py does.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from .annotation_file import AnnotationFile, Videos
 from .format import Format
@@ -20,16 +24,29 @@ def read(file: AnnotationFile) -> Videos:
     for number, event in enumerate(file.get(file.json, "annotations", list, "file")):
         place = f"annotations[{number}]"
         label = file.label(file.get(event, "label", str, place), place)
-        clock = _GAME_TIME.fullmatch(file.get(event, "gameTime", str, place))
-        if clock is None:
-            raise file.error(f"gameTime {event['gameTime'][:50]!r} is not of the form '1 - 12:34'", place)
-        half, minutes, seconds = map(int, clock.groups())
-        # In milliseconds, where the clock has seconds only.
-        position = event.get("position")
-        time = 60.0 * minutes + seconds if position is None else file.seconds(position, place, "milliseconds")
+        file.get(event, "gameTime", str, place)
+        half, time = event_time(file, event, "position", place)
         videos.add(f"{game}/{half}_720p", time, time, label)
     file.notes.append("the halves are taken to be the files 1_720p and 2_720p in the folder of their match")
     return videos
+
+
+def event_time(file: AnnotationFile, event: dict[str, Any], position: str, place: str) -> tuple[int, float]:
+    """The half and the seconds of an event: by its milliseconds under `position`, else by its clock `gameTime`.
+
+    Raises:
+        AnnotationError: It has neither, or one of another form.
+    """
+    half, seconds = 1, 0.0
+    if "gameTime" in event or event.get(position) is None:
+        clock = _GAME_TIME.fullmatch(file.get(event, "gameTime", str, place))
+        if clock is None:
+            raise file.error(f"gameTime {event['gameTime'][:50]!r} is not of the form '1 - 12:34'", place)
+        half = int(clock[1])
+        seconds = 60.0 * int(clock[2]) + int(clock[3])
+    if event.get(position) is not None:  # the clock has whole seconds only
+        seconds = file.seconds(event[position], f"{place}.{position}", "milliseconds")
+    return half, seconds
 
 
 FORMAT = Format("soccernet", "labels of SoccerNet", recognises, read)

@@ -1,4 +1,4 @@
-"""Praat's TextGrid, long and short, as its manual describes text files: only what stands free is read."""
+"""Praat's TextGrid, long and short, by "TextGrid file formats" in its manual: only what stands free is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 from .annotation_file import AnnotationFile, Videos
 from .format import Format
 
-_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|(<exists>)', re.ASCII)
+_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|(<exists>)|![^\n]*', re.ASCII)
 
 
 def recognises(file: AnnotationFile) -> bool:
@@ -46,8 +46,13 @@ def read(file: AnnotationFile) -> Videos:
 def _values(file: AnnotationFile) -> Iterator[str | float]:
     """What stands free, texts without their quotes; an error at the end."""
     for token in _TOKEN.finditer("\n".join(file.lines())):
-        text, number, _ = token.groups()
-        yield float(number) if number else "<exists>" if text is None else text.replace('""', '"')
+        text, number, flag = token.groups()
+        if number:
+            yield float(number)
+        elif flag:
+            yield flag
+        elif text is not None:  # what follows an exclamation mark is a comment
+            yield text.replace('""', '"')
     _ends(file)
 
 

@@ -1,4 +1,4 @@
-"""Projects of the VGG Image Annotator for video (VIA 3), by its documented project data structure."""
+"""Projects of the VGG Image Annotator for video (VIA 3), by its sources _via_metadata.js and _via_attribute.js."""
 
 from __future__ import annotations
 

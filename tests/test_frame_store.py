@@ -57,6 +57,15 @@ def test_a_random_crop_finds_frames_of_enough_detail(video, smallest_crop, setti
     assert store.at(video, [0.0]).shape == (1, 3, *size)
 
 
+@pytest.mark.parametrize("settings", [{"size": {"height": 20, "width": 20}}, {"size": {"shortest_edge": 24}}])
+def test_a_random_crop_of_frames_of_a_stated_edge(video, settings):
+    # Of 64 x 48 pixels, whatever the size that the model gets.
+    for edge, size in ((30, (30, 40)), (96, (96, 128))):
+        assert FrameStore(processor(**settings), smallest_crop=0.25, crop_edge=edge).at(video, [0.0]).shape[2:] == size
+    # Where no crop follows, the size is the model's.
+    assert FrameStore(processor(**settings), crop_edge=30).at(video, [0.0]).shape[2:] in ((20, 20), (24, 32))
+
+
 def test_cache_entries_are_never_stale(tmp_path):
     cache = FrameCache(tmp_path / "cache")
     video = make_video(tmp_path, "changing", np.full((20, 32, 48, 3), 40, np.uint8))

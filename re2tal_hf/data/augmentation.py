@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..value_checks import SHARE, Range, check_values, fields_of
+from ..value_checks import COUNT, SHARE, Range, check_values, fields_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Augmentation:
         crop_scale: Range of the share of the frame's area that a random crop keeps before it is
             resized to the input size; `None` takes no random crop.
         crop_ratio: Range of the crop's aspect ratio, width to height.
+        crop_edge: Shorter edge in pixels of the frames that the crop is taken from. By default it is so long that the
+            smallest crop keeps its detail, where the video has it.
         flip_probability: How often a clip is mirrored left to right.
         unflippable_labels: Names or ids of the classes whose meaning depends on left and right; a
             clip that shows one of them is never mirrored. `with_labels` turns names into ids.
@@ -35,6 +37,7 @@ class Augmentation:
 
     crop_scale: Annotated[tuple[float, float] | None, Range(0, 1, with_low=False, rising=True)] = None
     crop_ratio: Annotated[tuple[float, float], Range(0.01, 100, rising=True)] = (3 / 4, 4 / 3)
+    crop_edge: Annotated[int | None, COUNT] = None
     flip_probability: Annotated[float, SHARE] = 0.0
     unflippable_labels: Collection[int | str] | int | str | None = ()
     brightness: Annotated[float, Range(0, 10)] = 0.0

@@ -31,12 +31,13 @@ _DECODED_FRAMES = 64
 class FrameStore:
     """The frames of annotated videos at times.
 
-    They have the size at which the model gets them. Where a random crop is to follow they are larger: so large that
-    the smallest crop keeps its detail, where the video has it.
+    They have the size at which the model gets them. Where a random crop is to follow they are larger.
 
     Args:
         processor: Says at which rate videos are sampled and how frames are resized.
         smallest_crop: Share of the frame's area that a random crop which follows keeps at least; `None` for no crop.
+        crop_edge: Shorter edge of the frames that the crop is taken from; by default so long that the smallest crop
+            keeps its detail, where the video has it.
         timelines: When the frames of files are on screen; by default the user's index.
         cache: Folder for decoded frames (see `FrameCache`).
         backend: Of the `VideoReader`.
@@ -48,12 +49,14 @@ class FrameStore:
         *,
         timelines: TimelineIndex | None = None,
         smallest_crop: float | None = None,
+        crop_edge: int | None = None,
         cache: str | Path | None = None,
         backend: Backend = "auto",
     ) -> None:
         self.processor = processor
         self.timelines = timelines or TimelineIndex()
         self.smallest_crop = smallest_crop
+        self.crop_edge = crop_edge
         self.cache = None if cache is None else FrameCache(cache)
         self.backend: Backend = backend
 
@@ -83,7 +86,10 @@ class FrameStore:
     @property
     def _preparation(self) -> str:
         resizing = " ".join(str(getattr(self.processor, name)) for name in _RESIZING)
-        return resizing if self.smallest_crop is None else f"{resizing} before a random crop of {self.smallest_crop}"
+        if self.smallest_crop is None:
+            return resizing
+        edge = f" from {self.crop_edge}" if self.crop_edge else ""
+        return f"{resizing} before a random crop of {self.smallest_crop}{edge}"
 
     def _resize(self, frames: Tensor) -> Tensor:
         processor = self.processor
@@ -91,6 +97,8 @@ class FrameStore:
             return processor.resize_and_crop(frames)
         if not processor.do_resize:
             return frames
+        if self.crop_edge is not None:
+            return processor.resize(frames, SizeDict(shortest_edge=self.crop_edge), resample=processor.resample)
         size = processor.decode_size
         if size is None:
             return processor.resize(frames, processor.size, resample=processor.resample)

@@ -105,7 +105,12 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         crop_scale = self.augmentation.crop_scale
         smallest_crop = None if crop_scale is None else crop_scale[0]
         self.frames = FrameStore(
-            processor, timelines=timelines, smallest_crop=smallest_crop, cache=cache, backend=backend
+            processor,
+            timelines=timelines,
+            smallest_crop=smallest_crop,
+            crop_edge=self.augmentation.crop_edge,
+            cache=cache,
+            backend=backend,
         )
         self.windows_per_video = windows_per_video
         self.seconds_per_window = seconds_per_window

@@ -56,9 +56,16 @@ PACKAGE_FILES = (
     *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     "publishing/model_card_template.md",
-    *(f"recipes/{name}.yaml" for name in ("activitynet_slowfast_101", "activitynet_swin_tiny", "finetune_swin_tiny")),
-    *(f"recipes/{name}.yaml" for name in ("quickstart", "thumos14_slowfast_101", "thumos14_swin_tiny", "ut_clips")),
-    *(f"recipes/{name}.yaml" for name in ("image_lite0", "ut_interaction")),
+    *(
+        f"recipes/{data}_{backbone}{way}.yaml"
+        for data in ("activitynet", "thumos14")
+        for backbone in ("slowfast_101", "swin_tiny")
+        for way in ("", "_plain")
+    ),
+    *(
+        f"recipes/{name}.yaml"
+        for name in ("finetune_swin_tiny", "image_lite0", "quickstart", "ut_clips", "ut_interaction")
+    ),
     "recipes/ut_interaction.md",
     *(f"metrics/tal_map/{name}" for name in METRIC_FILES),
 )

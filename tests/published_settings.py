@@ -1,0 +1,120 @@
+"""What OpenTAD's configs say, as numbers: https://github.com/sming256/OpenTAD, `configs/re2tal/e2e_*.py`.
+
+Read with the files that they build on (`_base_/datasets/thumos-14/e2e_train_trunc_test_sw_256x224x224.py`,
+`_base_/datasets/activitynet-1.3/e2e_resize_768_1x224x224.py`, `_base_/models/actionformer.py`) at the commits cd0ca96
+(rewired) and 01c58b9 (plain). Names are OpenTAD's; lengths count features, and a video of THUMOS-14 has 30 frames a
+second. `ColorJitter`, `RandomResizedCrop` and the average of the weights are at the defaults of mmaction2 and OpenTAD.
+"""
+
+from typing import Any
+
+EVERY: dict[str, Any] = {
+    "Resize": 256,
+    "RandomResizedCrop.area_range": (0.08, 1.0),
+    "RandomResizedCrop.aspect_ratio_range": (3 / 4, 4 / 3),
+    "crop": 224,
+    "Flip.flip_ratio": 0.5,
+    "ColorJitter": (0.5, 0.5, 0.5, 0.1),
+    "test.Resize": 224,
+    "test.CenterCrop": 224,
+    "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375),
+    "norm_eval": True,
+    "arch": (2, 2, 5),
+    "n_head": 4,
+    "n_mha_win_size": -1,
+    "path_pdrop": 0.1,
+    "num_levels": 6,
+    "num_convs": 2,
+    "cls_prior_prob": 0.01,
+    "regression_range": ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000)),
+    "loss_normalizer_momentum": 0.9,
+    "center_sample_radius": 1.5,
+    "clip_grad_norm": 1,
+    "amp": True,
+    "ema": 0.999,
+    "weight_decay": 0.05,
+    "backbone.lr": 1e-5,
+    "warmup_epoch": 5,
+    "use_soft_nms": True,
+    "sigma": 0.7,
+    "min_score": 0.001,
+}
+
+THUMOS: dict[str, Any] = {
+    "window_size": 512,
+    "scale_factor": 2,
+    "feature_stride": 4,
+    "trunc_thresh": 0.75,
+    "crop_ratio": (0.9, 1.0),
+    "window_overlap_ratio": 0.5,
+    "out_channels": 512,
+    "use_abs_pe": False,
+    "label_smoothing": 0.0,
+    "loss_weight": 1.0,
+    "loss_normalizer": 100,
+    "batch_size": 2,
+    "lr": 1e-4,
+    "max_epoch": 1500,
+    "end_epoch": 120,
+    "val_eval_interval": 5,
+    "val_start_epoch": 79,
+    "max_seg_num": 2000,
+    "multiclass": True,
+    "voting_thresh": 0.7,
+    "tiou_thresholds": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "class_agnostic": False,
+}
+
+ACTIVITYNET: dict[str, Any] = {
+    "resize_length": 192,
+    "scale_factor": 4,
+    "out_channels": 256,
+    "use_abs_pe": True,
+    "label_smoothing": 0.1,
+    "loss_weight": 2.0,
+    "loss_normalizer": 200,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "max_epoch": 15,
+    "end_epoch": 15,
+    "val_eval_interval": 1,
+    "val_start_epoch": 8,
+    "max_seg_num": 100,
+    "multiclass": False,
+    "voting_thresh": 0.9,
+    "tiou_thresholds": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    "class_agnostic": True,
+}
+
+SWIN: dict[str, Any] = {
+    "patch_size": (2, 4, 4),
+    "embed_dim": 96,
+    "depths": (2, 2, 6, 2),
+    "num_heads": (3, 6, 12, 24),
+    "window_size": (8, 7, 7),
+    "mlp_ratio": 4.0,
+    "drop_rate": 0.0,
+    "in_channels": 768,
+}
+
+SLOWFAST: dict[str, Any] = {
+    "depth": 101,
+    "resample_rate": 4,
+    "speed_ratio": 4,
+    "channel_ratio": 8,
+    "fusion_kernel": 7,
+    "in_channels": 2304,
+}
+
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], bool, float]] = {
+    "thumos14_swin_tiny": (THUMOS, SWIN | {"drop_path_rate": 0.2}, True, 66.89),
+    "thumos14_swin_tiny_plain": (THUMOS, SWIN | {"drop_path_rate": 0.1}, False, 67.10),
+    "thumos14_slowfast_101": (THUMOS, SLOWFAST, True, 70.19),
+    "thumos14_slowfast_101_plain": (THUMOS, SLOWFAST, False, 69.97),
+    "activitynet_swin_tiny": (ACTIVITYNET, SWIN | {"drop_path_rate": 0.2}, True, 36.47),
+    "activitynet_swin_tiny_plain": (ACTIVITYNET, SWIN | {"drop_path_rate": 0.1}, False, 36.89),
+    "activitynet_slowfast_101": (ACTIVITYNET, SLOWFAST, True, 37.55),
+    "activitynet_slowfast_101_plain": (ACTIVITYNET, SLOWFAST, False, 37.35),
+}
+"""By recipe: the settings of data and training, of the backbone, whether it is rewired, and the published mAP."""

@@ -1,0 +1,115 @@
+"""The recipes of the benchmarks say what OpenTAD's configs say, field by field."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from published_settings import EVERY, PUBLISHED
+
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf.training.arguments import load_recipe
+
+RECIPES = Path(__file__).resolve().parents[1] / "re2tal_hf/recipes"
+THUMOS_FRAME_RATE = 30
+
+
+def built(name: str):
+    recipe = load_recipe(name)
+    data, backbone, rewired, published = PUBLISHED[name]
+    labels = {0: "action"} if data["class_agnostic"] else {i: str(i) for i in range(20)}
+    with torch.device("meta"):
+        model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, id2label=labels))
+    return recipe, EVERY | data, backbone, rewired, published, model
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_frames(name):
+    recipe, facts, *_, model = built(name)
+    processor, augmentation = Re2TALVideoProcessor(**recipe.processor), recipe.augmentation
+    assert processor.size.shortest_edge == facts["test.Resize"] and processor.do_center_crop
+    assert processor.frame_size == (facts["test.CenterCrop"],) * 2 == (facts["crop"],) * 2
+    assert augmentation["crop_edge"] == facts["Resize"]
+    assert tuple(augmentation["crop_scale"]) == facts["RandomResizedCrop.area_range"]
+    assert "crop_ratio" not in augmentation  # the default
+    assert augmentation["flip_probability"] == facts["Flip.flip_ratio"]
+    assert tuple(augmentation[part] for part in ("brightness", "contrast", "saturation", "hue")) == facts["ColorJitter"]
+    for ours, theirs in ((processor.image_mean, facts["mean"]), (processor.image_std, facts["std"])):
+        assert [255 * value for value in ours] == pytest.approx(theirs)
+    length = facts.get("window_size", facts.get("resize_length"))
+    assert processor.num_frames == length * facts["scale_factor"]
+    assert processor.num_frames // model.model.feature_stride == length
+    if "window_size" in facts:
+        stride = facts["feature_stride"] / facts["scale_factor"]  # frames of the video for each that is read
+        assert (processor.sampling, processor.frame_rate) == ("sliding", THUMOS_FRAME_RATE / stride)
+        assert processor.window_overlap == facts["window_overlap_ratio"]
+        assert recipe.data.truncation_threshold == facts["trunc_thresh"]
+        assert tuple(recipe.data.crop_ratio) == facts["crop_ratio"]
+    else:
+        assert processor.sampling == "resized"
+    assert recipe.data.class_agnostic == facts["class_agnostic"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_model(name):
+    recipe, facts, backbone, rewired, _, model = built(name)
+    assert (model.config.rewiring, model.backprop) == (("re2tal", "reversible") if rewired else ("none", "checkpoint"))
+    network, head, loss = model.model.backbone, model.head, model.criterion
+    assert model.model.feature_size == backbone["in_channels"]
+    if "depths" in backbone:
+        settings = recipe.model["backbone_config"]
+        assert tuple(settings["window_size"]) == backbone["window_size"]
+        assert settings["stochastic_depth_prob"] == backbone["drop_path_rate"]
+        assert network.patch_embed.proj.weight.shape[0] == backbone["embed_dim"]
+        assert network.patch_embed.proj.kernel_size == backbone["patch_size"]
+        stages = network.features[::2]
+        assert tuple(map(len, stages)) == backbone["depths"]
+        assert tuple(stage[0].attn.num_heads for stage in stages) == backbone["num_heads"]
+    else:
+        assert (network.resample_rate, network.speed_ratio) == (backbone["resample_rate"], backbone["speed_ratio"])
+        assert recipe.model["backbone_config"]["variant"] == f"{backbone['depth']}_8x8"
+        laterals = network.slow_path.conv1_lateral.conv
+        assert laterals.kernel_size[0] == backbone["fusion_kernel"]
+        assert network.slow_path.conv1.conv.out_channels // laterals.in_channels == backbone["channel_ratio"]
+    assert recipe.freeze.norms == facts["norm_eval"]
+    settings = head.config
+    assert settings.hidden_size == facts["out_channels"]
+    assert (settings.drop_path, settings.class_prior) == (facts["path_pdrop"], facts["cls_prior_prob"])
+    assert (len(head.embedding), len(head.stem), len(head.pyramid)) == facts["arch"]
+    assert head.pyramid[0].attention.num_heads == facts["n_head"] and facts["n_mha_win_size"] == -1
+    assert settings.attention_window is None
+    assert settings.max_length == facts.get("window_size", facts.get("resize_length"))
+    assert settings.use_position_embedding == facts["use_abs_pe"]
+    assert len(head.classification.layers) == len(head.boundary.layers) == facts["num_convs"]
+    assert settings.num_levels == facts["num_levels"]
+    assert tuple(tuple(pair) for pair in head.config.ranges) == facts["regression_range"]
+    assert loss.center_radius == facts["center_sample_radius"]
+    assert loss.normalizer_momentum == facts["loss_normalizer_momentum"]
+    assert (loss.label_smoothing, loss.loss_weight) == (facts["label_smoothing"], facts["loss_weight"])
+    assert recipe.model["loss_config"]["initial_normalizer"] == facts["loss_normalizer"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_training_and_measurement(name):
+    recipe, facts, _, _, published, _ = built(name)
+    training, evaluation = recipe.training, recipe.evaluation
+    assert (training.batch_size, training.learning_rate) == (facts["batch_size"], facts["lr"])
+    assert training.backbone_learning_rate == facts["backbone.lr"] and training.weight_decay == facts["weight_decay"]
+    assert training.max_gradient_norm == facts["clip_grad_norm"] and training.ema_decay == facts["ema"]
+    assert (training.mixed_precision == "fp16") == facts["amp"]
+    assert training.warmup_epochs == facts["warmup_epoch"] and training.epochs == facts["end_epoch"]
+    assert (training.schedule_epochs or training.epochs) == facts["max_epoch"]
+    # Theirs count from 0.
+    assert (evaluation.epochs, evaluation.start_epoch) == (facts["val_eval_interval"], facts["val_start_epoch"] + 1)
+    assert tuple(evaluation.tiou_thresholds) == facts["tiou_thresholds"]
+    processor = Re2TALVideoProcessor(**recipe.processor)
+    assert (processor.nms_method == "soft") == facts["use_soft_nms"] and processor.nms_sigma == facts["sigma"]
+    assert (processor.nms_min_score, processor.max_detections) == (facts["min_score"], facts["max_seg_num"])
+    assert processor.nms_per_class == facts["multiclass"]
+    # Where suppression is for each class by itself, theirs leaves voting out.
+    assert processor.voting_threshold == (None if facts["multiclass"] else facts["voting_thresh"])
+    assert f"{published:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
+
+
+def test_every_recipe_of_the_benchmarks_is_held_against_them():
+    there = {path.stem for path in RECIPES.glob("*.yaml") if path.stem.startswith(("thumos", "activitynet"))}
+    assert there == PUBLISHED.keys()

@@ -2,6 +2,7 @@
 
 python scripts/compare_pretrained.py --data cuts --weights efficientnet-lite0.pth --clips clips \\
     data.annotations=annotations.json data.videos=videos
+python scripts/compare_pretrained.py --data clips --weights efficientnet-lite0.pth --clips clips   # top-1 on clips
 python scripts/compare_pretrained.py --only-report
 
 Every run trains the recipe `image_lite0` in a process of its own. Its line goes to the results file when it ends; a run
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from re2tal_hf import Re2TALForTemporalActionLocalization
+from re2tal_hf import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification
 from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.metrics.bootstrap import interval, resampled_map, resampled_videos
 from re2tal_hf.metrics.stored_detections import read_predictions, reference_segments
@@ -54,6 +55,16 @@ SIZES = {"40x56": (40, 56), "64x80": (64, 80)}
 for _name, (_height, _width) in SIZES.items():
     _size = f"processor.size={{height: {_height}, width: {_width}}}"
     WAYS |= {f"plain, {_name}": [*PLAIN, _size], f"rewired, {_name}": [_size]}
+# Clips of any form, each seen whole.
+CLIPS = "clips"
+OF_CLIPS = ["processor.size={height: 128, width: 128}", "processor.frame_rate=4", "processor.num_frames=16"]
+OF_CLIPS += ["augmentation.crop_scale=[0.8, 1]", "augmentation.crop_ratio=[0.6, 2]", "data.windows_per_video=1"]
+OF_CLIPS += [
+    "training.epochs=15",
+    "training.batch_size=4",
+    "training.backbone_learning_rate=1e-4",
+    "evaluation.views=1",
+]
 DISTILLATION = ["distillation.weight=1", "distillation.label_weight=0", "evaluation.epochs=0", "evaluation.views=1"]
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 NUM_RESAMPLES = 1000
@@ -82,26 +93,35 @@ def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     distilled = 0
     if way == "rewired, distilled first":
         before = folder.with_name(f"distillation-{seed}")
-        of_clips = [*DISTILLATION, f"training.epochs={options.distillation_epochs}", "data.windows_per_video=1"]
+        own = [*DISTILLATION, f"training.epochs={options.distillation_epochs}", "data.windows_per_video=1"]
+        of_clips = [*OF_CLIPS, *own] if options.data == CLIPS else own
         command("finetune", [*common, *of_clips, f"data.annotations={options.clips}", "data.videos=null"], before)
         settings.append(f"training.pretrained_backbone={before / 'run' / 'last'}")
         distilled = steps(before / "run")
+    if options.data == CLIPS:
+        command("finetune", [*common, *OF_CLIPS, f"data.annotations={options.clips}", *settings], folder)
+        return outcome(way, seed, options.data, folder / "run", distilled, "top1")
     command("train", [*common, *settings], folder)
-    recipe = load_recipe(str(folder / "run" / "recipe.yaml"))
-    log = read_lines(folder / "run" / "log.jsonl")
+    draws = resampled(folder / "run" / "last", load_recipe(str(folder / "run" / "recipe.yaml")))
+    line = outcome(way, seed, options.data, folder / "run", distilled, "map")
+    return {**line, "resampled": [round(value, 4) for value in draws.tolist()]}
+
+
+def outcome(way: str, seed: int, data: str, run: Path, distilled: int, metric: str) -> dict[str, Any]:
+    """What a finished run says of itself."""
+    log = read_lines(run / "log.jsonl")
     return {
-        "data": options.data,
+        "data": data,
         "way": way,
         "seed": seed,
-        "steps": steps(folder / "run"),
+        "steps": steps(run),
         "distillation_steps": distilled,
-        **json.loads((folder / "run" / "last" / "metrics.json").read_text(encoding="utf-8")),
-        "curve": [[entry["epoch"], round(entry["map"], 4)] for entry in log if "map" in entry],
-        "kept_mib": round(kept_mebibytes(folder / "run" / "last", recipe), 1),
+        **json.loads((run / "last" / "metrics.json").read_text(encoding="utf-8")),
+        "curve": [[entry["epoch"], round(entry[metric], 4)] for entry in log if metric in entry],
+        "kept_mib": round(kept_mebibytes(run / "last", load_recipe(str(run / "recipe.yaml")), metric), 1),
         "peak_mib": round(max(entry["peak_memory_mib"] for entry in log)),
         "step_seconds": round(statistics.median(entry["seconds_per_step"] for entry in log), 3),
         "reconstruction_error": max(entry["reconstruction_error"] for entry in log),
-        "resampled": [round(value, 4) for value in resampled(folder / "run" / "last", recipe).tolist()],
     }
 
 
@@ -113,13 +133,16 @@ def steps(run: Path) -> int:
     return recipe.training.epochs * (windows // recipe.training.batch_size)
 
 
-def kept_mebibytes(folder: Path, recipe: Recipe) -> float:
+def kept_mebibytes(folder: Path, recipe: Recipe, metric: str) -> float:
     """What autograd keeps of a training step of the model as it is at the end."""
-    model = Re2TALForTemporalActionLocalization.from_pretrained(folder).train()
+    localizes = metric == "map"
+    model_class: Any = Re2TALForTemporalActionLocalization if localizes else Re2TALForVideoClassification
+    model = model_class.from_pretrained(folder).train()
     model.freeze(**vars(recipe.freeze))
     size, batch = recipe.processor["size"], recipe.training.batch_size
     videos = torch.randn(batch, recipe.processor["num_frames"], 3, size["height"], size["width"])
-    labels = [{"segments": torch.tensor([[2.0, 9.0]]), "class_labels": torch.tensor([0])}] * batch
+    action = {"segments": torch.tensor([[2.0, 9.0]]), "class_labels": torch.tensor([0])}
+    labels = [action] * batch if localizes else torch.zeros(batch, dtype=torch.long)
     model(videos, labels=labels).loss.backward()  # a Dr2Net measures the error of its inversion first
     with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
         model(videos, labels=labels)
@@ -148,7 +171,7 @@ def difference(lines: list[dict[str, Any]], data: str, way: str, other: str) -> 
     """How much better a way is than another: mean over the seeds that both have, and the interval over videos."""
     ours, theirs = of_way(lines, data, way), of_way(lines, data, other)
     seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds or way == other:
+    if not seeds or way == other or data == CLIPS:
         return ""
     pairs = [np.subtract(ours[seed]["resampled"], theirs[seed]["resampled"]) for seed in seeds]
     low, high = interval(np.mean(pairs, axis=0))
@@ -157,8 +180,14 @@ def difference(lines: list[dict[str, Any]], data: str, way: str, other: str) -> 
 
 def table(lines: list[dict[str, Any]], data: str) -> list[str]:
     """Lines in Markdown: every way that was run on the data."""
-    names = [f"map@{threshold}" for threshold in THRESHOLDS]
-    heads = ["way", "mAP", "of each seed", *(f"at {threshold}" for threshold in THRESHOLDS)]
+    metric, thresholds = ("top1", ()) if data == CLIPS else ("map", THRESHOLDS)
+    names = [f"map@{threshold}" for threshold in thresholds]
+    heads = [
+        "way",
+        "top-1" if data == CLIPS else "mAP",
+        "of each seed",
+        *(f"at {threshold}" for threshold in thresholds),
+    ]
     heads += ["to plain (95% over videos)", "kept, MiB", "peak, MiB", "step", "updates"]
     rows = [heads, ["---"] * len(heads)]
     plain = of_way(lines, data, "plain")
@@ -167,8 +196,8 @@ def table(lines: list[dict[str, Any]], data: str) -> list[str]:
         found = [line for _, line in sorted(of_way(lines, data, way).items())]
         if not found:
             continue
-        means = [statistics.mean(line[name] for line in found) for name in ("map", *names)]
-        row = [way, f"{means[0]:.3f}", " ".join(f"{line['map']:.3f}" for line in found)]
+        means = [statistics.mean(line[name] for line in found) for name in (metric, *names)]
+        row = [way, f"{means[0]:.3f}", " ".join(f"{line[metric]:.3f}" for line in found)]
         row += [f"{mean:.3f}" for mean in means[1:]]
         row += [difference(lines, data, way, "plain"), f"{found[-1]['kept_mib']:.1f}"]
         row += [f"{max(line['peak_mib'] for line in found)}"]
@@ -220,7 +249,8 @@ def report(results: Path) -> None:
     lines = read_lines(results)
     parts = []
     for data in sorted({line["data"] for line in lines}):
-        parts += [f"## {data}", "", *table(lines, data), "", *class_table(lines, data), ""]
+        by_class = [] if data == CLIPS else [*class_table(lines, data), ""]
+        parts += [f"## {data}", "", *table(lines, data), "", *by_class]
     text = "\n".join(["# compare_pretrained.py", "", *parts])
     results.with_suffix(".md").write_text(text, encoding="utf-8")
     draw(lines, results.with_suffix(".png"))
@@ -229,9 +259,9 @@ def report(results: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="cuts", help="what the data are called in the results")
+    parser.add_argument("--data", default="cuts", help=f"what the data are called in the results; {CLIPS}: top-1")
     parser.add_argument("--weights", type=Path, help="of the pretrained image network")
-    parser.add_argument("--clips", type=Path, help="folder of labelled clips, for distillation")
+    parser.add_argument("--clips", type=Path, help="folder of labelled clips")
     parser.add_argument("--distillation-epochs", type=int, default=4)
     ways = [*WAYS]
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways, metavar="way", help=f"of {ways}")

@@ -33,6 +33,14 @@ def test_every_way_of_the_comparison_is_a_recipe():
         made["load_recipe"](made["RECIPE"], settings)
 
 
+def test_clips_have_a_table_of_their_own():
+    entry = {**line("rewired", 0, 0.0, [], data="clips"), "top1": 0.75}
+    heads, _, row = made["table"]([entry], "clips")
+    assert "top-1" in heads and "at 0.3" not in heads
+    assert [cell.strip() for cell in row.split("|")[1:4]] == ["rewired", "0.750", "0.750"]
+    made["load_recipe"](made["RECIPE"], made["OF_CLIPS"])
+
+
 def test_the_report_compares_in_pairs(tmp_path):
     values = np.linspace(0.4, 0.6, 101)
     lines = [

@@ -35,6 +35,7 @@ def run_command(
     run: Callable[[Options], int],
     arguments: list[str] | None,
     log_level: int = logging.WARNING,
+    name: str | None = None,
 ) -> int:
     """Reads a command's options, which may stand anywhere among its other arguments, and runs it.
 
@@ -44,6 +45,7 @@ def run_command(
         run: The command; returns the exit code.
         arguments: Of the command; those of the process by default.
         log_level: What is less than that is not shown.
+        name: Of the command; that of its file by default.
 
     Returns:
         The exit code: that of `run`, or 1 after a user's error, which is one line on stderr, and after one of ours,
@@ -54,7 +56,7 @@ def run_command(
             nobody reads what is printed.
     """
     parser = _Parser(
-        prog=f"re2tal {Path(run.__code__.co_filename).stem}",
+        prog=f"re2tal {name or Path(run.__code__.co_filename).stem}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
@@ -26,8 +27,9 @@ from .annotation_set import (
     repair_segments,
     repair_video,
 )
+from .annotation_sources import read_file
 from .hub_video import HubVideo
-from .json_files import check_unique, read_json, read_text, some
+from .json_files import check_unique, read_text, some
 from .time_units import MAX_LOST, check_times
 from .video_files import files_of_id, find_videos, same_name
 
@@ -42,6 +44,8 @@ __all__ = [
     "read_label_names",
     "repair_segments",
 ]
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = {
     "subset": str | None,
@@ -71,7 +75,7 @@ def read_annotations(
 ) -> AnnotationSet:
     """Reads and checks the annotations of one subset.
 
-    Four forms are read, with times in seconds or as timecodes (`1:02:03.5`):
+    Five forms are read, with times in seconds or as timecodes (`1:02:03.5`):
 
     - ActivityNet: `{"database": {video_id: {"subset", "duration", "annotations": [{"segment":
       [start, end], "label"}]}}}`. Times may be strings, the duration may be absent, and `label_id`
@@ -82,6 +86,8 @@ def read_annotations(
       `video_id` (else the file's stem), `duration` and `subset` (else the split, which in a folder
       is told by the names of the folders as `datasets` does, see `read_hub_rows`; the name of any
       other folder is understood too).
+    - Files of other tools, where their content shows which: see `annotation_formats`. Those that count frames and
+      do not say their rate are for `re2tal annotations convert`.
     - Detections, as `re2tal predict` writes them for one video (its id is the name of the file) and
       `re2tal evaluate` for many: `[{"label", "start", "end"}]`, `{"results": {video_id: [{"label",
       "segment"}]}}`. They have no subsets, and are all of the one asked for.
@@ -90,7 +96,7 @@ def read_annotations(
     differ only in case are an error, unless `label_names` or the card of a dataset have both.
 
     Args:
-        source: JSON file, folder with `metadata.jsonl`, or dataset on the Hub, "user/name" or
+        source: File, folder with `metadata.jsonl`, or dataset on the Hub, "user/name" or
             "user/name@revision".
         subset: Subset to read, in any case. A name that stands in the file comes first; else
             "train" means "training", "val" and "valid" "validation", "test" "testing", and back.
@@ -196,7 +202,10 @@ def _read_records(source: str | Path) -> tuple[list[Record], list[str] | None]:
     path = Path(source)
     # Path.is_file raises of paths that are no paths.
     if os.path.isfile(source):
-        return [parse_record(video_id, entry, path) for video_id, entry in _entries(path).items()], None
+        records, _, notes = read_file(path)
+        for note in dict.fromkeys(notes):
+            logger.info("%s: %s", path, note)
+        return records, None
     if not os.path.exists(source) and hub_dataset(source) is None:
         raise FileNotFoundError(f"annotations {str(source)[-200:]} do not exist; give a JSON file or a folder")
     from .hub_annotations import read_hub_rows  # here, because it takes seconds to import and files do not need it
@@ -217,30 +226,6 @@ def _fetch(videos: list[AnnotatedVideo]) -> None:
         paths = pool.map(AnnotatedVideo.local_path, remote)
         for video, path in zip(remote, tqdm(paths, "fetching videos", len(remote), disable=not remote), strict=True):
             video.path = path
-
-
-_FORM = '{"database": {video_id: {"subset", "annotations": [{"segment": [start, end], "label"}]}}}'
-
-
-def _entries(path: Path) -> dict[str, Any]:
-    """What a JSON file says of each video, in whichever of the forms."""
-    content = read_json(path, _FORM)
-    if isinstance(content, list) and content and all(_is_detection(entry) for entry in content):
-        return {path.stem: content}
-    for key in ("database", "results"):
-        inside = content.get(key) if isinstance(content, dict) else None
-        if inside is not None and not (isinstance(inside, dict) and "annotations" in inside):  # of a video of this name
-            content = inside
-    if not isinstance(content, dict) or not content:
-        raise AnnotationError(
-            f'{path}: expected {_FORM}, {{video_id: {{"subset", "actions"}}}} or detections as re2tal predict and'
-            f" evaluate write them, not {shown(content)}"
-        )
-    return content
-
-
-def _is_detection(entry: Any) -> bool:
-    return isinstance(entry, dict) and {"label", "start", "end"} <= entry.keys()
 
 
 def _select_subset(records: list[Record], subset: str | None, source: str | Path) -> list[Record]:
@@ -266,7 +251,11 @@ def _select_subset(records: list[Record], subset: str | None, source: str | Path
         wanting = (
             f"no videos in subset {shown(subset)}" if subset and subset.strip() else "the name of the subset is empty"
         )
-        has = f"the file has {listing}" if listing else 'no video has a "subset"; give each one'
+        has = (
+            f"the file has {listing}"
+            if listing
+            else 'no video has a "subset"; give each one, as re2tal annotations split does'
+        )
         raise AnnotationError(f"{source}: {wanting}; {has}")
     check_unique((record.video_id for record in selected), source)
     return selected

@@ -93,9 +93,11 @@ class AnnotationFile:
 
     @functools.cached_property
     def xml(self) -> Element | None:
-        """The root of its elements; None where it is no XML."""
+        """The root of its elements; None where it is no XML, or a web page."""
         start = self.content.removeprefix(b"\xef\xbb\xbf").lstrip()
         utf16 = start.startswith((b"\xff\xfe<", b"\xfe\xff\0<"))
+        if start[:15].lower().startswith((b"<!doctype html", b"<html")):
+            return None
         return parse_xml(self.content, str(self.path)) if start.startswith(b"<") or utf16 else None
 
     def lines(self) -> list[str]:
@@ -158,7 +160,7 @@ class AnnotationFile:
             AnnotationError: It is no number, or the frame rate is none.
         """
         if rate is None:
-            raise self.error("times are frames; give how many there are in a second: --frame-rate", place)
+            raise self.error("times are frames; re2tal annotations takes how many a second has: --frame-rate", place)
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1000:
             raise self.error(f"the frame rate is {shown(rate)}; it must be above 0 and at most 1000 a second", place)
         return parse_seconds(value, f"{self.path}: {place}") / rate

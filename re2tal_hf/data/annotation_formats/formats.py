@@ -85,7 +85,16 @@ def read_records(
         raise AnnotationError(f"{path}: its content does not show what wrote it; say --from {', '.join(FORMATS)}")
     if kind and found.recognises is not None and not found.recognises(file):
         raise AnnotationError(f"{path}: this is not {found.title}; leave --from out, or say another one")
+    return read_recognised(file, found), found, file.notes
+
+
+def read_recognised(file: AnnotationFile, found: Format) -> list[Record]:
+    """Reads a file of a format that it is of.
+
+    Raises:
+        AnnotationError: It is malformed, or holds nothing.
+    """
     videos = found.read(file)
     if not videos:
-        raise AnnotationError(f"{path}: there are no videos and no actions in it")
-    return [parse_record(video_id, entry, path) for video_id, entry in videos.items()], found, file.notes
+        raise AnnotationError(f"{file.path}: there are no videos and no actions in it")
+    return [parse_record(video_id, entry, file.path) for video_id, entry in videos.items()]

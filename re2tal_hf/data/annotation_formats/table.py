@@ -79,6 +79,11 @@ def _columns(rows: list[tuple[int, list[str]]]) -> _Columns:
     return found if found.complete else _guess_without_header(rows[0][1])
 
 
+def video_columns(header: list[str]) -> int | None:
+    """Returns the column of a table with the names of videos, None where there is none."""
+    return _guess(header).places.get("video")
+
+
 def recognises(file: AnnotationFile) -> bool:
     return _columns(first_rows(file)).complete
 

@@ -3,7 +3,8 @@
 Read with the files that they build on (`_base_/datasets/thumos-14/e2e_train_trunc_test_sw_256x224x224.py`,
 `_base_/datasets/activitynet-1.3/e2e_resize_768_1x224x224.py`, `_base_/models/actionformer.py`) at the commits cd0ca96
 (rewired) and 01c58b9 (plain). Names are OpenTAD's; lengths count features, and a video of THUMOS-14 has 30 frames a
-second. `ColorJitter`, `RandomResizedCrop` and the average of the weights are at the defaults of mmaction2 and OpenTAD.
+second. `ImgAug` (operations, strength), `ColorJitter`, `RandomResizedCrop` and the average of the weights are at the
+defaults of mmaction2 and OpenTAD.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ EVERY: dict[str, Any] = {
     "RandomResizedCrop.aspect_ratio_range": (3 / 4, 4 / 3),
     "crop": 224,
     "Flip.flip_ratio": 0.5,
+    "ImgAug": (2, 9 / 10),
     "ColorJitter": (0.5, 0.5, 0.5, 0.1),
     "test.Resize": 224,
     "test.CenterCrop": 224,
@@ -85,6 +87,11 @@ ACTIVITYNET: dict[str, Any] = {
     "voting_thresh": 0.9,
     "tiou_thresholds": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
     "class_agnostic": True,
+    "external_cls.topk": 2,
+    "prefix": "v_",
+    "data_path": "15fps_short256",
+    "block_list": "missing_files.txt",  # videos that are neither trained on nor given detections
+    "blocked_videos": "blocked.json",  # videos that are not measured by
 }
 
 SWIN: dict[str, Any] = {

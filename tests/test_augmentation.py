@@ -7,6 +7,7 @@ SIZE = (12, 10)
 CROP = Augmentation(crop_scale=(0.2, 0.6))
 FLIP = Augmentation(flip_probability=1.0, unflippable_labels=(3,))
 COLOUR = Augmentation(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
+OPERATED = Augmentation(random_operations=2)
 ALL = Augmentation((0.2, 0.6), flip_probability=0.5, brightness=0.5, saturation=0.5, hue=0.2)
 
 
@@ -18,7 +19,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("augmentation", [CROP, FLIP, COLOUR, ALL])
+@pytest.mark.parametrize("augmentation", [CROP, FLIP, COLOUR, OPERATED, ALL])
 def test_one_draw_for_all_frames(augmentation):
     frame = clip(1)
     for seed in range(5):
@@ -27,7 +28,7 @@ def test_one_draw_for_all_frames(augmentation):
         assert (augmented == augmented[:1]).all()
 
 
-@pytest.mark.parametrize("augmentation", [CROP, COLOUR, ALL])
+@pytest.mark.parametrize("augmentation", [CROP, COLOUR, OPERATED, ALL])
 def test_draws_follow_the_generator(augmentation):
     frames = clip()
     first = augmentation(frames, SIZE, generator=generator(1))

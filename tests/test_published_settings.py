@@ -7,6 +7,8 @@ import torch
 from published_settings import EVERY, PUBLISHED
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf.data.augmentation import Augmentation
+from re2tal_hf.data.video_files import files_of_id, find_videos
 from re2tal_hf.training.arguments import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "re2tal_hf/recipes"
@@ -32,6 +34,8 @@ def test_frames(name):
     assert tuple(augmentation["crop_scale"]) == facts["RandomResizedCrop.area_range"]
     assert "crop_ratio" not in augmentation  # the default
     assert augmentation["flip_probability"] == facts["Flip.flip_ratio"]
+    clips = Augmentation(**augmentation)
+    assert (clips.random_operations, clips.operation_strength) == facts["ImgAug"]
     assert tuple(augmentation[part] for part in ("brightness", "contrast", "saturation", "hue")) == facts["ColorJitter"]
     for ours, theirs in ((processor.image_mean, facts["mean"]), (processor.image_std, facts["std"])):
         assert [255 * value for value in ours] == pytest.approx(theirs)
@@ -107,9 +111,19 @@ def test_training_and_measurement(name):
     assert processor.nms_per_class == facts["multiclass"]
     # Where suppression is for each class by itself, theirs leaves voting out.
     assert processor.voting_threshold == (None if facts["multiclass"] else facts["voting_thresh"])
+    if facts["class_agnostic"]:
+        assert processor.num_video_classes == facts["external_cls.topk"]
     assert f"{published:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
 
 
 def test_every_recipe_of_the_benchmarks_is_held_against_them():
     there = {path.stem for path in RECIPES.glob("*.yaml") if path.stem.startswith(("thumos", "activitynet"))}
     assert there == PUBLISHED.keys()
+
+
+def test_videos_of_activitynet_are_found_by_the_prefix(tmp_path):
+    facts = PUBLISHED["activitynet_swin_tiny"][0]
+    file = tmp_path / facts["data_path"] / f"{facts['prefix']}abc.mp4"
+    file.parent.mkdir()
+    file.touch()
+    assert files_of_id("abc", find_videos(tmp_path), tmp_path) == [file]

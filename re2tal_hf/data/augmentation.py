@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..value_checks import COUNT, SHARE, Range, check_values, fields_of
+from .random_operations import OPERATIONS, RandomOperations
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Augmentation:
         flip_probability: How often a clip is mirrored left to right.
         unflippable_labels: Names or ids of the classes whose meaning depends on left and right; a
             clip that shows one of them is never mirrored. `with_labels` turns names into ids.
+        random_operations: How many operations of RandAugment a clip goes through, after crop and flip; see
+            `RandomOperations`.
+        operation_strength: Theirs, from 0 to 1.
         brightness: Largest relative change; the factor is drawn from `[1 - b, 1 + b]`.
         contrast: Like `brightness`.
         saturation: Like `brightness`.
@@ -40,6 +44,8 @@ class Augmentation:
     crop_edge: Annotated[int | None, COUNT] = None
     flip_probability: Annotated[float, SHARE] = 0.0
     unflippable_labels: Collection[int | str] | int | str | None = ()
+    random_operations: Annotated[int, Range(0, len(OPERATIONS))] = 0
+    operation_strength: Annotated[float, SHARE] = 0.9
     brightness: Annotated[float, Range(0, 10)] = 0.0
     contrast: Annotated[float, Range(0, 10)] = 0.0
     saturation: Annotated[float, Range(0, 10)] = 0.0
@@ -114,6 +120,8 @@ class Augmentation:
             parts.append(v2.RandomResizedCrop(size, self.crop_scale, self.crop_ratio))
         if flip and self.flip_probability > 0:
             parts.append(v2.RandomHorizontalFlip(self.flip_probability))
+        if self.random_operations:
+            parts.append(RandomOperations(self.random_operations, self.operation_strength))
         if self.brightness or self.contrast or self.saturation or self.hue:
             parts.append(v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue))
         return v2.Compose(parts)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from re2tal_hf.commands.diagnose import main
-from re2tal_hf.metrics.diagnosis import (
+from re2tal_hf.metrics.tal_map.diagnosis import (
     KINDS,
     by_video,
     calibration,
@@ -17,7 +17,7 @@ from re2tal_hf.metrics.diagnosis import (
     match,
     sensitivity,
 )
-from re2tal_hf.metrics.diagnosis_figure import draw_diagnosis
+from re2tal_hf.metrics.tal_map.diagnosis_figure import draw_diagnosis
 from re2tal_hf.metrics.tal_map.tal_map import Segments, TalMap
 
 NAMES = ["run", "jump"]

@@ -280,7 +280,8 @@ def test_ties_that_move_the_figure_are_said(tal_map, recwarn):
     tied = [predicted("a", (20, 30, 0, 0.5)), predicted("b", (0, 10, 0, 0.5)), predicted("c", (0, 9, 0, 0.1))]
     # The right one is first or second of its equals, and finds one of two actions.
     with pytest.warns(UserWarning, match=r"may be anything from 0.2500 to 0.5000\. Give scores with more digits"):
-        assert tal_map.compute(predictions=tied, **settings)["map"] == 0.25
+        found = tal_map.compute(predictions=tied, **settings)
+        assert found["map"] == 0.25 and found["map_range"] == [0.25, 0.5]
     with pytest.warns(UserWarning, match="from 0.2500 to 0.5000"):
         assert tal_map.compute(predictions=tied[1::-1], **settings)["map"] == 0.5
     recwarn.clear()

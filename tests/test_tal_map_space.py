@@ -21,7 +21,7 @@ gradio = pytest.importorskip("gradio")
 
 FOLDER = Path(__file__).resolve().parents[1] / "re2tal_hf" / "metrics" / "tal_map"
 EXAMPLE = (FOLDER / "example_annotations.json", FOLDER / "example_detections.json")
-MODULES = ("app", "json_files", "tal_map", "uploads_only")
+MODULES = ("app", "diagnosis", "diagnosis_figure", "json_files", "tal_map", "uploads_only")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,10 @@ def page():
         for name in MODULES:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)
+
+
+def measure(page, *arguments):
+    return page.measure(page.read_inputs(*arguments))
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ DETECTIONS = detections((0, 10, "run", 0.9), (60, 70, "run", 0.8), (21, 30, "run
 
 def test_tables_of_a_case_by_hand(page, file):
     # run at 0.5: precision 1, 1/2, 2/3, so AP (1 + 2/3) / 2; jump overlaps by 0.8
-    measurement = page.measure(file("a.json", ANNOTATIONS), file("d.json", DETECTIONS), "all", "0.5, 0.85")
+    measurement = measure(page, file("a.json", ANNOTATIONS), file("d.json", DETECTIONS), "all", "0.5, 0.85")
     assert page.map_table(measurement).values.tolist() == [["0.5", 0.9167], ["0.85", 0.4167], ["average", 0.6667]]
     table = page.class_table(measurement)
     assert list(table.columns) == ["class", "segments", "0.5", "0.85", "average"]
@@ -87,7 +91,7 @@ def test_tables_of_a_case_by_hand(page, file):
 
 
 def test_curves_have_the_area_that_is_reported(page):
-    measurement = page.measure(*map(str, EXAMPLE), "validation", "0.3:0.1:0.7")
+    measurement = measure(page, *map(str, EXAMPLE), "validation", "0.3:0.1:0.7")
     results = measurement.results
     predictions, references = page.read_detections(EXAMPLE[1]), page.read_annotations(EXAMPLE[0])
     for rows in (predictions, references):
@@ -117,16 +121,16 @@ def test_both_forms_of_both_files_agree(page, file):
     plain_detections = [
         {"video_id": "v", **{f"{name}s": [row[name] for row in rows] for name in ("segment", "label", "score")}}
     ]
-    expected = page.measure(file("a.json", ANNOTATIONS), file("d.json", DETECTIONS), "all", "0.5").results
+    expected = measure(page, file("a.json", ANNOTATIONS), file("d.json", DETECTIONS), "all", "0.5").results
     for truth in (ANNOTATIONS, plain_annotations):
         for found in (DETECTIONS, plain_detections):
-            assert page.measure(file("a.json", truth), file("d.json", found), "all", "0.5").results == expected
+            assert measure(page, file("a.json", truth), file("d.json", found), "all", "0.5").results == expected
 
 
 def test_integer_labels_without_ground_truth_are_left_out(page, file):
     truth = [{"video_id": "v", "segments": [[0, 10]], "labels": [7]}]
     found = [{"video_id": "v", "segments": [[0, 10], [0, 10]], "labels": [7, 8], "scores": [0.5, 0.9]}]
-    measurement = page.measure(file("a.json", truth), file("d.json", found), "all", "0.5")
+    measurement = measure(page, file("a.json", truth), file("d.json", found), "all", "0.5")
     assert page.class_table(measurement).values.tolist() == [["7", 1, 1.0, 1.0]]
 
 
@@ -134,8 +138,8 @@ def test_subsets(page):
     truth, found = page.read_annotations(EXAMPLE[0]), page.read_detections(EXAMPLE[1])
     assert page.subset_choices(truth, []) == (["all", "training", "validation"], "all")
     assert page.subset_choices(truth, found) == (["all", "training", "validation"], "validation")
-    assert page.measure(*EXAMPLE, "validation", "0.5").summary.startswith("24 segments of 3 classes in 4 videos; 39 ")
-    assert "**39 of them in videos that are not of this subset**" in page.measure(*EXAMPLE, "training", "0.5").summary
+    assert measure(page, *EXAMPLE, "validation", "0.5").summary.startswith("24 segments of 3 classes in 4 videos; 39 ")
+    assert "**39 of them in videos that are not of this subset**" in measure(page, *EXAMPLE, "training", "0.5").summary
 
 
 def test_thresholds(page):
@@ -156,6 +160,32 @@ def test_thresholds(page):
     ):
         with pytest.raises(page.InputError, match="tIoU thresholds .*write"):
             page.parse_thresholds(text)
+
+
+def test_what_is_wrong_with_the_detections(page, file):
+    # Between the two runs: background; the jump's detection is called a run.
+    truth = annotations((0, 10, "run"), (20, 30, "run"), (40, 50, "jump"))
+    found = detections((0, 10, "run", 0.9), (60, 70, "run", 0.8), (21, 30, "run", 0.7), (42, 50, "run", 0.6))
+    paths = file("a.json", truth), file("d.json", found)
+    figures = page.diagnosed(page.read_inputs(*paths, "all", "0.5"))
+    assert figures["map"] == measure(page, *paths, "all", "0.5").results["map"] == pytest.approx((5 / 6 + 0) / 2)
+    # Without the background the runs' AP is 1; without the jump that is missed only the runs count.
+    assert figures["cost"]["background"] == pytest.approx(1 / 12) and figures["cost"]["wrong label"] == 0
+    assert figures["cost"]["missed"] == pytest.approx(5 / 12)
+    assert figures["confusion_matrix"] == {"jump": {"run": 1}, "run": {"run": 2}}
+    assert "coverage" not in figures["sensitivity"] and figures["per_video"]["v"]["actions"] == 3
+    table = page.kind_table(figures).set_index("kind")
+    assert table.loc["background"].tolist() == [0.0833, 0.3333]
+    assert table.loc["missed (share of the actions)"].tolist() == [0.4167, 0.3333]
+    truth["database"]["v"]["duration"] = "100"
+    paths = file("a.json", truth), paths[1]
+    assert page.diagnosed(page.read_inputs(*paths, "all", "0.5"))["sensitivity"]["coverage"][0]["high"] == 0.1
+    picture, _, figures_path = page.show_diagnosis(*paths, "all", "0.5")
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert json.loads(Path(figures_path).read_text(encoding="utf-8"))["detections"] == 4
+    truth["database"]["v"]["duration"] = "long"
+    with pytest.raises(page.InputError, match="video 'v': \"duration\" must hold finite numbers, got 'long'"):
+        page.read_annotations(file("a.json", truth))
 
 
 # ---------------------------------------------------------------- files that cannot be used
@@ -209,19 +239,19 @@ BAD_ANNOTATIONS = [
 @pytest.mark.parametrize(("content", "message"), BAD_ANNOTATIONS)
 def test_bad_annotations_are_named(page, file, content, message):
     with pytest.raises(page.InputError, match=f"truth.json.*{message}"):
-        page.measure(file("truth.json", content), file("found.json", DETECTIONS), "all", "0.5")
+        measure(page, file("truth.json", content), file("found.json", DETECTIONS), "all", "0.5")
 
 
 def test_bad_choices_are_named(page, file, monkeypatch):
     paths = file("truth.json", ANNOTATIONS), file("found.json", DETECTIONS)
     with pytest.raises(page.InputError, match="truth.json: no video of subset 'test'; it has 'all', 'validation'"):
-        page.measure(*paths, "test", "0.5")
+        measure(page, *paths, "test", "0.5")
     with pytest.raises(gradio.Error, match="no detection file yet"):
         page.show_measurement(paths[0], None, "all", "0.5")
     with Path(paths[1]).open("ab") as grown:
         grown.truncate(50_000_001)
     with pytest.raises(page.InputError, match="found.json: 50 MB, and the page takes 50; keep"):
-        page.measure(*paths, "all", "0.5")
+        measure(page, *paths, "all", "0.5")
 
 
 def test_messages_are_no_markup(page, file):
@@ -240,7 +270,7 @@ def test_the_table_of_hostile_labels_holds_no_formula(page, file, label):
             page.read_annotations(file("a.json", annotations((0, 10, label))))
         return
     paths = file("a.json", annotations((0, 10, label))), file("d.json", detections((0, 10, label, 0.9)))
-    measurement = page.measure(*paths, "all", "0.5")
+    measurement = measure(page, *paths, "all", "0.5")
     rows = list(csv.DictReader(io.StringIO(page.csv_table(measurement))))
     assert rows[0]["class"] == page.spreadsheet_cell(label) == spreadsheet_cell(label)
     assert label not in measurement.summary
@@ -250,7 +280,7 @@ def test_the_table_of_hostile_labels_holds_no_formula(page, file, label):
 def test_a_class_that_is_called_as_the_mean_is_one_of_its_own(page, file):
     actions = [(0, 10, page.MEAN), (0, 10, "run")]
     paths = file("a.json", annotations(*actions)), file("d.json", detections((0, 10, "run", 0.9)))
-    curves = page.plotted_curves(page.measure(*paths, "all", "0.5"))
+    curves = page.plotted_curves(measure(page, *paths, "all", "0.5"))
     assert list(curves) == [page.MEAN, f"{page.MEAN} (class)", "run"]
     assert curves[page.MEAN]["0.5"][0] == 0.5 and curves[f"{page.MEAN} (class)"]["0.5"][0] == 0
 
@@ -259,8 +289,8 @@ def test_more_curves_than_a_page_can_hold_are_refused(page, file, monkeypatch):
     monkeypatch.setattr(page, "MAX_CURVES", 3)
     paths = file("a.json", ANNOTATIONS), file("d.json", DETECTIONS)
     with pytest.raises(page.InputError, match="2 classes at 2 tIoU thresholds make 4 curves, and the page takes 3"):
-        page.measure(*paths, "all", "0.5, 0.6")
-    page.measure(*paths, "all", "0.5")
+        measure(page, *paths, "all", "0.5, 0.6")
+    measure(page, *paths, "all", "0.5")
 
 
 @pytest.mark.parametrize("place", ["label", "video", "subset"])
@@ -307,7 +337,7 @@ def test_app_serves_its_api(served, file, tmp_path):
     from gradio_client.exceptions import AppError
 
     client = Client(served, verbose=False, download_files=str(tmp_path / "downloads"))
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/measure"]
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/measure", "/diagnose"]
     with pytest.raises(AppError, match="bad.json: the file is empty"):
         client.predict(handle_file(EXAMPLE[0]), handle_file(file("bad.json", b"")), "all", "0.5", api_name="/measure")
     address = {"path": "https://example.com/truth.json", "meta": {"_type": "gradio.FileData"}}
@@ -320,10 +350,19 @@ def test_app_serves_its_api(served, file, tmp_path):
         thresholds="0.5,0.75",
         api_name="/measure",
     )
-    assert summary == "24 segments of 3 classes in 4 videos; 39 detections."
+    assert summary == (
+        "24 segments of 3 classes in 4 videos; 39 detections. "
+        "**Equal scores leave the mAP to the order of the detections: 0.5699 to 0.5836.**"
+    )
     assert dict(map_table["data"]) == {"0.5": 0.7388, "0.75": 0.4284, "average": 0.5836}
     assert [row[:3] for row in class_table["data"]] == [["chop", 9, 0.781], ["pour", 8, 0.6771], ["stir", 7, 0.7584]]
     assert Path(csv_path).read_text(encoding="utf-8-sig").splitlines()[0] == "class,segments,0.5,0.75,average"
+    picture, kinds, figures_path = client.predict(
+        *map(handle_file, EXAMPLE), "validation", "0.5,0.75", api_name="/diagnose"
+    )
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert [row[0] for row in kinds["data"]][-2:] == ["background", "missed (share of the actions)"]
+    assert json.loads(Path(figures_path).read_text(encoding="utf-8"))["map"] == pytest.approx(0.5836, abs=1e-4)
 
 
 # ---------------------------------------------------------------- the metric on the Hub

@@ -17,9 +17,9 @@ import numpy as np
 from ..data.annotation_set import AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.whole_files import check_writable, written_whole
-from ..metrics.diagnosis import KINDS, by_video, diagnose, match
-from ..metrics.diagnosis_figure import draw_diagnosis
 from ..metrics.stored_detections import read_scored_predictions, reference_segments
+from ..metrics.tal_map.diagnosis import KINDS, by_video, diagnose, match
+from ..metrics.tal_map.diagnosis_figure import draw_diagnosis
 from ..training.run_folder import as_json
 from ._command import add_measurement_options, detections_of, run_command
 

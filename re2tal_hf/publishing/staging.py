@@ -29,7 +29,7 @@ _PROBE_FRAMES = 64
 METRIC_FILES = (
     "README.md",
     "requirements.txt",
-    *(f"{name}.py" for name in ("app", "json_files", "tal_map", "uploads_only")),
+    *(f"{name}.py" for name in ("app", "diagnosis", "diagnosis_figure", "json_files", "tal_map", "uploads_only")),
     "example_annotations.json",
     "example_detections.json",
 )

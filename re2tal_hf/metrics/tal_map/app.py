@@ -1,10 +1,12 @@
-"""The page of the metric's Space: two JSON files in; mAP table and precision-recall curves out.
+"""The page of the metric's Space: two JSON files in; mAP table, precision-recall curves and diagnosis out.
 
-`tal_map.py` beside this file does all the measuring; here its input is read and its result shown.
+`tal_map.py` and `diagnosis.py` beside this file do all the measuring; here their input is read and their result shown.
 """
 
 import functools
 import html
+import io
+import json
 import math
 import unicodedata
 from collections import Counter
@@ -15,11 +17,13 @@ from typing import Any, NamedTuple
 import gradio as gr
 import numpy as np
 import pandas as pd
+from diagnosis import KINDS, by_video, diagnose, match
+from diagnosis_figure import MISSED, draw_diagnosis
 from gradio.helpers import Examples
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from json_files import MAX_FILE_BYTES, InputError, Label, Row, read_annotations, read_detections
-from tal_map import TalMap
+from tal_map import TalMap, checked_rows, segment_tables
 from uploads_only import UploadsOnly
 
 FOLDER = Path(__file__).resolve().parent
@@ -67,6 +71,14 @@ a range `first:step:last` or a list `0.5, 0.75`. The numbers are fractions: 0.5 
 """
 
 
+KINDS_OF_ERRORS = """\
+The first that fits, as in DETAD (ECCV 2018): a **double detection** overlaps an action of its class that a better one
+finds; a **wrong label** overlaps one of another class enough; of a **localization** error an action of its class is
+near (tIoU of 0.1 and more), of a **confusion** one of another class; **background** has nothing near. A kind costs what
+the mAP would rise by without its detections; missed actions, what it would rise by without them.
+"""
+
+
 class Measurement(NamedTuple):
     """What the metric says of two files.
 
@@ -83,8 +95,26 @@ class Measurement(NamedTuple):
     summary: str
 
 
-def measure(annotation_path: str, detection_path: str, subset: str, thresholds: str) -> Measurement:
-    """Runs the metric on two files.
+class Inputs(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        references: Annotated videos of the subset, labels as class ids.
+        predictions: The detections, likewise.
+        class_names: Label of class 0, 1, ...; those that are annotated first.
+        thresholds: Temporal IoU.
+        summary: One line of Markdown.
+    """
+
+    references: list[Row]
+    predictions: list[Row]
+    class_names: list[Label]
+    thresholds: list[float]
+    summary: str
+
+
+def read_inputs(annotation_path: str, detection_path: str, subset: str, thresholds: str) -> Inputs:
+    """Reads two files.
 
     Args:
         annotation_path: JSON file of the ground truth.
@@ -100,27 +130,60 @@ def measure(annotation_path: str, detection_path: str, subset: str, thresholds: 
     references = _subset(annotations, subset, Path(annotation_path).name)
     if not any(row["labels"] for row in references):
         raise InputError(f"{Path(annotation_path).name}: subset {subset!r} has no annotated segment; choose another")
-    class_names: list[Label] = sorted(_labels(annotations))
-    class_ids = _class_ids(class_names, detections, Path(detection_path).name)
+    class_ids = _class_ids(sorted(_labels(annotations)), detections, Path(detection_path).name)
     if (curves := len(class_ids) * len(tiou_thresholds)) > MAX_CURVES:
         raise InputError(
             f"{len(class_ids):,} classes at {len(tiou_thresholds)} tIoU thresholds make {curves:,} curves, and the "
             f"page takes {MAX_CURVES:,}; choose fewer thresholds, or measure in Python with evaluate.load"
         )
-
-    metric = TalMap(keep_in_memory=True)
-    for path, column, rows in (
+    sides: dict[str, list[Row]] = {}
+    for path, name, rows in (
         (annotation_path, "references", references),
         (detection_path, "predictions", detections),
     ):
         numbered = [row | {"labels": [class_ids[label] for label in row["labels"]]} for row in rows]
         try:
-            metric.add_batch(**{column: numbered})
+            checked = checked_rows(numbered, name)
         except ValueError as error:  # the metric names the video and the field
             raise InputError(f"{Path(path).name}: {error}") from error
-    results = metric.compute(tiou_thresholds=tiou_thresholds, precision_recall=True)
-    num_segments = Counter(class_ids[label] for row in references for label in row["labels"])
-    return Measurement(results, class_names, num_segments, _summary(references, detections))
+        sides[name] = [row | fields for row, fields in zip(numbered, checked, strict=True)]
+    summary = _summary(references, detections)
+    return Inputs(**sides, class_names=list(class_ids), thresholds=tiou_thresholds, summary=summary)
+
+
+def measure(inputs: Inputs) -> Measurement:
+    """Runs the metric."""
+    metric = TalMap(keep_in_memory=True)
+    results = metric.compute(
+        predictions=inputs.predictions,
+        references=inputs.references,
+        tiou_thresholds=inputs.thresholds,
+        precision_recall=True,
+    )
+    num_segments = Counter(int(label) for row in inputs.references for label in row["labels"])
+    summary = inputs.summary
+    if "map_range" in results:
+        low, high = results["map_range"]
+        summary += f" **Equal scores leave the mAP to the order of the detections: {low:.4f} to {high:.4f}.**"
+    return Measurement(results, inputs.class_names, num_segments, summary)
+
+
+def diagnosed(inputs: Inputs) -> dict[str, Any]:
+    """What is wrong with the detections: the figures of `diagnose`, and those of each annotated video."""
+    tables = segment_tables(inputs.predictions, inputs.references)
+    matching = match(tables.predictions, tables.scores, tables.references, np.array(inputs.thresholds))
+    durations = {row["video_id"]: row.get("duration") for row in inputs.references}
+    names = [str(label) for label in inputs.class_names]
+    figures = diagnose(matching, names, [durations.get(video_id) for video_id in tables.video_ids])
+    return figures | {"per_video": by_video(matching, tables.video_ids)}
+
+
+def kind_table(figures: dict[str, Any]) -> pd.DataFrame:
+    """What each kind of errors costs in mAP, and its share of as many of the best detections as there are actions."""
+    shares = {name: figures["kinds"][name][0] for name in KINDS[1:]}
+    rows = [(name, figures["cost"][name], share) for name, share in shares.items()]
+    missed = (f"{MISSED} (share of the actions)", figures["cost"][MISSED], figures["missed"])
+    return pd.DataFrame([*rows, missed], columns=["kind", "costs mAP", "share of the best"]).round(4)
 
 
 def parse_thresholds(text: str) -> list[float]:
@@ -297,13 +360,29 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
 @_shown
 def show_measurement(annotation_path: str | None, detection_path: str | None, subset: str, thresholds: str) -> tuple:
     """What the page shows of two files; see `measure`."""
-    if annotation_path is None or detection_path is None:
-        kind = "annotation" if annotation_path is None else "detection"
-        raise InputError(f"There is no {kind} file yet; drop one, or click an example.")
-    measurement = measure(annotation_path, detection_path, subset or ALL_SUBSETS, thresholds or "")
+    measurement = measure(_given(annotation_path, detection_path, subset, thresholds))
     csv_path = save_bytes_to_cache(csv_table(measurement).encode("utf-8-sig"), "tal_map.csv", get_upload_folder())
     tables = [table.style.format(precision=4) for table in (map_table(measurement), class_table(measurement))]
     return measurement.summary, *tables, csv_path, plotted_curves(measurement)
+
+
+@_shown
+def show_diagnosis(annotation_path: str | None, detection_path: str | None, subset: str, thresholds: str) -> tuple:
+    """A picture, a table and all figures as JSON; see `diagnosed`."""
+    figures = diagnosed(_given(annotation_path, detection_path, subset, thresholds))
+    picture = io.BytesIO()
+    draw_diagnosis(figures).savefig(picture, format="png")
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    files = [("diagnosis.png", picture.getvalue()), ("diagnosis.json", text.encode("utf-8"))]
+    paths = [save_bytes_to_cache(content, name, get_upload_folder()) for name, content in files]
+    return paths[0], kind_table(figures).style.format(precision=4), paths[1]
+
+
+def _given(annotation_path: str | None, detection_path: str | None, subset: str, thresholds: str) -> Inputs:
+    if annotation_path is None or detection_path is None:
+        kind = "annotation" if annotation_path is None else "detection"
+        raise InputError(f"There is no {kind} file yet; drop one, or click an example.")
+    return read_inputs(annotation_path, detection_path, subset or ALL_SUBSETS, thresholds or "")
 
 
 @_shown
@@ -317,8 +396,13 @@ def show_subsets(annotation_path: str | None, detection_path: str | None) -> gr.
 
 
 def show_curves(curves: dict[str, dict[str, list[float]]]) -> tuple:
-    """Everything measured, with the mean curve first."""
-    return gr.Column(visible=True), gr.Dropdown(choices=list(curves), value=MEAN), *curve_plot(curves, MEAN)
+    """Everything measured, with the mean curve first; the diagnosis of what was there before goes."""
+    return (
+        gr.Column(visible=True),
+        gr.Column(visible=False),
+        gr.Dropdown(choices=list(curves), value=MEAN),
+        *curve_plot(curves, MEAN),
+    )
 
 
 class Report(NamedTuple):
@@ -332,6 +416,11 @@ class Report(NamedTuple):
     legend: gr.HTML
     classes: gr.Dataframe
     csv_file: gr.DownloadButton
+    diagnose: gr.Button
+    diagnosis: gr.Column
+    picture: gr.Image
+    kinds: gr.Dataframe
+    json_file: gr.DownloadButton
 
 
 def _report() -> Report:
@@ -357,7 +446,14 @@ def _report() -> Report:
                 legend = gr.HTML()
         classes = gr.Dataframe(label="AP by class and tIoU threshold", interactive=False, pinned_columns=1)
         csv_file = gr.DownloadButton("Download the table (CSV)", size="md")
-    return Report(column, summary, maps, class_name, plot, legend, classes, csv_file)
+        button = gr.Button("What is wrong with the detections?")
+        with gr.Column(visible=False) as diagnosis:
+            picture = gr.Image(label="Diagnosis", show_label=False, type="filepath", format="png", interactive=False)
+            kinds = gr.Dataframe(label="What each kind of errors costs", interactive=False)
+            gr.Markdown(KINDS_OF_ERRORS)
+            json_file = gr.DownloadButton("Download all figures (JSON)", size="md")
+    measured = (column, summary, maps, class_name, plot, legend, classes, csv_file)
+    return Report(*measured, button, diagnosis, picture, kinds, json_file)
 
 
 def _file_inputs() -> list[gr.File]:
@@ -394,7 +490,7 @@ def _examples(inputs: list[Any]) -> Examples:
 
 
 def build_page() -> UploadsOnly:
-    """The page with its one public endpoint, `/measure`."""
+    """The page with its two public endpoints, `/measure` and `/diagnose`."""
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     with UploadsOnly(title="tal_map", delete_cache=(600, 3600)) as page:
         gr.Markdown(INTRODUCTION)
@@ -410,6 +506,7 @@ def build_page() -> UploadsOnly:
         curves = gr.State(time_to_live=3600)
         plotted = [report.plot, report.legend]
         outputs = [report.summary, report.maps, report.classes, report.csv_file, curves]
+        shown = [report.column, report.diagnosis, report.class_name, *plotted]
         for file in files:
             gr.on([file.upload, file.clear], show_subsets, files, subset, **private)
         report.class_name.input(curve_plot, [curves, report.class_name], plotted, **private)
@@ -417,8 +514,11 @@ def build_page() -> UploadsOnly:
             button.click(show_measurement, inputs, outputs, api_name="measure"),
             examples.load_input_event.success(show_measurement, inputs, outputs, api_visibility="private"),
         ):
-            event.success(show_curves, curves, [report.column, report.class_name, *plotted], **private)
+            event.success(show_curves, curves, shown, **private)
             event.failure(lambda: gr.Column(visible=False), None, report.column, **private)
+        report.diagnose.click(
+            show_diagnosis, inputs, [report.picture, report.kinds, report.json_file], api_name="diagnose"
+        ).success(lambda: gr.Column(visible=True), None, report.diagnosis, **private)
     page.queue(default_concurrency_limit=2, max_size=32)
     return page
 

@@ -19,7 +19,7 @@ DETECTION_FORM = (
 
 Label = str | int
 Row = dict[str, Any]
-"""One video: `video_id`, `segments` [N, 2] in seconds, `labels` [N], `subset`, of detections `scores` [N]."""
+"""One video: `video_id`, `segments` [N, 2] in seconds, `labels` [N], `subset`, `duration`; detections: `scores` [N]."""
 
 
 class InputError(ValueError):
@@ -43,7 +43,8 @@ def read_annotations(path: str) -> list[Row]:
         place = f"{name}, video {video_id!r}"
         if not isinstance(video, dict) or not isinstance(video.get("annotations"), list):
             raise InputError(f'{place}: "annotations" must be a list; write [] for a video without any action')
-        rows.append(_row(video_id, video["annotations"], place) | {"subset": str(video.get("subset", ""))})
+        row = _row(video_id, video["annotations"], place)
+        rows.append(row | {"subset": str(video.get("subset", "")), "duration": _duration(video, place)})
     return _checked(rows, name)
 
 
@@ -135,13 +136,24 @@ def _number(value: Any, place: str) -> float:
     return number
 
 
+def _duration(video: dict[str, Any], place: str) -> float | None:
+    """Seconds; None where it is not known, as many files say by a 0."""
+    duration = video.get("duration")
+    return _number(duration, f'{place}: "duration"') or None if duration is not None else None
+
+
 def _plain_rows(data: list[Any], name: str) -> list[Row]:
     for number, row in enumerate(data):
         if not isinstance(row, dict) or not isinstance(row.get("video_id"), str):
             raise InputError(f'{name}, entry {number}: must be an object with "video_id" (text), got {row!r:.80}')
         if not isinstance(row.get("labels"), list):
             raise InputError(f'{name}, video {row["video_id"]!r}: "labels" must be a list; write [] for no segment')
-    return _checked([row | {"subset": str(row.get("subset", ""))} for row in data], name)
+    places = [f"{name}, video {row['video_id']!r}" for row in data]
+    more = [
+        {"subset": str(row.get("subset", "")), "duration": _duration(row, place)}
+        for row, place in zip(data, places, strict=True)
+    ]
+    return _checked([row | fields for row, fields in zip(data, more, strict=True)], name)
 
 
 def _checked(rows: list[Row], name: str) -> list[Row]:

@@ -57,7 +57,8 @@ Args:
 
 Returns:
     `dict`: `map` (mean over the thresholds), `map@<threshold>` each, `per_class` (class id -> mean
-    AP over the thresholds); with `top_k` `recall@<threshold>@<k>x`; with `max_proposals` `ar`
+    AP over the thresholds); where equal scores leave the mAP to the order of the lists, `map_range`, its
+    smallest and its largest value; with `top_k` `recall@<threshold>@<k>x`; with `max_proposals` `ar`
     (AN -> average recall) and `ar_auc` (the area under it, divided by max_proposals); with
     `precision_recall` `precision_recall`: threshold name -> class id -> `recall`, `precision` (a
     point per true positive, best first; precision interpolated) and `ap`, the area under them.
@@ -129,8 +130,8 @@ class TalMap(evaluate.Metric):
             return super().compute(predictions=predictions, references=references, **kwargs)
         # What is all given at once need not go through evaluate's table, which takes longer than to measure it.
         return self._compute(
-            predictions=_checked_rows(predictions, "predictions"),
-            references=_checked_rows(references, "references"),
+            predictions=checked_rows(predictions, "predictions"),
+            references=checked_rows(references, "references"),
             **kwargs,
         )
 
@@ -163,8 +164,8 @@ class TalMap(evaluate.Metric):
             ValueError: If a field is missing or malformed; names the video and the field.
         """
         rows = {
-            "predictions": _as_lists(_checked_rows(predictions, "predictions")),
-            "references": _as_lists(_checked_rows(references, "references")),
+            "predictions": _as_lists(checked_rows(predictions, "predictions")),
+            "references": _as_lists(checked_rows(references, "references")),
         }
         num_rows = max(1, *(len(column) for column in rows.values()))  # evaluate cannot store none
         for name, column in rows.items():
@@ -190,19 +191,12 @@ class TalMap(evaluate.Metric):
             if not isinstance(value, bool | np.bool_):
                 raise ValueError(f"{name} must be True or False, got {_shown(value)}")
 
-        video_numbers: dict[str, int] = {}
-        predicted_rows = _real_rows(predictions, "predictions")
-        predicted, scores = _ranked_segments(predicted_rows, video_numbers)
-        truth_rows = _real_rows(references, "references")
-        _say_if_strangers(predicted_rows, truth_rows)
-        if clean_references:
-            truth_rows = [_without_degenerate_segments(row) for row in truth_rows]
-        truth = _flatten(truth_rows, video_numbers)
+        predicted, scores, truth, _ = _tables(predictions, references, clean_references)
         _check_work(predicted, truth, max_proposals)
 
         names = _threshold_names(thresholds)
         matched = true_positives(predicted, truth, thresholds)
-        _say_if_tied(scores, matched, predicted.labels, truth.labels)
+        tied = _range_of_ties(scores, matched, predicted.labels, truth.labels)
         curves = precision_recall_curves(matched, predicted.labels, truth.labels)
         class_ids = list(curves)
         ap = np.array([[curve.average_precision for curve in curves[c]] for c in class_ids])
@@ -213,6 +207,8 @@ class TalMap(evaluate.Metric):
             **{f"map@{name}": value for name, value in zip(names, map_per_threshold, strict=True)},
             "per_class": dict(zip(class_ids, ap.mean(axis=0).tolist(), strict=True)),
         }
+        if tied is not None:
+            results["map_range"] = list(tied)
         if precision_recall:
             results["precision_recall"] = {
                 name: {class_id: curves[class_id][row].as_dict() for class_id in class_ids}
@@ -241,6 +237,46 @@ class Segments(NamedTuple):
     videos: np.ndarray
     labels: np.ndarray
     times: np.ndarray
+
+
+class Tables(NamedTuple):
+    """Predictions beside the ground truth.
+
+    Attributes:
+        predictions: Best first, equal scores in the order given.
+        scores: float64 [N], falling.
+        references: The ground truth.
+        video_ids: Of video 0, 1, ...
+    """
+
+    predictions: Segments
+    scores: np.ndarray
+    references: Segments
+    video_ids: list[str]
+
+
+def segment_tables(predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> Tables:
+    """What the metric takes, checked as there, as arrays.
+
+    Raises:
+        ValueError: If a field is missing or malformed; names the video and the field.
+    """
+    tables = _tables(checked_rows(predictions, "predictions"), checked_rows(references, "references"))
+    _check_work(tables.predictions, tables.references, None)
+    return tables
+
+
+def _tables(
+    predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], clean_references: bool = False
+) -> Tables:
+    video_numbers: dict[str, int] = {}
+    predicted_rows = _real_rows(predictions, "predictions")
+    predicted, scores = _ranked_segments(predicted_rows, video_numbers)
+    truth_rows = _real_rows(references, "references")
+    _say_if_strangers(predicted_rows, truth_rows)
+    if clean_references:
+        truth_rows = [_without_degenerate_segments(row) for row in truth_rows]
+    return Tables(predicted, scores, _flatten(truth_rows, video_numbers), list(video_numbers))
 
 
 def temporal_iou(segments: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -340,7 +376,11 @@ def precision_recall_curves(
 
 def precision_recall_curve(hits: np.ndarray, num_references: int) -> PrecisionRecall:
     """The curve of ranked predictions, bool [N] True where one is a true positive."""
-    ranks = np.flatnonzero(hits) + 1
+    return curve_of_ranks(np.flatnonzero(hits) + 1, num_references)
+
+
+def curve_of_ranks(ranks: np.ndarray, num_references: int) -> PrecisionRecall:
+    """The curve of the ranks of true positives, int64 [M], ascending; the best prediction has rank 1."""
     found = np.arange(1, len(ranks) + 1)
     # A precision between two true positives is below that at the first of them.
     precision = np.maximum.accumulate((found / ranks)[::-1])[::-1]
@@ -571,7 +611,9 @@ def _say_if_strangers(predictions: Sequence[Mapping[str, Any]], references: Sequ
         )
 
 
-def _say_if_tied(scores: np.ndarray, matched: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray) -> None:
+def _range_of_ties(
+    scores: np.ndarray, matched: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray
+) -> tuple[float, float] | None:
     """Warns where the order in which videos are listed moves the mAP, since scores are equal.
 
     Args:
@@ -579,9 +621,13 @@ def _say_if_tied(scores: np.ndarray, matched: np.ndarray, labels: np.ndarray, tr
         matched: bool [T, N], the true positives.
         labels: int64 [N], class ids of the predictions.
         truth_labels: int64 [G], those of the ground truth.
+
+    Returns:
+        The smallest and the largest mAP, with wrong ones first and with right ones first; None where they differ by
+        less than `TIE_TOLERANCE`.
     """
     if not (scores[1:] == scores[:-1]).any():
-        return
+        return None
     bounds = []
     for right_first in (False, True):
         means = []
@@ -590,12 +636,15 @@ def _say_if_tied(scores: np.ndarray, matched: np.ndarray, labels: np.ndarray, tr
             hits = matched[:, labels == class_id]
             ranked = (row[np.lexsort((row != right_first, -own))] for row in hits)
             means.append(np.mean([precision_recall_curve(row, count).average_precision for row in ranked]))
-        bounds.append(np.mean(means) if means else 0.0)
-    if bounds[1] - bounds[0] > TIE_TOLERANCE:
-        warnings.warn(
-            "predictions of equal scores, right ones and wrong ones, rank in the order in which they are listed: by it "
-            f"alone the mAP may be anything from {bounds[0]:.4f} to {bounds[1]:.4f}. Give scores with more digits."
-        )
+        bounds.append(float(np.mean(means)) if means else 0.0)
+    low, high = bounds
+    if high - low <= TIE_TOLERANCE:
+        return None
+    warnings.warn(
+        "predictions of equal scores, right ones and wrong ones, rank in the order in which they are listed: by it "
+        f"alone the mAP may be anything from {low:.4f} to {high:.4f}. Give scores with more digits."
+    )
+    return low, high
 
 
 def _check_work(predictions: Segments, references: Segments, max_proposals: int | None) -> None:
@@ -621,8 +670,16 @@ def _shown(value: Any) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
-def _checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[dict[str, Any]]:
-    """What the user gave as predictions or references, checked, with arrays of numbers."""
+def checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[dict[str, Any]]:
+    """What the user gave as predictions or references, with arrays of numbers.
+
+    Args:
+        rows: One dict per video, or None for none.
+        name: `"predictions"` or `"references"`.
+
+    Raises:
+        ValueError: If a field is missing or malformed; names the video and the field.
+    """
     listed = isinstance(rows, Iterable) and not isinstance(rows, str | bytes | Mapping) and not hasattr(rows, "dtype")
     if rows is not None and not listed:
         raise ValueError(f"{name} must be a list of one dict per video, got {_shown(rows)}")

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .tal_map.tal_map import Segments, matches, precision_recall_curve, temporal_iou
+if __package__:
+    from .tal_map import Segments, curve_of_ranks, matches, temporal_iou
+else:  # in the metric's Space, where the files lie flat
+    from tal_map import Segments, curve_of_ranks, matches, temporal_iou  # type: ignore[no-redef]
 
 Array = np.ndarray
 
@@ -71,16 +74,20 @@ class Matching:
     def average_precisions(self, kept: Array | None = None, counted: Array | None = None) -> Array:
         """Returns the AP float64 [T, C] of the classes that have actions, ascending; NaN where none of them counts."""
         classes = np.unique(self.references.labels)
+        order = np.argsort(self.predictions.labels, kind="stable")
+        labels = self.predictions.labels[order]
+        starts, ends = (np.searchsorted(labels, classes, side=side) for side in ("left", "right"))
         found = np.full((len(self.thresholds), len(classes)), np.nan)
-        for column, class_id in enumerate(classes):
-            own, actions = self.predictions.labels == class_id, self.references.labels == class_id
-            for row, matched in enumerate(self.matched):
-                hits = matched[own] >= 0
-                if kept is not None:
-                    hits = hits[kept[row, own]]
-                count = int(actions.sum() if counted is None else counted[row, actions].sum())
-                if count:
-                    found[row, column] = precision_recall_curve(hits, count).average_precision
+        for row, matched in enumerate(self.matched):
+            there = np.ones(len(order), bool) if kept is None else kept[row, order]
+            numbers = np.concatenate([[0], there.cumsum()])  # of detections so far, of all classes
+            hits = np.flatnonzero((matched[order] >= 0) & there)
+            firsts, lasts = np.searchsorted(hits, starts), np.searchsorted(hits, ends)
+            of_class = self.references.labels if counted is None else self.references.labels[counted[row]]
+            for column, class_id in enumerate(classes):
+                if count := int((of_class == class_id).sum()):
+                    ranks = numbers[hits[firsts[column] : lasts[column]] + 1] - numbers[starts[column]]
+                    found[row, column] = curve_of_ranks(ranks, count).average_precision
         return found
 
 

@@ -11,10 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .diagnosis import KINDS, MULTIPLES
-
 MAX_CLASSES = 30
 MISSED = "missed"
+CHARACTERISTICS = {
+    "length": "length of the action, s",
+    "coverage": "share of the video",
+    "instances": "actions of the class in the video",
+}
+MAX_ROWS = 20
 
 
 def draw_diagnosis(figures: Mapping[str, Any], title: str = "") -> Figure:
@@ -23,28 +27,28 @@ def draw_diagnosis(figures: Mapping[str, Any], title: str = "") -> Figure:
     Returns:
         A figure of its own, not registered with pyplot; `.savefig(path)` writes it.
     """
-    figure = Figure(figsize=(15, 9), dpi=100, layout="constrained")
+    figure = Figure(figsize=(20, 9), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    kinds, costs, confusion, length, coverage, calibration = figure.subplots(2, 3).flat
-    colors = {name: colormaps["tab10"](number) for number, name in enumerate(KINDS)}
-    _draw_kinds(kinds, figures["kinds"], colors)
-    _draw_costs(costs, figures["cost"], colors)
-    _draw_confusion(confusion, figures["confusion_matrix"], figures["tiou_thresholds"][0])
-    _draw_groups(length, figures["sensitivity"]["length"], "length of the action, s")
-    other = "coverage" if "coverage" in figures["sensitivity"] else "instances"
-    units = {"coverage": "share of the video", "instances": "actions of the class in the video"}
-    _draw_groups(coverage, figures["sensitivity"][other], units[other])
-    _draw_calibration(calibration, figures["calibration"])
+    axes = figure.subplots(2, 4)
+    colors = {name: colormaps["tab10"](number) for number, name in enumerate(figures["kinds"])}
+    _draw_kinds(axes[0, 0], figures["kinds"], colors)
+    _draw_costs(axes[0, 1], figures["cost"], colors)
+    _draw_confusion(axes[0, 2], figures["confusion_matrix"], figures["tiou_thresholds"][0])
+    _draw_calibration(axes[0, 3], figures["calibration"])
+    for place, (name, label) in zip(axes[1], CHARACTERISTICS.items(), strict=False):
+        _draw_groups(place, figures["sensitivity"].get(name, []), label)
+    _draw_classes(axes[1, 3], figures["per_class"])
     first, last = figures["tiou_thresholds"][0], figures["tiou_thresholds"][-1]
     figure.suptitle(f"{title + ': ' if title else ''}mAP@{first:g}:{last:g} {figures['map']:.3f}".replace("$", r"\$"))
     return figure
 
 
 def _draw_kinds(axes: Axes, kinds: Mapping[str, list[float]], colors: Mapping[str, Any]) -> None:
-    bottom = np.zeros(len(MULTIPLES))
-    for name in KINDS:
-        axes.bar(list(MULTIPLES), kinds[name], bottom=bottom, color=colors[name], label=name, width=0.85)
-        bottom += kinds[name]
+    bottom = np.zeros(max(map(len, kinds.values())))
+    places = np.arange(1, len(bottom) + 1)
+    for name, shares in kinds.items():
+        axes.bar(places, shares, bottom=bottom, color=colors[name], label=name, width=0.85)
+        bottom += shares
     axes.set(
         title="Kinds of the best detections", xlabel="times as many as there are actions", ylabel="share", ylim=(0, 1)
     )
@@ -78,20 +82,40 @@ def _draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], thresho
 
 
 def _draw_groups(axes: Axes, groups: list[dict[str, float]], label: str) -> None:
-    names = [f"{group['low']:.3g}\nto {group['high']:.3g}\n({group['actions']})" for group in groups]
+    if not groups:
+        axes.text(0.5, 0.5, "durations of the videos are not known", ha="center", va="center")
+    names = []
+    for group in groups:
+        low, high = f"{group['low']:.3g}", f"{group['high']:.3g}"
+        names.append("\n".join([low if low == high else f"{low}\nto {high}", f"({group['actions']})"]))
     places = np.arange(len(groups))
     for offset, name in ((-0.2, "map"), (0.2, MISSED)):
         bars = axes.bar(places + offset, [group[name] for group in groups], width=0.4, label=name.replace("map", "mAP"))
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set_xticks(places, names, fontsize=8)
-    axes.set(title=f"By {label} (and number of actions)", ylim=(0, 1.1))
-    axes.legend(fontsize=8)
+    axes.set(title=f"By {label}", xlabel="(number of actions)", ylim=(0, 1.2))
+    if groups:
+        axes.legend(fontsize=8, ncols=2, loc="upper right")
+
+
+def _draw_classes(axes: Axes, by_class: Mapping[str, Mapping[str, Any]]) -> None:
+    """Of many classes the worst."""
+    worst = sorted(by_class.items(), key=lambda item: item[1]["ap"])[:MAX_ROWS]
+    places = np.arange(len(worst))
+    for offset, name in ((-0.2, "ap"), (0.2, MISSED)):
+        label = name.replace("ap", "AP")
+        axes.barh(places + offset, [row[name] for _, row in worst], height=0.4, label=label)
+    axes.set_yticks(places, [f"{_short(name)} ({row['actions']})" for name, row in worst], fontsize=8)
+    axes.invert_yaxis()
+    title = "Classes" if len(worst) == len(by_class) else f"The worst {MAX_ROWS} of {len(by_class)} classes"
+    axes.set(title=f"{title} (and number of actions)", xlim=(0, 1))
+    axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _draw_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
     bins = calibration["bins"]
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
-    axes.plot([entry["score"] for entry in bins], [entry["precision"] for entry in bins], marker="o")
+    axes.plot([entry["score"] for entry in bins], [entry["precision"] for entry in bins], marker="o", clip_on=False)
     axes.set(
         title=f"Calibration: off by {calibration['error']:.3f}",
         xlabel="score",

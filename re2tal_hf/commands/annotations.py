@@ -1,5 +1,6 @@
 """Converts, checks and divides annotations, those of other tools too.
 
+re2tal annotations check annotations.json --videos videos --html report.html
 re2tal annotations convert match.eaf --output annotations.json
 re2tal annotations split annotations.json --output split.json
 
@@ -15,6 +16,7 @@ import sys
 from ._command import run_command
 
 ACTIONS = {
+    "check": "a report before any training, as text and as a page with pictures",
     "convert": "to JSON as training reads it",
     "split": "into training and validation",
 }

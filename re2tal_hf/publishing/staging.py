@@ -55,6 +55,7 @@ PACKAGE_FILES = (
     ),
     *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
+    "data/annotation_page.html",
     "publishing/model_card_template.md",
     *(
         f"recipes/{data}_{backbone}{way}.yaml"

@@ -20,6 +20,7 @@ from .class_scores import ClassScores, checked_class_scores
 from .configuration_re2tal import check_model_folder
 from .saved_files import check_place, files_checked
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_values, did_you_mean, shown
+from .video_features import FeaturesInMemory, features_at
 from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import FramesInMemory, VideoSource, is_video, open_video
 from .video_windows import MAX_FRAMES
@@ -106,7 +107,9 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
                 temporary file), or frames: a list of PIL images or of arrays, or an array or tensor `[T, H, W, 3]` or
                 `[T, 3, H, W]`, uint8, RGB. Or it is a dictionary: `{"frames": ..., "frame_rate": ...}`, or
                 `{"path": ..., "bytes": ...}` as `datasets` has it. A row of a video column of `datasets` is one in
-                either form, decoded or not.
+                either form, decoded or not. For a model on stored features it is the path of a file of them (`.npy`,
+                `.npz` or `.safetensors`), or `{"features": array [N, D] or path, "duration": seconds, "frame_rate":
+                frames per second of the video}`.
             frame_rate: Frames per second of frames in memory, which need it.
             progress: `True` for a bar over the windows of each video, or a function that takes the number of windows
                 done and of all of them.
@@ -176,7 +179,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def preprocess(
         self,
-        source: VideoSource,
+        source: VideoSource | FeaturesInMemory,
         window_overlap: float | None = None,
         max_frames: int | None = None,
         windows_in_batch: int = 1,
@@ -187,10 +190,19 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             max_frames = MAX_FRAMES
             if isinstance(source, FramesInMemory):
                 max_frames = max(MAX_FRAMES_IN_MEMORY, MAX_LOOKS * len(source))
-        windows = processor.windows(source.name, source.duration, overlap=window_overlap, max_frames=max_frames)
+        if isinstance(source, FeaturesInMemory):
+            whole = processor.whole_features(
+                source.name, len(source), duration=source.duration, frame_rate=source.frame_rate
+            )
+            windows = processor.split(whole, overlap=window_overlap, max_frames=max_frames)
+        else:
+            windows = processor.windows(source.name, source.duration, overlap=window_overlap, max_frames=max_frames)
         for first in range(0, len(windows), windows_in_batch):
             chosen = windows[first : first + windows_in_batch]
-            frames = [source.frames_at(window.times, resize=processor.resize_and_crop) for window in chosen]
+            if isinstance(source, FeaturesInMemory):
+                frames = [features_at(source.features, whole, window) for window in chosen]
+            else:
+                frames = [source.frames_at(window.times, resize=processor.resize_and_crop) for window in chosen]
             done = first + len(chosen)
             yield {
                 "frames": frames,
@@ -206,7 +218,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
     def _forward(self, model_inputs: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         carried = {name: model_inputs[name] for name in ("windows", "is_last")}
         inputs = self.video_processor.prepare(model_inputs["frames"])
-        inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.model.dtype)
+        inputs = {name: x.to(self.model.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         output = self.model(**inputs)
         if progress:
             progress(*model_inputs["counts"])

@@ -48,13 +48,14 @@ from .value_checks import (
 )
 from .video_clips import check_clips, check_frames
 from .video_container import describe
+from .video_features import FeaturesInMemory
 from .video_source import VideoSource, is_video, open_video
 from .video_windows import MAX_FRAMES, Window, check_windows, checked_outputs
 
 # Frames that are normalised at once.
 PREPARED_FRAMES = 64
 DETECTION_SETTINGS = (
-    "score_threshold", "max_candidates", "nms_method", "nms_sigma", "nms_iou_threshold", "nms_min_score",
+    "score_threshold", "min_length", "max_candidates", "nms_method", "nms_sigma", "nms_iou_threshold", "nms_min_score",
     "nms_per_class", "voting_threshold", "max_detections", "num_video_classes",
 )  # fmt: skip
 """Settings of the processor that `post_process_temporal_action_localization` also takes for a call."""
@@ -81,10 +82,14 @@ SIDES: tuple[set[str], ...] = ({"height", "width"}, {"shortest_edge"}, {"shortes
 class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """Settings on top of those of every video processor; see `Re2TALVideoProcessor`."""
 
-    sampling: Literal["sliding", "resized"]
+    sampling: Literal["sliding", "resized", "whole"]
     frame_rate: float
     window_overlap: float
+    feature_stride: float | None
+    feature_offset: float
+    feature_rate: float | None
     score_threshold: float
+    min_length: float
     max_candidates: int
     nms_method: Literal["soft", "hard", "none"]
     nms_sigma: float
@@ -108,12 +113,20 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         size: of the frames, `{"height", "width"}` (the whole picture is squeezed into it) or
             `{"shortest_edge"}` together with `do_center_crop` and `crop_size`.
         sampling: "sliding" for windows at a fixed frame rate, "resized" for one window of frames
-            spread evenly over the whole video.
+            spread evenly over the whole video. "whole", for stored features, trains on windows as "sliding" does and
+            localizes in all of a video at once, as ActionFormer does.
         frame_rate: frames per second of a sliding window.
         num_frames: frames of a window.
         window_overlap: share of a sliding window that the next one repeats, in [0, 1).
+        feature_stride: of stored features, in place of the frame rate: frames of the video from one to the next; None
+            where they are spread evenly over the video. The other settings then count features for frames.
+        feature_offset: frame of the video at which the first feature stands (without a stride, in features):
+            ActionFormer's is half the frames that a feature sees.
+        feature_rate: frames per second of the videos that the features were computed from; None: the annotations say
+            it of each video.
         score_threshold: the first setting of the detection; those from here on may also be given for one call of
             `post_process_temporal_action_localization`. Candidates that score less are dropped before the suppression.
+        min_length: what is not longer, in frames of the window, is dropped before the suppression.
         max_candidates: best candidates of each window that take part in the suppression.
         nms_method: "soft" (gaussian), "hard" or "none".
         nms_sigma: of soft-NMS.
@@ -146,11 +159,15 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     do_normalize: bool | None = True
     do_sample_frames: bool | None = False
 
-    sampling: Literal["sliding", "resized"] = "sliding"
+    sampling: Literal["sliding", "resized", "whole"] = "sliding"
     frame_rate: Annotated[float, Range(0, 1000, with_low=False)] = 15.0
     num_frames: Annotated[int, Range(1, 2**20)] = 256
     window_overlap: Annotated[float, BELOW_ONE] = 0.5
+    feature_stride: Annotated[float | None, Range(0, 1e6, with_low=False)] = None
+    feature_offset: Annotated[float, Range(0, 1e6)] = 0.0
+    feature_rate: Annotated[float | None, Range(0, 1000, with_low=False)] = None
     score_threshold: Annotated[float, BELOW_ONE] = 0.001
+    min_length: Annotated[float, Range(0, 1000)] = 0.0
     max_candidates: Annotated[int, COUNT] = 2000
     nms_method: Literal["soft", "hard", "none"] = "soft"
     nms_sigma: Annotated[float, Range(0, 1000, with_low=False)] = 0.5
@@ -211,6 +228,43 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         self._check_budget(video_id, duration, frames, max_frames)
         return Window(video_id, 0.0, self.frame_rate, max(1, math.ceil(frames)), duration)
 
+    @suggesting
+    def whole_features(
+        self, video_id: str, num_features: int, *, duration: float | None = None, frame_rate: float | None = None
+    ) -> Window:
+        """All stored features of a video as one window, whose frames are the features.
+
+        Feature `k` stands at the frame `k * feature_stride + feature_offset` of the video, as in ActionFormer. With
+        `sampling="resized"`, or without a stride, features are spread evenly over the video.
+
+        Args:
+            video_id: carried along.
+            num_features: how many are stored.
+            duration: of the video in seconds; None: as long as the features say.
+            frame_rate: frames per second of the video, where `feature_rate` is None.
+
+        Raises:
+            ValueError: if it takes the duration or the frame rate, and there is none.
+        """
+        where = describe(check_value("video_id", video_id, str))
+        num_features = check_value("num_features", num_features, Annotated[int, COUNT])
+        resized, stride = self.sampling == "resized", self.feature_stride
+        steps = self.num_frames if resized else num_features
+        if stride is not None and (duration is None or not resized):
+            rate = self.feature_rate or check_value("frame_rate", frame_rate, Annotated[float | None, POSITIVE])
+            if rate is None:
+                raise ValueError(
+                    f"{where}: at how many frames per second its features were computed is not known: set "
+                    'processor.feature_rate, or give the frame_rate of each video ("fps" in its annotations, '
+                    "--frame-rate of re2tal predict)."
+                )
+            if duration is None:
+                duration = (num_features - 1) * stride / rate + max(2 * self.feature_offset, stride) / rate
+        if duration is None:
+            raise ValueError(f"{where}: its duration is needed, since its features have no stride.")
+        seconds = steps / duration if resized or stride is None else rate / stride
+        return Window(video_id, self.feature_offset / (stride or 1) / seconds, seconds, steps, duration)
+
     def _check_budget(self, video_id: str, duration: float, frames: float, max_frames: int) -> None:
         if frames > max_frames:
             raise ValueError(
@@ -241,16 +295,20 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             ValueError: if `duration` is not positive, `overlap` is not in [0, 1), or there were more than `max_frames`.
         """
         overlap = check_value("overlap", overlap, Annotated[float | None, BELOW_ONE])
-        overlap = self.window_overlap if overlap is None else overlap
         whole = self.whole_video(video_id, duration, max_frames=max_frames)
-        if self.sampling == "resized":
+        return self.split(whole, overlap=overlap, max_frames=max_frames)
+
+    def split(self, whole: Window, *, overlap: float | None = None, max_frames: int = MAX_FRAMES) -> list[Window]:
+        """Plans the windows that cover what `whole_video` or `whole_features` returned; see `windows`."""
+        if self.sampling != "sliding":
             return [whole]
-        step = max(1, round(self.num_frames * (1 - overlap)))
+        step = max(1, round(self.num_frames * (1 - (self.window_overlap if overlap is None else overlap))))
         last = max(0, whole.num_frames - self.num_frames)
         length = min(whole.num_frames, self.num_frames)
-        self._check_budget(video_id, whole.duration, length * (last / step + 1), max_frames)
+        self._check_budget(whole.video_id, whole.duration, length * (last / step + 1), max_frames)
         return [
-            replace(whole, start=first / self.frame_rate, num_frames=length) for first in [*range(0, last, step), last]
+            replace(whole, start=whole.start + first / whole.frame_rate, num_frames=length)
+            for first in [*range(0, last, step), last]
         ]
 
     def read_window(self, reader: VideoSource, window: Window) -> dict[str, Tensor]:
@@ -297,11 +355,13 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         It runs where the frames are. Move them to the model's device first: they take a quarter of the memory there.
 
         Args:
-            videos: frames of each window, uint8 `[T, C, H, W]`, at most `num_frames` of them, of one size.
+            videos: frames of each window, uint8 `[T, C, H, W]`, at most `num_frames` of them, of one size; or its
+                stored features, float `[T, D]`.
 
         Returns:
             `pixel_values_videos` float32 `[B, num_frames, C, H, W]` and `frame_mask` bool `[B, num_frames]`, True
-            where a frame is real; padding is zeros at the end.
+            where a frame is real; padding is zeros at the end. Of features, `temporal_features` `[B, num_frames, D]`
+            and `feature_mask`; with `sampling="whole"` as many as the longest has, if these are more.
 
         Raises:
             TypeError: if they are no list of tensors.
@@ -309,6 +369,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         """
         if not isinstance(videos, (list, tuple)):
             raise TypeError(f"videos is {shown(videos)}; it must be a list of the frames of each window.")
+        if videos and all(isinstance(video, Tensor) and video.ndim == 2 for video in videos):
+            return self._prepare_features(videos)
         for index, frames in enumerate(videos):
             check_frames(f"videos[{index}]", frames)
         if len(sizes := {tuple(frames.shape[1:]) for frames in videos}) != 1:
@@ -329,6 +391,14 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             "pixel_values_videos": pixels,
             "frame_mask": torch.arange(self.num_frames, device=device) < lengths[:, None],
         }
+
+    def _prepare_features(self, videos: Sequence[Tensor]) -> dict[str, Tensor]:
+        longest = max(map(len, videos))
+        if longest > self.num_frames and self.sampling != "whole":
+            raise ValueError(f"videos: a window has {longest} features, more than num_frames={self.num_frames}.")
+        padded = [_pad(features, max(longest, self.num_frames)) for features in videos]
+        features, masks = (torch.stack(parts) for parts in zip(*padded, strict=True))
+        return {"temporal_features": features, "feature_mask": masks}
 
     def post_process_temporal_action_localization(
         self,
@@ -353,9 +423,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 video id, the scores by class id, or a list or tensor `[num_classes]`; for windows of one
                 video also without the video id. (Scores by name are for the pipeline.) Each segment is
                 returned once for each of the `num_video_classes` best classes, its score multiplied by theirs.
-            settings: of the detection, in place of the processor's own: `score_threshold`, `max_candidates`,
-                `nms_method`, `nms_sigma`, `nms_iou_threshold`, `nms_min_score`, `nms_per_class`, `voting_threshold`,
-                `max_detections`, `num_video_classes`.
+            settings: of the detection, in place of the processor's own: `score_threshold`, `min_length`,
+                `max_candidates`, `nms_method`, `nms_sigma`, `nms_iou_threshold`, `nms_min_score`, `nms_per_class`,
+                `voting_threshold`, `max_detections`, `num_video_classes`.
 
         Returns:
             For each video, in the order in which they first appear, its `video_id` and, best
@@ -389,8 +459,13 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 raise ValueError("video_scores are for a model without classes of its own.")
             class_scores = _class_scores(video_scores, list(candidates))
         detections = []
+        durations = {window.video_id: window.duration for window in windows}
         for video_id, parts in candidates.items():
             found = self._suppress(parts, class_scores.get(video_id), chosen)
+            if self.sampling == "whole":
+                segments = found[0].clamp(0, durations[video_id])
+                inside = segments[:, 1] > segments[:, 0]
+                found = segments[inside], found[1][inside], found[2][inside]
             kept = slice(None) if threshold is None else found[1] >= threshold
             segments, scores, labels = (tensor[kept] for tensor in found)
             detections.append({"video_id": video_id, "segments": segments, "labels": labels, "scores": scores})
@@ -453,6 +528,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             if settings.get(name) is not None:
                 setattr(planner, name, settings[name])
         with open_video(video) as source:
+            if isinstance(source, FeaturesInMemory):
+                raise TypeError(f"{source.name} holds features, which the pipeline takes; here give a video.")
             window = planner.windows(source.name, source.duration)[0]
             slack = source.duration - window.num_frames / window.frame_rate
             # Large frames are resized as they come; to be resized again changes them no more.
@@ -477,11 +554,14 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         logits, frames = logits.cpu()[point_mask].float(), segments.cpu()[point_mask].double()
         check_predictions(f"{window.video_id}, window at {window.start:.2f} s", logits, frames)
         scores = logits.sigmoid()
-        seconds = (window.start + frames / window.frame_rate).clamp(0, window.duration)
+        seconds = window.start + frames / window.frame_rate
+        if self.sampling != "whole":  # there it comes after the suppression, as in ActionFormer and OpenTAD
+            seconds = seconds.clamp(0, window.duration)
         seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
         labels = torch.arange(scores.shape[1]).repeat(len(scores))
+        long_enough = (frames[:, 1] - frames[:, 0] > chosen["min_length"]).repeat_interleave(scores.shape[1])
         scores = scores.flatten()
-        fit = (scores >= chosen["score_threshold"]) & (seconds[:, 1] > seconds[:, 0])
+        fit = long_enough & (scores >= chosen["score_threshold"]) & (seconds[:, 1] > seconds[:, 0])
         best = scores[fit].argsort(descending=True, stable=True)[: chosen["max_candidates"]]
         return seconds[fit][best], scores[fit][best].double(), labels[fit][best]
 

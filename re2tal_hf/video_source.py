@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from .value_checks import POSITIVE, check_value, shown
+from .video_features import FeaturesInMemory, from_mapping, is_feature_file
 from .video_reader import BATCH_BYTES, Resize, VideoReader, VideoReadError, checked_times
 
 URL_SCHEMES = ("http://", "https://", "hf://")
@@ -170,13 +171,14 @@ def is_video(video: Any) -> bool:
 
 
 @contextlib.contextmanager
-def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSource]:
+def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSource | FeaturesInMemory]:
     """Opens whatever stands for a video; a file that had to be downloaded is removed at the end.
 
     Args:
         video: path or bytes of a file, a file that is open for reading in binary mode (read from its start), URL
             (http, https, hf), frames (see `FramesInMemory`), a decoder of torchcodec, or a mapping:
-            `{"frames", "frame_rate"}`, `{"path", "bytes"}` as `datasets` has it, or `{"video": one of all these}`.
+            `{"frames", "frame_rate"}`, `{"path", "bytes"}` as `datasets` has it, or `{"video": one of all these}`; for
+            a model on features the path of a file of them, or `{"features", "duration", "frame_rate"}`.
         frame_rate: of frames in memory, frames per second.
 
     Yields:
@@ -187,6 +189,12 @@ def open_video(video: Any, frame_rate: float | None = None) -> Iterator[VideoSou
         ValueError: if the frames or their rate are not as they must be, or a file is given a rate.
         TypeError: if this stands for no video.
     """
+    if isinstance(video, Mapping) and "features" in video:
+        yield from_mapping(video)
+        return
+    if is_feature_file(video):
+        yield FeaturesInMemory(video, frame_rate=frame_rate)
+        return
     while isinstance(video, Mapping) or _is_decoder(video):
         if isinstance(video, Mapping):
             video, frame_rate = _from_mapping(video, frame_rate)

@@ -6,13 +6,17 @@ That converted reference files compute what they hold is in the tests of the hea
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conversion_cases import ACTIONFORMER, DETECTORS, VSGN, drawn, refusal, told, write
 from golden_weights import read_golden
+from head_cases import stored_detections
+from tolerances import assert_same_detections
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.commands.convert import main
+from re2tal_hf.commands.evaluate import main as evaluate
 from re2tal_hf.conversion.names import HEADS_BACK, renamed
 from re2tal_hf.conversion.opentad_export import opentad_state
 from re2tal_hf.training.recipe_yaml import write_yaml
@@ -130,3 +134,31 @@ def test_a_reference_by_the_command(model_goldens, tmp_path):
     assert main([str(write(tmp_path / "a.pth", state)), *arguments]) == 0
     model = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path / "model")
     assert all(torch.equal(tensor, state[name]) for name, tensor in release_state(model).items())
+
+
+@pytest.mark.training
+def test_detections_of_a_reference_by_the_command(model_goldens, tmp_path):
+    tensors, metadata = read_golden(model_goldens / "a5_actionformer_release_full.safetensors")
+    state = {name.removeprefix("state."): t for name, t in tensors.items() if name.startswith("state.")}
+    (options := tmp_path / "a.yaml").write_text(write_yaml(json.loads(metadata["config"])), encoding="utf-8")
+    arguments = ["--from", "actionformer", "--output", str(tmp_path / "model"), "--options", str(options)]
+    assert main([str(write(tmp_path / "a.pth", state)), *arguments]) == 0
+    (tmp_path / "features").mkdir()
+    database = {}
+    for index in range(4):
+        np.save(tmp_path / "features" / f"v{index}.npy", tensors[f"feats.{index}"].numpy().T)
+        rate, duration = (25, 8) if index == 3 else (30, 10 + index)  # as in the reference
+        actions = [{"segment": [1, 2], "label": f"LABEL_{index}"}]
+        database[f"v{index}"] = {"subset": "test", "fps": rate, "duration": duration, "annotations": actions}
+    (annotations := tmp_path / "a.json").write_text(json.dumps({"database": database}), encoding="utf-8")
+    places = ["--model", str(tmp_path / "model"), "--features", str(tmp_path / "features"), "--subset", "test"]
+    target = tmp_path / "detections.json"
+    assert evaluate([*places, "--annotations", str(annotations), "--detections", str(target)]) == 0
+    results = json.loads(target.read_text(encoding="utf-8"))["results"]
+    for index in range(4):
+        expected = stored_detections(tensors, f"det.{index}")
+        inside = expected[0][:, 1] - expected[0][:, 0] > 1e-4  # what lies behind the video is dropped here
+        rows = [row for row in results[f"v{index}"] if row["segment"][1] - row["segment"][0] > 1e-4]
+        segments, scores = (torch.tensor([row[name] for row in rows]) for name in ("segment", "score"))
+        labels = torch.tensor([int(row["label"].removeprefix("LABEL_")) for row in rows])
+        assert_same_detections((segments, scores, labels), [value[inside] for value in expected], 2e-4, 1e-5)

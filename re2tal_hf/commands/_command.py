@@ -19,6 +19,7 @@ from accelerate import PartialState
 from ..data.time_units import MAX_LOST
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..training.arguments import recipe_names
+from ..training.feature_settings import MODEL_TYPE
 from ..training.model_source import explained, find_model, model_folder, near_folder
 from ..training.own_files import import_files
 from ..value_checks import COUNT, POSITIVE, POSITIVE_SHARE, SHARE, Range, check_value, shown
@@ -145,6 +146,27 @@ def check_device(device: str | torch.device | None) -> None:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--device {device}: {str(error).partition('. ')[0]}.") from error
+
+
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Adds `features`, in place of the videos."""
+    parser.add_argument(
+        "--features", metavar="FOLDER", help="for a model on stored features: their folder, a file for each video"
+    )
+
+
+def check_source(pipe: TemporalActionLocalizationPipeline, features: bool, way: str) -> None:
+    """Refuses features for a model of videos, and videos for one on features; `way` says how to give these."""
+    backbone = pipe.model.config.backbone_config
+    on_features = backbone.get("model_type") == MODEL_TYPE
+    if on_features != features:
+        fix = f"is on stored features: give {way}" if on_features else "takes videos: leave the features out"
+        raise ValueError(f"The model {pipe.model.name_or_path} {fix}.")
+    if features and backbone.get("stride", 1) != 1:
+        raise ValueError(
+            f"{pipe.model.name_or_path}: backbone_config.stride is {backbone['stride']}; it must be 1, with the "
+            "stride of the features as feature_stride in its video_preprocessor_config.json."
+        )
 
 
 def add_annotation_options(parser: argparse.ArgumentParser) -> None:

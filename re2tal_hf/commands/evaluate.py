@@ -2,6 +2,9 @@
 
 re2tal evaluate --model runs/first/best --annotations annotations.json --videos videos
 
+A model on stored features is measured on such features, in place of the videos:
+re2tal evaluate --model runs/first/best --annotations annotations.json --features features
+
 On several GPUs, which share the videos: re2tal launch evaluate --model ...
 """
 
@@ -18,15 +21,20 @@ from ..data.annotation_records import clean_label
 from ..data.annotations import AnnotationSet, read_annotations
 from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
+from ..data.feature_store import FeatureStore
 from ..data.json_files import read_json, some
 from ..data.subsets import actions_by_class, check_actions
 from ..data.whole_files import check_writable
+from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..training.evaluation import localize_videos, mean_average_precision
+from ..training.feature_settings import check_described
 from ..training.processes import on_every_process, on_main_process, start_processes
 from ._command import (
     add_annotation_options,
+    add_features,
     add_inference_options,
     add_thresholds,
+    check_source,
     load_for_inference,
     run_command,
 )
@@ -40,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--dataset", help="a dataset on the Hub, user/name[@revision], or its folder")
     parser.add_argument("--streaming", action="store_true", help="fetch each video from the Hub when its turn comes")
     parser.add_argument("--videos", help="folder of the video files")
+    add_features(parser)
     parser.add_argument("--subset", default="validation")
     add_annotation_options(parser)
     add_thresholds(parser)
@@ -95,12 +104,23 @@ def read_truth(arguments: argparse.Namespace) -> AnnotationSet:
         arguments.dataset or arguments.annotations,
         subset=arguments.subset,
         video_folder=arguments.videos,
+        feature_folder=arguments.features,
         repair=False,
         point_width=arguments.point_width,
         streaming=arguments.streaming,
     )
     check_actions(annotations, arguments.subset)
     return annotations
+
+
+def find_features(
+    arguments: argparse.Namespace, annotations: AnnotationSet, pipe: TemporalActionLocalizationPipeline
+) -> FeatureStore | None:
+    check_source(pipe, arguments.features is not None, "--features FOLDER")
+    if arguments.features is None:
+        return None
+    check_described(arguments.features, pipe.video_processor)
+    return FeatureStore(annotations.videos, pipe.video_processor, pipe.model.config.backbone_config.get("size", 2048))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -110,13 +130,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--detections {target}: name a file in a folder that exists.")
     on_main_process(processes, lambda: check_writable(target.parent, "--detections"))
     annotations = on_every_process(processes, lambda: read_truth(arguments))
-    source = arguments.dataset or arguments.annotations
-    on_main_process(processes, lambda: check_measured_times(annotations.videos, source, arguments.max_lost))
     video_scores = None
     if arguments.video_scores:
         names = annotations.label_names
         video_scores = on_every_process(processes, lambda: read_video_scores(arguments.video_scores, names))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
+    features = on_every_process(processes, lambda: find_features(arguments, annotations, pipe))
+    source = arguments.dataset or arguments.annotations
+    timelines = features.timelines if features else None
+    on_main_process(processes, lambda: check_measured_times(annotations.videos, source, arguments.max_lost, timelines))
     if not video_scores:
         on_main_process(processes, lambda: check_classes(annotations, pipe.model.config.label2id))
     detections = localize_videos(
@@ -124,6 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
         annotations.videos,
         processes,
         video_scores=video_scores,
+        features=features,
         batch_size=arguments.batch_size,
     )
 

@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -21,11 +22,13 @@ from ..data.detection_files import FORMATS, write_detections
 from ..data.json_files import some
 from ..data.video_files import names_of_results
 from ..data.whole_files import check_writable, written_whole
+from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..training.processes import on_every_process, start_processes
 from ..training.timeline import draw_timeline
-from ..value_checks import COUNT, SHARE
+from ..value_checks import COUNT, POSITIVE, SHARE
+from ..video_features import FeaturesInMemory, check_size, is_feature_file
 from ..video_reader import VideoReader, VideoReadError
-from ._command import add_inference_options, load_for_inference, number, run_command
+from ._command import add_inference_options, check_source, load_for_inference, number, run_command
 
 PICTURE = "png"
 
@@ -41,7 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=(*FORMATS, PICTURE),
         help="of the results; may be given several times (json, csv and png)",
     )
-    parser.add_argument("videos", nargs="+")
+    parser.add_argument(
+        "--frame-rate",
+        type=number(float, POSITIVE),
+        help="of the videos of stored features, frames per second, where the model does not say it",
+    )
+    parser.add_argument("videos", nargs="+", help="video files; for a model on stored features, files of these")
 
 
 def write_results(target: Path, rows: list[dict], duration: float, formats: Sequence[str]) -> None:
@@ -54,6 +62,20 @@ def write_results(target: Path, rows: list[dict], duration: float, formats: Sequ
             write_detections(path, rows)
 
 
+def localize(
+    pipe: TemporalActionLocalizationPipeline, path: str, frame_rate: float | None, settings: dict[str, Any]
+) -> tuple[list[dict], float]:
+    """What is found in a video or in its features, and the duration of the video."""
+    if is_feature_file(path):
+        features = FeaturesInMemory(path, frame_rate=frame_rate)
+        check_size(path, features, pipe.model.config.backbone_config)
+        duration = pipe.video_processor.whole_features(path, len(features), frame_rate=frame_rate).duration
+        return pipe({"features": features.features, "frame_rate": frame_rate, "name": path}, **settings), duration
+    with VideoReader(path) as reader:
+        duration = reader.duration
+    return pipe(path, **settings), duration
+
+
 def run(arguments: argparse.Namespace) -> int:
     processes = start_processes()
     formats = list(dict.fromkeys(arguments.format or ("json", "csv", PICTURE)))
@@ -62,6 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
     videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
     named = list(zip(videos, names_of_results(videos), strict=True))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
+    on_features = [is_feature_file(path) for path in videos]
+    check_source(pipe, any(on_features), "files of features (.npy, .npz, .safetensors)")
+    if not all(on_features) and any(on_features):
+        raise ValueError("Some files are features and some are not: give those of the model.")
     settings = {
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,
@@ -73,9 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         failed = []
         for path, name in named[processes.process_index :: processes.num_processes]:
             try:
-                with VideoReader(path) as reader:
-                    duration = reader.duration
-                rows = pipe(path, **settings)
+                rows, duration = localize(pipe, path, arguments.frame_rate, settings)
             except VideoReadError as error:
                 print(error, file=sys.stderr)
                 failed.append(path)

@@ -35,6 +35,7 @@ _LOSS = [
 _PROCESSOR = [
     ("test_cfg.pre_nms_thresh", "score_threshold", float, 0.001),
     ("test_cfg.pre_nms_topk", "max_candidates", int, 5000),
+    ("test_cfg.duration_thresh", "min_length", float, 0.05),
     ("test_cfg.iou_threshold", "nms_iou_threshold", float, 0.1),
     ("test_cfg.min_score", "nms_min_score", float, 0.01),
     ("test_cfg.max_seg_num", "max_detections", int, 1000),
@@ -101,7 +102,28 @@ def actionformer_settings(options: Options) -> dict[str, Any]:
     found["head_config.attention_window"] = one_window(options, "model.n_mha_win_size")
     if options.get("model.use_rel_pe", bool, False) and found["head_config.attention_window"] is not None:
         found["head_config.use_relative_position_bias"] = True
+    found |= _features(options)
     # Where segments of a class suppress their own class only, there is no voting there.
     voting = options.get("test_cfg.voting_thresh", float, 0.75)
     found["processor.voting_threshold"] = None if found["processor.nms_per_class"] or not voting > 0 else voting
     return found
+
+
+def _features(options: Options) -> dict[str, Any]:
+    """How far the features stand apart, and where the first one does; whole videos are localized in."""
+    stride, frames = options.get("dataset.feat_stride", float), options.get("dataset.num_frames", float)
+    if stride is None or frames is None:
+        return {}
+    if (every := options.get("dataset.downsample_rate", int, 1)) != 1:
+        raise ValueError(
+            f"{options.source}: dataset.downsample_rate is {every}; ours is 1: keep every {every}th feature in files "
+            f"of your own, and say dataset.feat_stride {every * stride:g}."
+        )
+    upsampled = stride <= 0 and options.get("dataset.force_upsampling", bool, False)
+    found = {
+        "feature_stride": stride if stride > 0 else None,
+        "feature_offset": frames / 2,
+        "feature_rate": options.get("dataset.default_fps", float | None, None),
+        "sampling": "resized" if upsampled else "whole",
+    }
+    return {f"processor.{name}": value for name, value in found.items()}

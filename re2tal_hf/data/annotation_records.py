@@ -19,6 +19,7 @@ from .video_files import same_name
 
 # Three years; what is more are dates, or another unit.
 _MAX_SECONDS = 1e8
+_MAX_RATE = 1000.0
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:s|sec|seconds)?", re.IGNORECASE | re.ASCII)
 _TIMECODE = re.compile(r"(?:(\d{1,4}):)?(\d{1,5}):([0-5]?\d(?:[.,]\d+)?)", re.ASCII)
 # They join or part letters of one word, and change how it reads.
@@ -38,6 +39,7 @@ class Record:
         label_ids: Of every action the id, where it has one.
         found: Rules of `RULES` that the file itself breaks, each with an example.
         path: The video, where the annotations name it.
+        frame_rate: Frames per second of the video, where the file says them.
         folders: In which it lies, in a folder of the form of the Hub.
     """
 
@@ -50,6 +52,7 @@ class Record:
     found: list[tuple[str, str]] = field(default_factory=list)
     path: Path | HubVideo | None = None
     folders: tuple[str, ...] = ()
+    frame_rate: float | None = None
 
     def widen_points(self, width: float) -> None:
         """Gives actions that start where they end so many seconds about that time, within the video."""
@@ -76,6 +79,7 @@ def parse_record(video_id: Any, entry: Any, source: str | Path) -> Record:
     elif isinstance(entry, dict) and ("annotations" in entry or "actions" in entry):
         record = Record(video_id, _subset(entry.get("subset"), where), _duration(entry.get("duration"), where))
         actions = entry["annotations"] if "annotations" in entry else entry["actions"]
+        record.frame_rate = _frame_rate(entry, record.duration)
     else:
         raise AnnotationError(f'{where}: expected an object with "annotations" (or "actions"), not {shown(entry)}')
     if not isinstance(actions, list | None):
@@ -161,6 +165,16 @@ def _duration(duration: Any, where: str) -> float | None:
     if seconds <= 0:
         raise AnnotationError(f"{where}: duration {seconds:g} is not positive; leave it out")
     return seconds
+
+
+def _frame_rate(entry: dict[str, Any], duration: float | None) -> float | None:
+    """Frames per second, as ActionFormer's files say them (`fps`) or OpenTAD's (`frame`, their number)."""
+    rate, frames = entry.get("fps"), entry.get("frame")
+    if rate is None and duration and isinstance(frames, int | float):
+        rate = frames / duration
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= _MAX_RATE:
+        return None
+    return float(rate)
 
 
 def _add_action(record: Record, action: Any, where: str) -> None:

@@ -52,6 +52,7 @@ class AnnotatedVideo:
         duration: Seconds, or `None` where the annotation file does not say.
         segments: float64 `[N, 2]`, start and end of every action in seconds.
         labels: Class id of every action, an index into the label names of the set.
+        frame_rate: Frames per second of the video, where the annotation file says it.
     """
 
     video_id: str
@@ -60,6 +61,7 @@ class AnnotatedVideo:
     duration: float | None
     segments: np.ndarray
     labels: list[int]
+    frame_rate: float | None = None
 
     def local_path(self) -> Path:
         """Returns the path of the file, fetched first where it is on the Hub.

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from .annotation_sources import read_file
 from .hub_video import HubVideo
 from .json_files import check_unique, read_text, some
 from .time_units import MAX_LOST, check_times
-from .video_files import files_of_id, find_videos, same_name
+from .video_files import files_of_id, find_features, find_videos, same_name
 
 __all__ = [
     "RULES",
@@ -66,6 +66,7 @@ def read_annotations(
     *,
     subset: str | None = None,
     video_folder: str | Path | None = None,
+    feature_folder: str | Path | None = None,
     label_names: Sequence[str] | None = None,
     first_label_id: int = 0,
     repair: bool = True,
@@ -105,6 +106,8 @@ def read_annotations(
             an error.
         video_folder: Where the videos lie, in any subfolder, as `<id>.<ext>` or `v_<id>.<ext>`; an id
             may have the extension and folders (`train/a.mp4`). Hidden folders are passed over.
+        feature_folder: In place of `video_folder`, that of stored features, a file for each video, called as a video
+            would be.
         label_names: The classes, in order; any other label is an error. Default: those that the
             card of a dataset declares, else the labels of all subsets of the file, by their ids
             where it gives both, else sorted.
@@ -126,7 +129,8 @@ def read_annotations(
         FileNotFoundError: No such annotation file or video folder.
         VideoReadError: A video cannot be fetched from the Hub.
     """
-    for name, value in {"source": source, "video_folder": video_folder or ""}.items():
+    folders = {"video_folder": video_folder, "feature_folder": feature_folder}
+    for name, value in {"source": source, **{name: folder or "" for name, folder in folders.items()}}.items():
         if not isinstance(value, str | os.PathLike):
             raise TypeError(f"{name} is {shown(value)}; it must be a path.")
     settings = {
@@ -140,11 +144,13 @@ def read_annotations(
     records, declared_names = _read_records(source)
     names = list(label_names) if label_names is not None else declared_names or _label_names(records, source)
     records = _select_subset(records, subset, source)
-    if video_folder is not None:
-        _find_files(records, Path(video_folder))
+    if feature_folder is not None:
+        _find_files(records, Path(feature_folder), find_features)
+    elif video_folder is not None:
+        _find_files(records, Path(video_folder), find_videos)
     rules = RuleLog()
     class_ids = _class_ids(records, names, first_label_id, source)
-    names_files = video_folder is not None or not os.path.isfile(source)
+    names_files = video_folder is not None or feature_folder is not None or not os.path.isfile(source)
     videos = []
     for record in records:
         for rule, example in record.found:
@@ -187,7 +193,9 @@ def _annotated_video(record: Record, class_ids: dict[str | int, int], point_widt
         record.widen_points(point_width)
     segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
     labels = [class_ids[label] for label in record.labels]
-    return AnnotatedVideo(record.video_id, record.subset or "", record.path, record.duration, segments, labels)
+    return AnnotatedVideo(
+        record.video_id, record.subset or "", record.path, record.duration, segments, labels, record.frame_rate
+    )
 
 
 def hub_dataset(source: str | Path) -> str | None:
@@ -261,8 +269,8 @@ def _select_subset(records: list[Record], subset: str | None, source: str | Path
     return selected
 
 
-def _find_files(records: list[Record], folder: Path) -> None:
-    files = find_videos(folder)
+def _find_files(records: list[Record], folder: Path, find: Callable[[Path], dict[str, list[Path]]]) -> None:
+    files = find(folder)
     ids: dict[Path, str] = {}
     for record in records:
         found = files_of_id(record.video_id, files, folder)
@@ -279,8 +287,9 @@ def _find_files(records: list[Record], folder: Path) -> None:
                 " entry of a video, or put its file into the folder that its id names"
             )
     if all(record.path is None for record in records):
+        kind = "features" if find is find_features else "videos"
         raise AnnotationError(
-            f"{folder}: none of its {len(files)} videos is one of the {len(records)} annotated ones"
+            f"{folder}: none of its {len(files)} {kind} is one of the {len(records)} annotated ones"
             f" (first annotated: {shown(records[0].video_id)}, first file: {shown(next(iter(files)))})"
         )
 

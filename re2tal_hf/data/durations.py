@@ -11,16 +11,21 @@ from tqdm.auto import tqdm
 
 from ..video_reader import VideoReadError
 from .annotation_set import AnnotatedVideo, AnnotationError, RuleLog
+from .feature_store import FeatureTimelines
 from .hub_video import HubVideo
 from .time_units import MAX_LOST, check_times
 from .timeline_index import TimelineIndex
 
+Timelines = TimelineIndex | FeatureTimelines
 # Containers and conversions round; what differs by more is another video, or not in seconds.
 _SAME_SECONDS, _SAME_SHARE = 1.0, 0.1
 
 
 def known_durations(
-    videos: Sequence[AnnotatedVideo], timelines: TimelineIndex | None = None, *, progress: bool = True
+    videos: Sequence[AnnotatedVideo],
+    timelines: Timelines | None = None,
+    *,
+    progress: bool = True,
 ) -> list[float | VideoReadError]:
     """Seconds of every video, or why it cannot be read.
 
@@ -49,13 +54,13 @@ def known_durations(
     return cast(list[float | VideoReadError], durations)
 
 
-def _known_duration(video: AnnotatedVideo, index: TimelineIndex) -> float | VideoReadError | None:
+def _known_duration(video: AnnotatedVideo, index: Timelines) -> float | VideoReadError | None:
     if isinstance(video.path, HubVideo):
         return video.duration
     return index.known_duration(video.local_path())
 
 
-def _measured_duration(video: AnnotatedVideo, index: TimelineIndex) -> float | VideoReadError:
+def _measured_duration(video: AnnotatedVideo, index: Timelines) -> float | VideoReadError:
     try:
         return index.duration(video.local_path())
     except VideoReadError as error:
@@ -74,7 +79,7 @@ def check_measured_times(
     videos: Sequence[AnnotatedVideo],
     source: str,
     max_lost: float = MAX_LOST,
-    timelines: TimelineIndex | None = None,
+    timelines: Timelines | None = None,
 ) -> None:
     """Holds the annotations of videos that are to be measured by against the durations of their files.
 

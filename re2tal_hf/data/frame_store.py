@@ -17,6 +17,7 @@ from transformers.image_utils import SizeDict
 
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import Backend, Resize, VideoReader, VideoReadError
+from ..video_windows import Window
 from .annotation_set import AnnotatedVideo
 from .file_names import safe_name
 from .timeline_index import TimelineIndex
@@ -77,11 +78,15 @@ class FrameStore:
         if self.cache is None:
             with self.timelines.open(path, self.backend) as reader:
                 return reader.frames_at(times, resize=self._resize)
-        assert video.duration is not None
-        whole = self.processor.whole_video(video.video_id, video.duration)
+        whole = self.whole(video)
         open_video = partial(self.timelines.open, path, self.backend)
         cached = self.cache.frames(path, np.array(whole.times), self._resize, self._preparation, open_video)
         return torch.from_numpy(cached[np.rint(np.multiply(times, whole.frame_rate)).astype(int)])
+
+    def whole(self, video: AnnotatedVideo) -> Window:
+        """All frames of a video, with its measured duration, as one window."""
+        assert video.duration is not None
+        return self.processor.whole_video(video.video_id, video.duration)
 
     @property
     def _preparation(self) -> str:

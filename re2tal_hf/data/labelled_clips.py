@@ -15,8 +15,7 @@ from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import VideoReader, VideoReadError
 from .annotation_records import check_case, clean_label
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
-from .durations import known_durations
-from .timeline_index import TimelineIndex
+from .durations import Timelines, known_durations
 from .video_files import is_hidden, is_video_file
 from .windows import TrainingWindows
 
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 _ANY_SHARE = 1e-6
 
 
-def read_clips(source: str | Path, split: str, timelines: TimelineIndex | None = None) -> AnnotationSet:
+def read_clips(source: str | Path, split: str, timelines: Timelines | None = None) -> AnnotationSet:
     """Reads a split of labelled clips.
 
     Args:

@@ -69,7 +69,7 @@ def _learned(
 ) -> list[bool]:
     """Whether the actions of videos, one after another, are learned wherever a feature step begins."""
     # A whole video is seen in one way only.
-    number = feature_stride if windows.processor.sampling == "sliding" else 1
+    number = feature_stride if windows.processor.sampling != "resized" else 1
     placed = np.concatenate([windows.placements(video, number) for video in videos])
     segments = torch.from_numpy(placed / feature_stride).float()  # as the windows give them
     return can_learn(segments.flatten(0, 1)).view(segments.shape[:2]).all(dim=1).tolist()

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import torch
 
-from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import VideoReadError
 from .annotation_set import AnnotatedVideo, RuleLog, repair_video
 from .durations import known_durations, with_duration
+from .feature_store import FeatureStore
+from .frame_store import FrameStore
 from .hub_video import HubVideo
 from .time_units import check_times
-from .timeline_index import TimelineIndex
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,7 @@ class ReadableVideos:
 
     Args:
         videos: With their `path`.
-        processor: Says how long a frame is.
-        timelines: The index of the files.
+        store: Of the frames, which says how long one is, or of features.
         max_unreadable: Largest share of unreadable videos with which training goes on.
         max_lost: See `check_times`.
 
@@ -49,14 +48,13 @@ class ReadableVideos:
     def __init__(
         self,
         videos: Sequence[AnnotatedVideo],
-        processor: Re2TALVideoProcessor,
-        timelines: TimelineIndex,
+        store: FrameStore | FeatureStore,
         *,
         max_unreadable: float,
         max_lost: float,
     ) -> None:
-        self.processor = processor
-        self.timelines = timelines
+        self.store = store
+        self.timelines = store.timelines
         self.max_unreadable = max_unreadable
         self._num_given = len(videos)
         _check(videos)
@@ -110,9 +108,7 @@ class ReadableVideos:
         return repaired
 
     def _repaired(self, video: AnnotatedVideo, rules: RuleLog) -> AnnotatedVideo:
-        assert video.duration is not None
-        rate = self.processor.whole_video(video.video_id, video.duration).frame_rate
-        return repair_video(video, rules, tolerance=1 / rate)
+        return repair_video(video, rules, tolerance=1 / self.store.whole(video).frame_rate)
 
     def _check_share(self) -> None:
         count, total = self.num_unreadable, self._num_given

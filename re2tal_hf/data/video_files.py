@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..video_features import FEATURE_EXTENSIONS, is_feature_file
 from .file_names import distinct_names
 
 logger = logging.getLogger(__name__)
@@ -42,20 +43,32 @@ def find_videos(folder: str | Path) -> dict[str, list[Path]]:
     Raises:
         FileNotFoundError: No such folder, or no video in it.
     """
-    folder = Path(folder)
+    return _find(Path(folder), "video", is_video_file, VIDEO_EXTENSIONS)
+
+
+def find_features(folder: str | Path) -> dict[str, list[Path]]:
+    """Maps the stem of every file of stored features under `folder` to its paths, as `find_videos` does of videos."""
+
+    def is_features(path: Path) -> bool:
+        return is_feature_file(path) and not is_hidden(path.name) and path.is_file()
+
+    return _find(Path(folder), "feature", is_features, FEATURE_EXTENSIONS)
+
+
+def _find(folder: Path, kind: str, wanted: Callable[[Path], bool], extensions: Iterable[str]) -> dict[str, list[Path]]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(
-            f"video folder {folder} {'is no folder' if os.path.exists(folder) else 'does not exist'}"
+            f"{kind} folder {folder} {'is no folder' if os.path.exists(folder) else 'does not exist'}"
         )
     found: dict[str, dict[Path, Path]] = {}
     resolved = functools.cache(Path.resolve)  # of a folder, once for all that is in it
     for path in files_under(folder):
-        if is_video_file(path):
+        if wanted(path):
             file = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
             found.setdefault(same_name(path.stem), {}).setdefault(file, path)
     if not found:
         raise FileNotFoundError(
-            f"video folder {folder} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))}); hidden files and folders,"
+            f"{kind} folder {folder} holds no {kind} ({', '.join(sorted(extensions))}); hidden files and folders,"
             " and what systems and archives put beside videos, are passed over"
         )
     return {stem: _without_previews(list(paths.values())) for stem, paths in found.items()}

@@ -18,6 +18,7 @@ from ..video_reader import Backend, VideoReadError
 from ..video_windows import Window
 from .annotation_set import AnnotatedVideo
 from .augmentation import Augmentation
+from .feature_store import FeatureStore
 from .frame_store import FrameStore
 from .readable_videos import ReadableVideos
 from .time_units import MAX_LOST
@@ -37,11 +38,12 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     its length lies inside. Other than there, of an action longer than the crop it is the share of the
     crop that counts, so that a crop inside an action is that action and not background. A video that
     fits into one window gives a crop of a share of `crop_ratio` of itself. Windows shorter than
-    `processor.num_frames` are padded and masked.
+    `processor.num_frames` are padded and masked. Of stored features a window is drawn in the same way, its frames
+    being the features.
 
-    An item is `frames`, uint8 `[T, C, H, W]`, T up to `processor.num_frames`, `labels`, a dict of
-    `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`, and `video_id`. It depends on the seed, the
-    epoch and the index only, not on the number of workers. `processor.prepare` makes the model's
+    An item is `frames`, uint8 `[T, C, H, W]` or features, float `[T, D]`, T up to `processor.num_frames`, `labels`, a
+    dict of `segments` float32 `[N, 2]` in frames and `class_labels` long `[N]`, and `video_id`. It depends on the seed,
+    the epoch and the index only, not on the number of workers. `processor.prepare` makes the model's
     input of the frames of a batch.
 
     Every file that the index of timelines does not know is read once at the start, for its true
@@ -69,6 +71,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         timelines: When the frames of files are on screen; by default the user's index.
         cache: Folder for decoded frames (see `FrameCache`), for when training waits for decoding.
         backend: Of the `VideoReader`.
+        features: In place of the frames; `timelines`, `cache` and `backend` then mean nothing.
 
     Attributes:
         videos: The readable videos with measured durations, where they are not on the Hub still,
@@ -99,12 +102,13 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         timelines: TimelineIndex | None = None,
         cache: str | Path | None = None,
         backend: Backend = "auto",
+        features: FeatureStore | None = None,
     ) -> None:
         self.processor = processor
         self.augmentation = augmentation or Augmentation()
         crop_scale = self.augmentation.crop_scale
         smallest_crop = None if crop_scale is None else crop_scale[0]
-        self.frames = FrameStore(
+        self.frames = features or FrameStore(
             processor,
             timelines=timelines,
             smallest_crop=smallest_crop,
@@ -123,9 +127,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         self._check_settings()
         # Shared with the workers, so that they see the epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._readable = ReadableVideos(
-            videos, processor, self.frames.timelines, max_unreadable=max_unreadable, max_lost=max_lost
-        )
+        self._readable = ReadableVideos(videos, self.frames, max_unreadable=max_unreadable, max_lost=max_lost)
         self.videos = self._readable.videos
         self.counts, self.lost = dict(self._readable.rules.counts), self._readable.rules.lost
         numbers = [self._num_windows(video) for video in self.videos]
@@ -163,7 +165,8 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         window, labels = self.draw_window(video, generator)
         frames = self.frames.at(video, window.times)
         classes = labels["class_labels"].tolist()
-        frames = self.augmentation(frames, self.processor.frame_size, labels=classes, generator=generator)
+        if isinstance(self.frames, FrameStore):
+            frames = self.augmentation(frames, self.processor.frame_size, labels=classes, generator=generator)
         return {"frames": frames, "labels": labels, "video_id": video.video_id}
 
     def draw_window(self, video: AnnotatedVideo, generator: torch.Generator) -> tuple[Window, dict[str, Tensor]]:
@@ -179,11 +182,11 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         """
         whole = self._whole(video)
         start, num_frames = 0, whole.num_frames
-        segments = torch.from_numpy(video.segments) * whole.frame_rate
+        segments = torch.from_numpy(video.segments - whole.start) * whole.frame_rate
         kept = torch.ones(len(segments), dtype=torch.bool)
-        if self.processor.sampling == "sliding":
+        if self.processor.sampling != "resized":
             start, num_frames, kept = self._draw_crop(whole.num_frames, segments, generator)
-        window = replace(whole, start=start / whole.frame_rate, num_frames=num_frames)
+        window = replace(whole, start=whole.start + start / whole.frame_rate, num_frames=num_frames)
         labels = {
             "segments": (segments[kept] - start).clamp(0, num_frames).float(),
             "class_labels": torch.tensor(video.labels, dtype=torch.long)[kept],
@@ -208,7 +211,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
             float64 `[N, number, 2]` in frames of the window, clipped to it.
         """
         whole, length = self._whole(video), self.longest_window(video)
-        segments = video.segments * whole.frame_rate
+        segments = (video.segments - whole.start) * whole.frame_rate
         first = np.maximum(np.ceil(segments[:, 1] - length), 0)
         last = np.maximum(np.minimum(np.floor(segments[:, 0]), whole.num_frames - length), first)
         middle = np.floor(segments.mean(axis=1) - length / 2)
@@ -219,7 +222,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
 
     def _crop_lengths(self, total: int) -> tuple[int, int]:
         """The least and the most frames of a window of a video of `total` frames."""
-        if self.processor.sampling != "sliding":
+        if self.processor.sampling == "resized":
             return total, total
         length = min(total, self.processor.num_frames)
         if length < total or self.crop_ratio is None:
@@ -239,8 +242,7 @@ class TrainingWindows(Dataset[dict[str, Any]]):
         return int(starts[first_with_action]), length, kept[first_with_action]
 
     def _whole(self, video: AnnotatedVideo) -> Window:
-        assert video.duration is not None
-        return self.processor.whole_video(video.video_id, video.duration)
+        return self.frames.whole(video)
 
     def _num_windows(self, video: AnnotatedVideo) -> int:
         if self.seconds_per_window is None:

@@ -14,7 +14,13 @@ from .places import file_name, without_places
 
 # Fields of a recipe that name places, also by relative paths; a model's may be a Hub id, which has one slash.
 HUB_MODELS = ("pretrained_backbone", "pretrained_model")
-PLACES = (("data", "annotations"), ("data", "videos"), ("data", "cache"), *(("training", name) for name in HUB_MODELS))
+PLACES = (
+    ("data", "annotations"),
+    ("data", "videos"),
+    ("data", "features"),
+    ("data", "cache"),
+    *(("training", name) for name in HUB_MODELS),
+)
 
 
 class PublishedRun(TrainingRun):

@@ -65,9 +65,16 @@ PACKAGE_FILES = (
     ),
     *(
         f"recipes/{name}.yaml"
-        for name in ("finetune_swin_tiny", "image_lite0", "quickstart", "ut_clips", "ut_interaction")
+        for name in (
+            "features_actionformer",
+            "finetune_swin_tiny",
+            "image_lite0",
+            "quickstart",
+            "ut_clips",
+            "ut_interaction",
+        )
     ),
-    "recipes/ut_interaction.md",
+    *(f"recipes/{name}.md" for name in ("features", "ut_interaction")),
     *(f"metrics/tal_map/{name}" for name in METRIC_FILES),
 )
 

@@ -49,6 +49,8 @@ class DataArguments:
             `user/name` or `user/name@revision`.
         videos: Folder of the video files; not needed where the annotations name them. Each file is measured once; what
             is found is kept in `HF_HOME`, and checked by the file's size and time of change.
+        features: Folder of stored features, `.npy`, `.npz` or `.safetensors`, a file for each video and called like it,
+            in place of the videos; `re2tal features` writes such a folder. The model's backbone is then `features`.
         streaming: Fetch a video from the Hub when it is first needed, instead of all at the start.
         training_subset, validation_subset: Names of the subsets in the annotations, in any case.
         allow_shared_videos: Train and measure on the same videos on purpose, as to see whether a model can learn them
@@ -65,12 +67,14 @@ class DataArguments:
             window, where the action is longer) is inside.
         crop_ratio: Range of the share of the window's frames that is kept, or none.
         cache: Folder for decoded, resized frames; worth it for small frames on a CPU.
-        max_unreadable: Largest share of unreadable video files with which a run goes on.
+        max_unreadable: Largest share of unreadable video files with which a run goes on; of videos without stored
+            features, too.
         num_workers: Processes that decode.
     """
 
     annotations: str = ""
     videos: str | None = None
+    features: str | None = None
     streaming: bool = False
     training_subset: str = "training"
     validation_subset: str = "validation"

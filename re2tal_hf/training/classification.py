@@ -55,6 +55,8 @@ class ClassificationTrainer(Trainer):
             raise ValueError(
                 "distillation.weight needs the whole network to learn from, not training.pretrained_partial."
             )
+        if data.features is not None:
+            raise ValueError("data.features is for re2tal train: clips are classified from their frames; leave it out.")
         self.training_set = self._clips("training_subset")
         self.validation_set = self._clips("validation_subset")
         check_subsets(self.training_set, self.validation_set, data, self.accelerator)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data.annotation_set import ALWAYS_REPAIRED, RULES, AnnotatedVideo, AnnotationSet
+from ..data.durations import Timelines
+from ..data.feature_store import FeatureStore
 from ..data.subsets import actions_by_class
-from ..data.timeline_index import TimelineIndex
 from ..data.windows import TrainingWindows
 
 # More classes are summed up.
@@ -58,12 +59,13 @@ def _classes(sides: Sequence[AnnotationSet]) -> list[tuple[str, list[str]]]:
 def _window(windows: TrainingWindows, lengths: np.ndarray) -> str:
     processor = windows.processor
     total = f"{len(windows)} windows an epoch"
-    if processor.sampling != "sliding":
+    if processor.sampling == "resized":
         return f"{total}, each a whole video in {processor.num_frames} frames"
-    seconds = processor.num_frames / processor.frame_rate
+    seconds = processor.num_frames / float(np.median([windows.frame_rate(video) for video in windows.videos]))
+    steps = "features" if isinstance(windows.frames, FeatureStore) else "frames"
     longer = int((lengths > seconds).sum())
     return (
-        f"{total} of {processor.num_frames} frames, {seconds:.3g} s; {longer} of {len(lengths)} training actions "
+        f"{total} of {processor.num_frames} {steps}, {seconds:.3g} s; {longer} of {len(lengths)} training actions "
         "are longer than a window"
     )
 
@@ -88,7 +90,7 @@ def _lengths(videos: Sequence[AnnotatedVideo]) -> np.ndarray:
     return lengths[lengths > 0]
 
 
-def _duration(video: AnnotatedVideo, timelines: TimelineIndex) -> float | None:
+def _duration(video: AnnotatedVideo, timelines: Timelines) -> float | None:
     known = timelines.known_duration(video.path) if isinstance(video.path, Path) else None
     return video.duration if known is None else known
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..class_scores import ClassScores
 from ..data.annotation_set import AnnotatedVideo, AnnotationSet
+from ..data.feature_store import FeatureStore
 from ..data.subsets import check_actions
 from ..metrics.tal_map.tal_map import TalMap
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
@@ -30,6 +31,7 @@ def localize_videos(
     videos: Sequence[AnnotatedVideo],
     processes: Processes | None = None,
     video_scores: Mapping[str, ClassScores] | None = None,
+    features: FeatureStore | None = None,
     **settings: Any,
 ) -> Detections:
     """Runs the pipeline over a set of videos, shared out among the processes of a distributed run.
@@ -41,6 +43,7 @@ def localize_videos(
         videos: Those without a file are left without detections.
         processes: Of a distributed run; what fails on one of them fails on all.
         video_scores: Scores of an external video classifier by `video_id`; see the pipeline.
+        features: Of the videos, in place of their frames.
         settings: Passed to the pipeline.
 
     Returns:
@@ -61,7 +64,8 @@ def localize_videos(
                 settings["video_scores"] = video_scores[video.video_id]
             try:
                 with torch.inference_mode():
-                    found[video.video_id] = pipe(str(video.local_path()), **settings)
+                    source = features.source(video) if features else str(video.local_path())
+                    found[video.video_id] = pipe(source, **settings)
             except VideoReadError as error:
                 logger.warning("%s is left without detections: %s", video.video_id, error)
         return found

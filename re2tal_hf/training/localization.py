@@ -11,11 +11,15 @@ from ..data.annotation_set import AnnotationError, AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.augmentation import Augmentation
 from ..data.durations import check_measured_times
+from ..data.feature_store import FeatureStore, check_complete
+from ..data.timeline_index import TimelineIndex
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from .arguments import Recipe
 from .data_checks import check_subsets, check_windows
 from .evaluation import Detections, localize_videos, mean_average_precision
+from .feature_settings import feature_size, with_features
 from .pretrained import load_backbone_weights
 from .pretrained_model import find_localizer, load_localizer_weights, other_frames
 from .run_folder import write_results
@@ -24,11 +28,17 @@ from .trainer import Trainer
 
 
 class LocalizationTrainer(Trainer):
-    """Trains end to end from video files; `best/` and `last/` also hold `detections.json` and `timeline.png`."""
+    """Trains end to end from video files, or a head on stored features.
+
+    `best/` and `last/` also hold `detections.json` and `timeline.png`.
+    """
 
     criterion = "map"
     model_class = Re2TALForTemporalActionLocalization
     usage = "re2tal predict --model {model} VIDEO"
+
+    def __init__(self, recipe: Recipe, folder: str | Path, resume: bool = False):
+        super().__init__(with_features(recipe), folder, resume)
 
     def read_data(self) -> None:
         data = self.recipe.data
@@ -36,6 +46,13 @@ class LocalizationTrainer(Trainer):
         # The metric's rules keep the benchmark's ground truth as it is.
         self.validation_set = self._annotations(data.validation_subset, repair=False)
         check_subsets(self.training_set, self.validation_set, data, self.accelerator)
+        self.features: FeatureStore | None = None
+        if data.features is not None:
+            for annotations in (self.training_set, self.validation_set):
+                check_complete(annotations, f"data.features {data.features}", data.max_unreadable)
+            videos = [*self.training_set.videos, *self.validation_set.videos]
+            self.features = FeatureStore(videos, self.processor, feature_size(self.recipe))
+            self.timelines = self.features.timelines
 
     def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
         data = self.recipe.data
@@ -46,6 +63,7 @@ class LocalizationTrainer(Trainer):
                 data.annotations,
                 subset=subset or "",  # None would read all
                 video_folder=data.videos,
+                feature_folder=data.features,
                 repair=repair,
                 point_width=data.point_width,
                 max_lost=data.max_unlearnable,
@@ -85,9 +103,10 @@ class LocalizationTrainer(Trainer):
             crop_ratio=(data.crop_ratio[0], data.crop_ratio[1]) if data.crop_ratio else None,
             max_unreadable=data.max_unreadable,
             max_lost=data.max_unlearnable,
-            timelines=self.timelines,
+            timelines=self.timelines if isinstance(self.timelines, TimelineIndex) else None,
             cache=data.cache,
             seed=self.recipe.seed,
+            features=self.features,
         )
         windows.lost += self.training_set.lost  # what was dropped before the durations were measured
         return windows
@@ -101,6 +120,7 @@ class LocalizationTrainer(Trainer):
             pipe,
             self.validation_set.videos,
             self.accelerator,
+            features=self.features,
             batch_size=arguments.batch_size,
         )
         metrics = self._on_main(
@@ -110,4 +130,4 @@ class LocalizationTrainer(Trainer):
 
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:
         pipe.save_pretrained(folder)
-        write_results(folder, detections, draw_example(self.validation_set, detections))
+        write_results(folder, detections, draw_example(self.validation_set, detections, self.timelines))

@@ -19,6 +19,7 @@ from ..rewiring import BACKBONES
 from ..value_checks import one_line
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import OptimizationArguments, Recipe
+from .feature_settings import MODEL_TYPE
 from .memory import whole_memory
 from .optimization import build_optimizer
 from .pretrained import find_weights
@@ -73,6 +74,8 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
     elif source := recipe.training.pretrained_backbone:
         find_weights(model.base_model.backbone, source)
     processor = Re2TALVideoProcessor(**recipe.processor)
+    if config.backbone_config.get("model_type") == MODEL_TYPE:
+        return  # they have the size that their files have, and any length
     if not (processor.do_resize or processor.do_center_crop):
         return  # frames are of any size
     shape = frame_shape(processor)

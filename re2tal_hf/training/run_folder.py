@@ -45,7 +45,9 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 # What may differ from machine to machine: the data behind the places is compared itself.
-PLACES = frozenset({"name", "imports", "data.annotations", "data.videos", "data.cache", "data.num_workers"})
+PLACES = frozenset(
+    {"name", "imports", "data.annotations", "data.videos", "data.features", "data.cache", "data.num_workers"}
+)
 # What may change while a run goes on: it decides neither the weights nor which of them are the best.
 FREE_FIELDS = PLACES | {
     "licence",

@@ -16,10 +16,10 @@ import torch
 from matplotlib.figure import Figure
 
 from ..data.annotations import AnnotatedVideo, AnnotationSet
+from ..data.durations import Timelines
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..version import __version__
-from ..video_reader import VideoReader
 from .arguments import Recipe
 from .run_folder import MODELS, RunFolder
 from .timeline import draw_timeline
@@ -112,14 +112,17 @@ def describe_device(device: torch.device) -> str:
     return f"CPU, {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def draw_example(annotations: AnnotationSet, detections: dict[str, list[dict[str, Any]]]) -> Figure | None:
+def draw_example(
+    annotations: AnnotationSet,
+    detections: dict[str, list[dict[str, Any]]],
+    timelines: Timelines,
+) -> Figure | None:
     """Draws detected and true actions of the video with most of them; None if no video has a detection entry."""
     found = [video for video in annotations.videos if video.video_id in detections and video.path is not None]
     if not found:
         return None
     video = max(found, key=lambda video: len(video.labels))
-    with VideoReader(video.local_path()) as reader:
-        duration = reader.duration
+    duration = timelines.duration(video.local_path())
     truth = [
         {"label": annotations.label_names[label], "start": start, "end": end}
         for label, (start, end) in zip(video.labels, video.segments.tolist(), strict=True)

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..configuration_re2tal import CONFIGS, settings_of
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
-from ..data.durations import known_durations
+from ..data.durations import Timelines, known_durations
 from ..data.timeline_index import TimelineIndex
 from ..data.whole_files import check_room, naming
 from ..data.windows import TrainingWindows, collate
@@ -117,7 +117,7 @@ class Trainer(ABC):
             logger.warning(line)
         set_seed(recipe.seed)
         self.processor = Re2TALVideoProcessor(**recipe.processor)
-        self.timelines = TimelineIndex(writes=self.accelerator.is_local_main_process)
+        self.timelines: Timelines = TimelineIndex(writes=self.accelerator.is_local_main_process)
         self._on_all(self.read_data)
         self._measure_videos()
         augmentation = Augmentation(**recipe.augmentation)

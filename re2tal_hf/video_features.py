@@ -1,0 +1,160 @@
+"""Features of a video that were computed before: in memory, or one file a video; read as a video is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from .value_checks import POSITIVE, check_value, shown
+from .video_reader import VideoReadError
+from .video_windows import Window
+
+FEATURE_EXTENSIONS = frozenset([".npy", ".npz", ".safetensors"])
+# What the array is called in a file that may hold several.
+NAMES = ("features", "feats")
+
+
+class FeaturesInMemory:
+    """Features of one video, in place of its frames.
+
+    Args:
+        features: an array or a tensor `[N, D]`, or the path of a file with one (see `read_features`).
+        duration: of the video in seconds; None: as long as the features say, by their stride.
+        frame_rate: frames per second of the video from which they were computed; None: as the processor says.
+        name: what error messages call the video.
+
+    Raises:
+        VideoReadError: if the file cannot be read; names it.
+        ValueError, TypeError: if this is no array `[N, D]`, or a number is not above 0.
+    """
+
+    def __init__(
+        self, features: Any, duration: float | None = None, frame_rate: float | None = None, name: str | None = None
+    ):
+        if isinstance(features, (str, Path)):
+            name, features = name or str(features), read_features(Path(features))
+        self.name = name or "features"
+        if not isinstance(features, (np.ndarray, Tensor)):
+            raise TypeError(f"{self.name}: features is {shown(features)}; give an array [N, D], or a file of one.")
+        check_shape(self.name, tuple(features.shape))
+        self.features = torch.as_tensor(features).float()
+        self.duration = check_value(f"{self.name}: duration", duration, Annotated[float | None, POSITIVE])
+        self.frame_rate = check_value(f"{self.name}: frame_rate", frame_rate, Annotated[float | None, POSITIVE])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def close(self) -> None:
+        """Does nothing: the features are in memory."""
+
+
+def features_at(features: Tensor, whole: Window, window: Window) -> Tensor:
+    """The features of a window of a video.
+
+    Args:
+        features: of the whole video, `[N, D]`.
+        whole: all of the video as one window; where it has more or fewer steps than there are features, these are
+            interpolated, as ActionFormer and OpenTAD do.
+        window: a piece of it.
+
+    Returns:
+        `[window.num_frames, D]`.
+    """
+    if len(features) != whole.num_frames:
+        features = F.interpolate(features.T[None], size=whole.num_frames, mode="linear", align_corners=False)[0].T
+    first = round((window.start - whole.start) * whole.frame_rate)
+    return features[first : first + window.num_frames]
+
+
+def read_features(path: Path) -> Tensor:
+    """Reads the features of a video from a `.npy`, `.npz` or `.safetensors` file.
+
+    Returns:
+        float32 `[N, D]`.
+
+    Raises:
+        VideoReadError: if there is no such file, or it holds no such features; names it.
+    """
+    features = torch.from_numpy(np.array(_array(path), dtype=np.float32))
+    if not features.isfinite().all():
+        raise VideoReadError(f"{path}: holds NaN or infinite features; compute them again.")
+    return features
+
+
+def feature_shape(path: Path) -> tuple[int, int]:
+    """Returns the number of features in a file and their size, of most files without reading the rest.
+
+    Raises:
+        VideoReadError: see `read_features`.
+    """
+    return tuple(_array(path).shape)
+
+
+def is_feature_file(path: Any) -> bool:
+    """Whether this is the path of a file of features, by its name."""
+    return isinstance(path, (str, Path)) and Path(path).suffix.lower() in FEATURE_EXTENSIONS
+
+
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Raises a `ValueError` unless this is the shape of features, `[N, D]`, and not empty."""
+    if len(shape) != 2 or math.prod(shape) == 0:
+        raise ValueError(f"{name}: features of the shape {list(shape)}; give [N, D], a row for each step in time.")
+
+
+def check_size(name: str, features: FeaturesInMemory, backbone_config: Mapping[str, Any]) -> None:
+    """Raises a `VideoReadError` unless features have the size that a model of this configuration takes."""
+    size = backbone_config.get("size", 2048)
+    if features.features.shape[1] != size:
+        raise VideoReadError(f"{name}: features of the size {features.features.shape[1]}; the model takes {size}.")
+
+
+def _array(path: Path) -> Any:
+    """The array of a file, of a large one no more than what is asked of it."""
+    try:
+        kind = path.suffix.lower()
+        if kind == ".safetensors":
+            with safe_open(path, "np") as file:
+                array: Any = file.get_tensor(_name(path, list(file.keys())))
+        elif kind == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                array = file[_name(path, list(file.keys()))]
+        else:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        check_shape(str(path), array.shape)
+        if array.dtype.kind != "f":
+            raise ValueError(f"{path}: its features are {array.dtype}; they must be floating-point numbers.")
+    except VideoReadError:
+        raise
+    except FileNotFoundError as error:
+        raise VideoReadError(f"{path}: there is no such file; check the path.") from error
+    except (OSError, ValueError, EOFError, TypeError, KeyError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        reason = reason if str(path) in reason else f"{path}: no readable features ({reason[:200]})."
+        raise VideoReadError(reason) from error
+    return array
+
+
+def _name(path: Path, names: Sequence[str]) -> str:
+    known = [name for name in NAMES if name in names] or list(names)
+    if len(known) != 1:
+        raise ValueError(f"{path}: holds {sorted(names)[:5]}; call the array of the features 'features'.")
+    return known[0]
+
+
+def from_mapping(video: Mapping[str, Any]) -> FeaturesInMemory:
+    """Reads `{"features", "duration", "frame_rate", "name"}`, of which the first must be there.
+
+    Raises:
+        ValueError: if it has other keys; see also `FeaturesInMemory`.
+    """
+    if unknown := sorted(video.keys() - {"features", "duration", "frame_rate", "name"}):
+        raise ValueError(f"A video of features has no {unknown[0]!r}; give 'features', 'duration' and 'frame_rate'.")
+    return FeaturesInMemory(**video)

@@ -15,7 +15,17 @@ from re2tal_hf.commands import predict
 ROOT = Path(__file__).resolve().parents[1]
 OPENERS = ("open", "read_text", "write_text", "fdopen", "NamedTemporaryFile")
 # Of libraries, or of bytes.
-OTHERS = ("av.open", "Image.open", "urlopen", "os.open", "self.timelines.open", "self.open", "HfFileSystem().open")
+OTHERS = (
+    "av.open",
+    "Image.open",
+    "urlopen",
+    "os.open",
+    "self.timelines.open",
+    "timelines.open",
+    "index.open",  # of a TimelineIndex
+    "self.open",
+    "HfFileSystem().open",
+)
 
 
 def opens_as_the_machine_does(call: ast.Call) -> bool:

@@ -23,7 +23,7 @@ from ..data.detection_files import write_submission
 from ..data.durations import check_measured_times
 from ..data.feature_store import FeatureStore
 from ..data.json_files import read_json, some
-from ..data.subsets import actions_by_class, check_actions
+from ..data.subsets import actions_by_class, check_actions, read_video_ids, without_videos
 from ..data.whole_files import check_writable
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..training.evaluation import localize_videos, mean_average_precision
@@ -56,10 +56,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",
     )
+    parser.add_argument(
+        "--missing",
+        choices=MISSING,
+        default=MISSING[0],
+        help="the actions of videos without a readable file are missed, or left out of the measurement; default missed",
+    )
+    parser.add_argument(
+        "--exclude",
+        help="a list of videos that are not measured by: JSON as ActivityNet's blocked.json, or one id a line",
+    )
     parser.add_argument("--detections", default="detections.json", help="where to write them")
     parser.add_argument(
         "--diagnose", action="store_true", help="also say what is wrong with them; see re2tal diagnose --help"
     )
+
+
+MISSING = ("missed", "left-out")
 
 
 def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, float]]:
@@ -109,6 +122,8 @@ def read_truth(arguments: argparse.Namespace) -> AnnotationSet:
         point_width=arguments.point_width,
         streaming=arguments.streaming,
     )
+    if arguments.exclude:
+        annotations = without_videos(annotations, read_video_ids(arguments.exclude), arguments.exclude)
     check_actions(annotations, arguments.subset)
     return annotations
 
@@ -121,6 +136,19 @@ def find_features(
         return None
     check_described(arguments.features, pipe.video_processor)
     return FeatureStore(annotations.videos, pipe.video_processor, pipe.model.config.backbone_config.get("size", 2048))
+
+
+def measured_videos(annotations: AnnotationSet, found: Collection[str], arguments: argparse.Namespace) -> AnnotationSet:
+    """The annotations to measure by, and a line on what became of missing videos."""
+    missing = [video.video_id for video in annotations.videos if video.video_id not in found]
+    if arguments.exclude:
+        print(f"measured without the videos of {arguments.exclude}: {len(annotations.videos)} are left")
+    if missing:
+        fate = "left out of the figure" if arguments.missing == "left-out" else "their actions count as missed"
+        print(f"{len(missing)} of {len(annotations.videos)} videos have no readable file, {fate}: {some(missing)}")
+    if not missing or arguments.missing == "missed":
+        return annotations
+    return without_videos(annotations, missing, "videos without a readable file")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -152,9 +180,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     def report() -> None:
         write_submission(target, detections)
-        print_table(mean_average_precision(detections, annotations, arguments.tiou))
+        truth = measured_videos(annotations, detections, arguments)
+        print_table(mean_average_precision(detections, truth, arguments.tiou))
         if arguments.diagnose:
-            figures = diagnose_file(target, annotations, arguments.tiou, only_known=True)
+            figures = diagnose_file(target, truth, arguments.tiou, only_known=True)
             print_diagnosis(figures)
             write_diagnosis(figures, target.parent, Path(arguments.model).name)
 

@@ -67,10 +67,15 @@ def _measured_duration(video: AnnotatedVideo, index: Timelines) -> float | Video
         return error
 
 
+def same_duration(annotated: float, measured: float) -> bool:
+    """Whether two durations in seconds can be those of one video."""
+    return abs(annotated - measured) <= max(_SAME_SECONDS, _SAME_SHARE * measured)
+
+
 def with_duration(video: AnnotatedVideo, duration: float, rules: RuleLog) -> AnnotatedVideo:
     """The video with its true duration; one that is far from the annotated one counts in `rules`."""
     annotated = video.duration
-    if annotated is not None and abs(annotated - duration) > max(_SAME_SECONDS, _SAME_SHARE * duration):
+    if annotated is not None and not same_duration(annotated, duration):
         rules.add("wrong_duration", f"{video.video_id}, {annotated:g} s in the annotations and {duration:g} s long")
     return replace(video, duration=duration)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from ..value_checks import shown
 from .annotation_set import AnnotatedVideo, AnnotationError, AnnotationSet
 from .hub_video import HubVideo
+from .json_files import read_json, read_text
 
 
 def check_actions(annotations: AnnotationSet, subset: str) -> None:
@@ -25,6 +28,42 @@ def check_actions(annotations: AnnotationSet, subset: str) -> None:
             f"none of the {len(annotations.videos)} videos of the subset {subset[:200]} has an action in the"
             " annotations; choose a subset with actions, or annotate it"
         )
+
+
+def read_video_ids(path: str | Path) -> set[str]:
+    """Reads a list of videos: JSON, as ActivityNet's `blocked.json`, or text with one id a line.
+
+    Raises:
+        AnnotationError: It is neither, or empty.
+        OSError: It cannot be read.
+    """
+    path, form = Path(path), '["id", ...], or one id a line'
+    lines = read_text(path).splitlines()
+    ids = read_json(path, form) if lines and lines[0].lstrip().startswith(("[", "{")) else list(filter(None, lines))
+    if not (isinstance(ids, list) and ids and all(isinstance(video_id, str) for video_id in ids)):
+        raise AnnotationError(f"{path}: no list of videos; give {form}")
+    return {video_id.strip() for video_id in ids}
+
+
+def without_videos(annotations: AnnotationSet, ids: Collection[str], source: str | Path) -> AnnotationSet:
+    """The annotations without some videos.
+
+    Args:
+        annotations: Of a subset.
+        ids: Of the videos; those of other subsets say nothing.
+        source: What the message calls them.
+
+    Raises:
+        AnnotationError: None of them is in the subset, or all are.
+    """
+    left = [video for video in annotations.videos if video.video_id not in ids]
+    if len(left) in (0, len(annotations.videos)):
+        which = "all" if not left else "none"
+        raise AnnotationError(
+            f"{source}: {which} of the {len(annotations.videos)} videos of the subset (first:"
+            f" {shown(annotations.videos[0].video_id)}) are in it; name videos as the annotations do"
+        )
+    return replace(annotations, videos=left)
 
 
 def check_shared(training: AnnotationSet, validation: AnnotationSet, allowed: bool) -> str:

@@ -77,6 +77,24 @@ def reference_segments(annotations: AnnotationSet) -> Segments:
     )
 
 
+def rows_of(segments: Segments, video_ids: Sequence[str], scores: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """The form that the metric takes, one row a video, and its order kept.
+
+    Args:
+        segments: Of all videos.
+        video_ids: Of video 0, 1, ...
+        scores: float64 [N], of predictions.
+    """
+    order = np.argsort(segments.videos, kind="stable")
+    bounds = np.searchsorted(segments.videos[order], np.arange(len(video_ids) + 1))
+    found = []
+    for number, video_id in enumerate(video_ids):
+        own = order[bounds[number] : bounds[number + 1]]
+        row = {"video_id": video_id, "segments": segments.times[own], "labels": segments.labels[own]}
+        found.append(row if scores is None else row | {"scores": scores[own]})
+    return found
+
+
 def _columns(path: Path, rows: Sequence[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Labels, float64 [N] scores and float64 [N, 2] segments in seconds."""
     try:

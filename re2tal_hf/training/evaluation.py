@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..class_scores import ClassScores
 from ..data.annotation_set import AnnotatedVideo, AnnotationSet
 from ..data.feature_store import FeatureStore
 from ..data.subsets import check_actions
-from ..metrics.tal_map.tal_map import TalMap
+from ..metrics.measurement import measure
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_reader import VideoReadError
 from .processes import Processes, on_every_process
@@ -105,9 +104,4 @@ def mean_average_precision(
         # A class that the annotations do not have counts neither way.
         for rows in [[row for row in detections.get(video.video_id, []) if row["label"] in ids]]
     ]
-    # By itself it would write to HF_HOME, which need not be possible.
-    with tempfile.TemporaryDirectory() as folder:
-        metric = TalMap(keep_in_memory=True, cache_dir=folder)
-        result = metric.compute(predictions=predictions, references=references, tiou_thresholds=list(tiou_thresholds))
-    result["per_class"] = {names[index]: value for index, value in result["per_class"].items()}
-    return result
+    return measure(predictions, references, names, tiou_thresholds)

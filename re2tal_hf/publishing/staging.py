@@ -66,6 +66,7 @@ PACKAGE_FILES = (
     *(
         f"recipes/{name}.yaml"
         for name in (
+            "activitynet_swin_tiny_classes",
             "features_actionformer",
             "finetune_swin_tiny",
             "image_lite0",
@@ -74,7 +75,7 @@ PACKAGE_FILES = (
             "ut_interaction",
         )
     ),
-    *(f"recipes/{name}.md" for name in ("features", "ut_interaction")),
+    *(f"recipes/{name}.md" for name in ("benchmarks", "features", "ut_interaction")),
     *(f"metrics/tal_map/{name}" for name in METRIC_FILES),
 )
 

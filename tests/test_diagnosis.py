@@ -1,6 +1,7 @@
 """Kinds of errors, what they cost, and which actions fare badly: by hand, and by a slow reading of the definitions."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,14 @@ def test_groups_by_hand():
     assert [group["actions"] for group in groups["instances"]] == [2, 2]
     coverage = sensitivity(matched(), [100.0, 100.0])["coverage"]
     assert (coverage[0]["low"], coverage[-1]["high"]) == (0.04, 0.1)
+
+
+def test_groups_of_many_equal_values():
+    # Nine videos with one action and one with three: nothing tells them apart but the number.
+    actions = [(video, 0, 0, 10) for video in range(9)] + [(9, 0, start, start + 10) for start in (0, 20, 40)]
+    found = match(table([]), np.zeros(0), table(actions), np.array([0.5]))
+    groups = sensitivity(found, [None] * 10)["instances"]
+    assert [(group["low"], group["high"], group["actions"]) for group in groups] == [(1, 1, 9), (3, 3, 3)]
 
 
 def test_confusion_calibration_and_videos_by_hand():
@@ -182,7 +191,9 @@ def test_nothing_detected():
     assert figures["map"] == 0 and figures["missed"] == 1 and figures["cost"]["background"] == 0
     assert figures["cost"]["missed"] == 0  # then there is nothing to measure by
     assert figures["confusion_matrix"] == {"run": {"": 3}, "jump": {"": 1}}
-    draw_diagnosis(figures)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_diagnosis(figures).canvas.draw()
 
 
 def write_run(folder: Path) -> Path:

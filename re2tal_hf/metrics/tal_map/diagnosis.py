@@ -280,8 +280,7 @@ def _best_overlaps(predictions: Segments, references: Segments) -> tuple[Array, 
 
 def _groups(matching: Matching, values: Array) -> list[dict[str, float]]:
     """Groups of actions of about equal numbers by a value [G]; equal values stay together."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_GROUPS + 1)))
-    numbers = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+    numbers = _group_numbers(values)
     missed, found = matching.missed, []
     for number in np.unique(numbers):
         inside = numbers == number
@@ -298,3 +297,16 @@ def _groups(matching: Matching, values: Array) -> list[dict[str, float]]:
             }
         )
     return found
+
+
+def _group_numbers(values: Array) -> Array:
+    """The group of each value, int64 [G]: a group ends once it has its share of the values that are left."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    number, size, left = 0, 0, len(values)
+    numbers = np.zeros(len(counts), np.int64)
+    for position, count in enumerate(counts):
+        numbers[position] = number
+        size += int(count)
+        if size * (NUM_GROUPS - number) >= left:
+            number, size, left = number + 1, 0, left - size
+    return numbers[inverse.reshape(-1)]

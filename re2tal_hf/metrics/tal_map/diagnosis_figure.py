@@ -52,7 +52,7 @@ def _draw_kinds(axes: Axes, kinds: Mapping[str, list[float]], colors: Mapping[st
     axes.set(
         title="Kinds of the best detections", xlabel="times as many as there are actions", ylabel="share", ylim=(0, 1)
     )
-    axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.35))
+    axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _draw_costs(axes: Axes, costs: Mapping[str, float], colors: Mapping[str, Any]) -> None:
@@ -83,7 +83,8 @@ def _draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], thresho
 
 def _draw_groups(axes: Axes, groups: list[dict[str, float]], label: str) -> None:
     if not groups:
-        axes.text(0.5, 0.5, "durations of the videos are not known", ha="center", va="center")
+        unknown = "durations of the videos are not known"
+        axes.text(0.5, 0.5, unknown, ha="center", va="center", transform=axes.transAxes)
     names = []
     for group in groups:
         low, high = f"{group['low']:.3g}", f"{group['high']:.3g}"
@@ -107,15 +108,16 @@ def _draw_classes(axes: Axes, by_class: Mapping[str, Mapping[str, Any]]) -> None
         axes.barh(places + offset, [row[name] for _, row in worst], height=0.4, label=label)
     axes.set_yticks(places, [f"{_short(name)} ({row['actions']})" for name, row in worst], fontsize=8)
     axes.invert_yaxis()
-    title = "Classes" if len(worst) == len(by_class) else f"The worst {MAX_ROWS} of {len(by_class)} classes"
-    axes.set(title=f"{title} (and number of actions)", xlim=(0, 1))
-    axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, -0.15))
+    title = "Classes" if len(worst) == len(by_class) else f"The worst {MAX_ROWS} of {len(by_class)}"
+    axes.set(title=f"{title} (and actions)", xlim=(0, 1))
+    axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.06))
 
 
 def _draw_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
     bins = calibration["bins"]
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
-    axes.plot([entry["score"] for entry in bins], [entry["precision"] for entry in bins], marker="o", clip_on=False)
+    if bins:  # of an empty line that is not clipped, matplotlib takes the extent for the whole page
+        axes.plot([entry["score"] for entry in bins], [entry["precision"] for entry in bins], marker="o", clip_on=False)
     axes.set(
         title=f"Calibration: off by {calibration['error']:.3f}",
         xlabel="score",

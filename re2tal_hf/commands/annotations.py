@@ -17,7 +17,7 @@ from ._command import run_command
 
 ACTIONS = {
     "check": "a report before any training, as text and as a page with pictures",
-    "convert": "to JSON as training reads it",
+    "convert": "to JSON as training reads it, or for another tool",
     "split": "into training and validation",
 }
 

@@ -4,6 +4,7 @@ The results have the name of the video or, where several are called the same, as
 
 re2tal predict --model runs/first/best --output predictions match.mp4 training.mp4
 re2tal predict --model runs/first/best --format srt match.mp4
+re2tal predict --model runs/first/best --write elan *.mp4    # for correction there
 
 On several GPUs, which share the videos: re2tal launch predict --model ...
 """
@@ -18,6 +19,8 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from ..data.annotation_formats.formats import WRITERS
+from ..data.annotation_writing import detected_video, hint, names_for_tools, write_for_tool
 from ..data.detection_files import FORMATS, write_detections
 from ..data.json_files import some
 from ..data.video_files import names_of_results
@@ -48,6 +51,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--frame-rate",
         type=number(float, POSITIVE),
         help="of the videos of stored features, frames per second, where the model does not say it",
+    )
+    parser.add_argument(
+        "--write",
+        action="append",
+        choices=WRITERS,
+        default=[],
+        help="also for this tool, which opens the actions for correction; may be given several times",
     )
     parser.add_argument("videos", nargs="+", help="video files; for a model on stored features, files of these")
 
@@ -82,12 +92,15 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.output)
     on_every_process(processes, lambda: check_writable(folder))
     videos = list({Path(path).resolve(): path for path in arguments.videos}.values())
+    names = dict(zip(videos, names_for_tools(videos), strict=True))
     named = list(zip(videos, names_of_results(videos), strict=True))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
     on_features = [is_feature_file(path) for path in videos]
     check_source(pipe, any(on_features), "files of features (.npy, .npz, .safetensors)")
     if not all(on_features) and any(on_features):
         raise ValueError("Some files are features and some are not: give those of the model.")
+    if any(on_features) and arguments.write:
+        raise ValueError("--write is for videos: files of features do not tell what a tool needs to know of them.")
     settings = {
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,
@@ -95,11 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty() and processes.is_main_process,
     }
 
+    found: dict[str, list[dict]] = {}
+
     def share() -> list[str]:
         failed = []
         for path, name in named[processes.process_index :: processes.num_processes]:
             try:
                 rows, duration = localize(pipe, path, arguments.frame_rate, settings)
+                found[path] = rows
             except VideoReadError as error:
                 print(error, file=sys.stderr)
                 failed.append(path)
@@ -113,10 +129,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     # None ends before all have: its end with an error would end the others.
     failed = [path for part in gather_object([on_every_process(processes, share)]) for path in part]
+    if arguments.write:
+        together = {path: rows for part in gather_object([found]) for path, rows in part.items()}
+        kept = {names[path]: (path, together[path]) for path in videos if path in together}
+        on_every_process(processes, lambda: _write(kept, arguments.write, folder, processes.is_main_process))
     if failed and processes.is_main_process:
         rest = f"the results of the others are in {folder}" if len(failed) < len(videos) else "there are no results"
         raise VideoReadError(f"{len(failed)} of {len(videos)} videos cannot be read: {some(failed)}; {rest}.")
     return 1 if failed else 0
+
+
+def _write(found: dict[str, tuple[str, list[dict]]], kinds: Sequence[str], folder: Path, is_main_process: bool) -> None:
+    """Writes what was found, by names of videos, for other tools: one file, or a folder with one for each video."""
+    if not is_main_process or not found:
+        return
+    videos = []
+    for name, (path, rows) in found.items():
+        with VideoReader(path) as reader:
+            videos.append(detected_video(name, rows, reader))
+    for kind in dict.fromkeys(kinds):
+        name = f"{kind}{WRITERS[kind].ending}" if WRITERS[kind].together else kind
+        write_for_tool(videos, kind, folder / name)
+        print(f"{folder / name}: for correction; {hint(videos, kind) or 're2tal annotations convert reads it again'}")
 
 
 def main(arguments: list[str] | None = None) -> int:

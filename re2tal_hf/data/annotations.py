@@ -145,9 +145,9 @@ def read_annotations(
     names = list(label_names) if label_names is not None else declared_names or _label_names(records, source)
     records = _select_subset(records, subset, source)
     if feature_folder is not None:
-        _find_files(records, Path(feature_folder), find_features)
+        find_record_files(records, Path(feature_folder), find_features)
     elif video_folder is not None:
-        _find_files(records, Path(video_folder), find_videos)
+        find_record_files(records, Path(video_folder), find_videos)
     rules = RuleLog()
     class_ids = _class_ids(records, names, first_label_id, source)
     names_files = video_folder is not None or feature_folder is not None or not os.path.isfile(source)
@@ -269,7 +269,20 @@ def _select_subset(records: list[Record], subset: str | None, source: str | Path
     return selected
 
 
-def _find_files(records: list[Record], folder: Path, find: Callable[[Path], dict[str, list[Path]]]) -> None:
+def find_record_files(
+    records: Sequence[Record], folder: Path, find: Callable[[Path], dict[str, list[Path]]] = find_videos
+) -> None:
+    """Sets the path of each record to its file in a folder, None where there is none.
+
+    Args:
+        records: The videos.
+        folder: Of the files.
+        find: The files of a folder by their stems.
+
+    Raises:
+        AnnotationError: A video has several files, a file several videos, or none has any.
+        FileNotFoundError: There is no such folder, or no such file in it.
+    """
     files = find(folder)
     ids: dict[Path, str] = {}
     for record in records:

@@ -69,7 +69,7 @@ def to_csv(detections: Detections) -> str:
 def to_srt(detections: Detections) -> str:
     """SubRip: a numbered cue per detection, in order of time."""
     cues = [
-        f"{number}\n{_clock(row['start'], ',')} --> {_clock(row['end'], ',')}\n{_caption(row)}\n"
+        f"{number}\n{clock(row['start'], ',')} --> {clock(row['end'], ',')}\n{caption(row['label'], row['score'])}\n"
         for number, row in enumerate(by_time(detections), start=1)
     ]
     return "\n".join(cues)
@@ -77,10 +77,10 @@ def to_srt(detections: Detections) -> str:
 
 def to_vtt(detections: Detections) -> str:
     """WebVTT: a cue per detection, in order of time."""
-    cues = [
-        f"{_clock(row['start'], '.')} --> {_clock(row['end'], '.')}\n{html.escape(_caption(row), quote=False)}\n"
-        for row in by_time(detections)
-    ]
+    cues = []
+    for row in by_time(detections):
+        shown = html.escape(caption(row["label"], row["score"]), quote=False)
+        cues.append(f"{clock(row['start'], '.')} --> {clock(row['end'], '.')}\n{shown}\n")
     return "\n".join(["WEBVTT\n", *cues])
 
 
@@ -141,12 +141,15 @@ def spreadsheet_cell(text: str) -> str:
     return f"'{text}" if next(seen, "") in FORMULA_STARTS or text.startswith(("\t", "\r", "\n")) else text
 
 
-def _caption(row: dict[str, Any]) -> str:
+def caption(label: str, score: float | None = None) -> str:
+    """A label as the text of a cue, with its score behind it."""
     # A line break or an arrow in a label would end the cue.
-    return f"{one_line(row['label']).replace('-->', '->')} ({row['score']:.2f})"
+    text = one_line(label).replace("-->", "->")
+    return text if score is None else f"{text} ({score:.2f})"
 
 
-def _clock(seconds: float, separator: str) -> str:
+def clock(seconds: float, separator: str) -> str:
+    """A time as subtitles have it, with `separator` before the milliseconds."""
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{separator}{milliseconds % 1000:03d}"

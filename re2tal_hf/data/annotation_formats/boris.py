@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .annotation_file import AnnotationFile, Videos
-from .format import Format
+from .format import Format, VideoToWrite, Writer, lanes
 from .separated import cell, first_rows, rows_of
 
 
@@ -154,5 +155,71 @@ def read_table(file: AnnotationFile) -> Videos:
 
 _MEDIA_COLUMNS = ("Media file name", "Media file", "Media file path")
 
-PROJECT = Format("boris", "a project of BORIS", recognises_project, read_project)
+
+def text(videos: Sequence[VideoToWrite]) -> str:
+    """A project with an observation of each video; actions of a class that overlap are of different subjects."""
+    labels = sorted({label for video in videos for label in video.labels})
+    behaviors = {
+        str(number): {
+            "type": "State event",
+            "key": _KEYS[number % len(_KEYS)],
+            "code": label,
+            "description": "",
+            "color": "",
+            "category": "",
+            "modifiers": {},
+            "excluded": "",
+            "coding map": "",
+        }
+        for number, label in enumerate(labels)
+    }
+    observations = {video.name: _observation(video) for video in videos}
+    subjects = sorted({event[1] for each in observations.values() for event in each["events"]} - {""})
+    project = {
+        "time_format": "hh:mm:ss",
+        "project_date": _DATE,
+        "project_name": "actions",
+        "project_description": "",
+        "project_format_version": "7.0",
+        "subjects_conf": {
+            str(number): {"key": "", "name": name, "description": ""} for number, name in enumerate(subjects)
+        },
+        "behaviors_conf": behaviors,
+        "observations": observations,
+        "behavioral_categories": [],
+        "independent_variables": {},
+        "coding_map": {},
+        "behaviors_coding_map": [],
+        "converters": {},
+    }
+    return json.dumps(project, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _observation(video: VideoToWrite) -> dict[str, Any]:
+    events = []
+    for label in video.labels:
+        of_class = [action for action in video.actions if action[2] == label]
+        for lane, (start, end, _) in zip(lanes(of_class), of_class, strict=True):
+            subject = f"overlap {lane + 1}" if lane else ""
+            events += [[round(time, 3), subject, label, "", ""] for time in (start, end)]
+    info = {"length": video.duration, "fps": video.frame_rate, "hasVideo": True, "hasAudio": False}
+    return {
+        "file": {"1": [video.name], **{str(player): [] for player in range(2, 9)}},
+        "type": "MEDIA",
+        "date": _DATE,
+        "description": "",
+        "time offset": 0.0,
+        "events": sorted(events, key=lambda event: event[0]),
+        "independent_variables": {},
+        "visualize_spectrogram": False,
+        "close_behaviors_between_videos": False,
+        "media_info": {**{key: {video.name: value} for key, value in info.items()}, "offset": {"1": 0.0}},
+    }
+
+
+_KEYS = "abcdefghijklmnopqrstuvwxyz0123456789"
+# The same file for the same actions.
+_DATE = "2026-01-01T00:00:00"
+_WRITER = Writer(".boris", text, together=True, needs=("duration", "frame_rate"))
+PROJECT = Format("boris", "a project of BORIS", recognises_project, read_project, _WRITER)
 TABLE = Format("boris-table", "a table of events of BORIS", recognises_table, read_table)

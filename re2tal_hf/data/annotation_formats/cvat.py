@@ -6,12 +6,12 @@ A track is an action from the first frame on which it is seen to the last; frame
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from .annotation_file import AnnotationFile, Videos
-from .format import Format
+from .format import Format, VideoToWrite, Writer
 
 
 def recognises(file: AnnotationFile) -> bool:
@@ -110,4 +110,39 @@ def _add_runs(
         videos.add(video_id, file.seconds(start, place, "frames"), file.seconds(end, place, "frames"), label)
 
 
-FORMAT = Format("cvat", "annotations of CVAT", recognises, read)
+def text(videos: Sequence[VideoToWrite]) -> str:
+    """CVAT for video 1.1 of one video: an action is a track of boxes as large as the frame."""
+    [video] = videos
+    assert video.size and video.duration and video.frame_rate
+    width, height = video.size
+    frames = max(1, round(video.duration * video.frame_rate))
+    root = Element("annotations")
+    SubElement(root, "version").text = "1.1"
+    meta = SubElement(root, "meta")
+    task = SubElement(meta, "task")
+    for name, value in {"name": video.name, "size": frames, "mode": "interpolation", "source": video.name}.items():
+        SubElement(task, name).text = str(value)
+    labels = SubElement(task, "labels")
+    for name in video.labels:
+        SubElement(SubElement(labels, "label"), "name").text = name
+    size = SubElement(task, "original_size")
+    SubElement(size, "width").text, SubElement(size, "height").text = str(width), str(height)
+    box = {"keyframe": "1", "occluded": "0", "xtl": "0", "ytl": "0", "xbr": str(width), "ybr": str(height)}
+    for number, (start, end, label) in enumerate(video.actions):
+        track = SubElement(root, "track", id=str(number), label=label, source="auto" if video.scores else "manual")
+        first, after = video.frames(start, end)
+        SubElement(track, "box", {"frame": str(first), "outside": "0", **box})
+        # There is no frame behind the last one on which it could be outside.
+        last = {"frame": str(after), "outside": "1"} if after < frames else {"frame": str(after - 1), "outside": "0"}
+        if last["frame"] != str(first):
+            SubElement(track, "box", {**last, **box})
+    indent(root, " ")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{tostring(root, encoding="unicode")}\n'
+
+
+def _hint(labels: Sequence[str]) -> str:
+    return f"make a task of each video with the labels {', '.join(labels)}, then upload as CVAT 1.1"
+
+
+_WRITER = Writer(".xml", text, together=False, needs=("size", "duration", "frame_rate"), hint=_hint)
+FORMAT = Format("cvat", "annotations of CVAT", recognises, read, _WRITER)

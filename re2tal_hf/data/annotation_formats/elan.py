@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
 from .annotation_file import AnnotationFile, Videos
-from .format import Format
+from .format import Format, VideoToWrite, Writer, lanes
 
 
 def recognises(file: AnnotationFile) -> bool:
@@ -46,4 +49,35 @@ def read(file: AnnotationFile) -> Videos:
     return videos
 
 
-FORMAT = Format("elan", "an annotation document of ELAN", recognises, read)
+def text(videos: Sequence[VideoToWrite]) -> str:
+    """A document of one video; on a tier no two annotations overlap, so there are as many tiers as it takes."""
+    [video] = videos
+    root = Element("ANNOTATION_DOCUMENT", AUTHOR="re2tal_hf", DATE=_DATE, FORMAT="3.0", VERSION="3.0")
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    media = {"MEDIA_URL": video.name, "RELATIVE_MEDIA_URL": f"./{video.name}", "MIME_TYPE": "video/mp4"}
+    SubElement(header, "MEDIA_DESCRIPTOR", media)
+    SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(video.actions))
+    order = SubElement(root, "TIME_ORDER")
+    tiers: list[Element] = []
+    for number, (lane, (start, end, label)) in enumerate(zip(lanes(video.actions), video.actions, strict=True)):
+        if lane == len(tiers):
+            name = "actions" if lane == 0 else f"actions {lane + 1}"
+            tiers.append(SubElement(root, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID=name))
+        slots = {f"TIME_SLOT_REF{place}": f"ts{2 * number + place}" for place in (1, 2)}
+        for slot, time in zip(slots.values(), (start, end), strict=True):
+            SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(round(1000 * time)))
+        annotation = SubElement(tiers[lane], "ANNOTATION")
+        aligned = SubElement(annotation, "ALIGNABLE_ANNOTATION", {"ANNOTATION_ID": f"a{number + 1}", **slots})
+        SubElement(aligned, "ANNOTATION_VALUE").text = label
+    if not tiers:
+        SubElement(root, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID="actions")
+    kind = {"LINGUISTIC_TYPE_ID": "default-lt", "TIME_ALIGNABLE": "true", "GRAPHIC_REFERENCES": "false"}
+    SubElement(root, "LINGUISTIC_TYPE", kind)
+    indent(root, " ")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(root, encoding="unicode")}\n'
+
+
+# The same file for the same actions.
+_DATE = "2026-01-01T00:00:00+00:00"
+_WRITER = Writer(".eaf", text, together=False)
+FORMAT = Format("elan", "an annotation document of ELAN", recognises, read, _WRITER)

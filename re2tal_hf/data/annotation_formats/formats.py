@@ -24,7 +24,7 @@ from . import (
     x_anylabeling,
 )
 from .annotation_file import AnnotationFile, ReadingSettings
-from .format import Format
+from .format import Format, Writer
 
 # A table comes last: tables of tools have columns of these names, too.
 _ALL = (
@@ -48,6 +48,8 @@ _ALL = (
 )
 FORMATS: dict[str, Format] = {each.name: each for each in _ALL}
 """By the name that options take."""
+WRITERS: dict[str, Writer] = {each.name: each.writer for each in _ALL if each.writer is not None}
+"""Of those that are written, too."""
 
 
 def recognise(file: AnnotationFile) -> Format | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from .annotation_file import AnnotationFile, Videos
-from .format import Format
+from .format import Format, VideoToWrite, Writer
 
 
 def recognises(file: AnnotationFile) -> bool:
@@ -48,4 +51,35 @@ def _results(file: AnnotationFile, task: dict[str, Any], place: str) -> list[Any
     return []
 
 
-FORMAT = Format("label-studio", "an export of Label Studio", recognises, read)
+def text(videos: Sequence[VideoToWrite]) -> str:
+    """Tasks to import: actions that a model found are their predictions, others their annotations."""
+    return json.dumps(list(map(_task, videos)), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _task(video: VideoToWrite) -> dict[str, Any]:
+    results: list[dict[str, Any]] = []
+    for number, (start, end, label) in enumerate(video.actions):
+        first, after = video.frames(start, end)
+        result = {
+            "id": f"action{number}",
+            "from_name": "actions",
+            "to_name": "video",
+            "type": "timelinelabels",
+            "value": {"ranges": [{"start": first + 1, "end": after}], "timelinelabels": [label]},
+        }
+        results.append(result if video.scores is None else {**result, "score": video.scores[number]})
+    found = {"result": results} if video.scores is None else {"result": results, "model_version": "re2tal"}
+    made = "annotations" if video.scores is None else "predictions"
+    return {"data": {"video": video.name, "fps": video.frame_rate}, made: [found]}
+
+
+def _hint(labels: Sequence[str]) -> str:
+    options = "".join(f"<Label value={quoteattr(label)}/>" for label in labels)
+    return (
+        'set up the project with <View><Video name="video" value="$video" frameRate="$fps"/>'
+        f'<TimelineLabels name="actions" toName="video">{options}</TimelineLabels></View>'
+    )
+
+
+_WRITER = Writer(".json", text, together=True, needs=("frame_rate",), hint=_hint)
+FORMAT = Format("label-studio", "an export of Label Studio", recognises, read, _WRITER)

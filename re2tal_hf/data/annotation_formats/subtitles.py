@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
+from ..detection_files import caption, clock
 from .annotation_file import AnnotationFile, Videos
-from .format import Format
+from .format import Format, VideoToWrite, Writer
 
 _TIME = r"(?:\d{1,4}:)?[0-5]?\d:[0-5]?\d[.,]\d{1,3}"
 _TIMING = re.compile(rf"\s*({_TIME})\s*-->\s*({_TIME})(?:\s.*)?", re.ASCII)
+# WebVTT escapes what is no tag.
+_VTT_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_SRT_TAG = re.compile(r"</?(?:[bius]|font(?: [^<>]*)?)>", re.IGNORECASE)
 # What re2tal predict writes behind a label.
 _SCORE = re.compile(r" \([01]\.\d\d\)$")
 
@@ -39,11 +44,23 @@ def read(file: AnnotationFile) -> Videos:
         while number < len(lines) and lines[number].strip():
             text.append(lines[number])
             number += 1
-        caption = re.sub(r"</?[A-Za-z][^<>]*>", "", " ".join(text))
-        caption = _SCORE.sub("", html.unescape(caption) if is_vtt else caption)
+        shown = (_VTT_TAG if is_vtt else _SRT_TAG).sub("", " ".join(text))
+        shown = _SCORE.sub("", html.unescape(shown) if is_vtt else shown)
         start, end = (file.seconds(time, place) for time in timing.groups())
-        videos.add(file.own_video_id, start, end, file.label(caption, place))
+        videos.add(file.own_video_id, start, end, file.label(shown, place))
     return videos
 
 
-FORMAT = Format("subtitles", "subtitles", recognises, read)
+def text(videos: Sequence[VideoToWrite]) -> str:
+    """SubRip of one video, with the scores behind the labels where there are any."""
+    [video] = videos
+    scores: Sequence[float | None] = video.scores or [None] * len(video.actions)
+    cues = [
+        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n{caption(label, score)}\n"
+        for number, ((start, end, label), score) in enumerate(zip(video.actions, scores, strict=True), start=1)
+    ]
+    return "\n".join(cues)
+
+
+_WRITER = Writer(".srt", text, together=False)
+FORMAT = Format("subtitles", "subtitles", recognises, read, _WRITER)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from .annotation_file import AnnotationFile, Videos
-from .format import Format
+from .format import Format, VideoToWrite, Writer
 
 # Of an attribute; the value of a checkbox has several ids of options.
-_TEXT, _CHECKBOX = 1, 2
+_TEXT, _CHECKBOX, _SELECT = 1, 2, 4
+# Of a file: a video that the user chooses.
+_VIDEO, _LOCAL = 4, 1
 
 
 def recognises(file: AnnotationFile) -> bool:
@@ -64,4 +68,62 @@ def _labels(file: AnnotationFile, values: dict[str, Any], attributes: dict[str, 
     return labels
 
 
-FORMAT = Format("via", "a project of the VGG Image Annotator", recognises, read)
+def text(videos: Sequence[VideoToWrite]) -> str:
+    """A project with one attribute, from whose options each segment has one."""
+    labels = sorted({label for video in videos for label in video.labels})
+    options = {label: str(number) for number, label in enumerate(labels)}
+    ids = {str(number): video for number, video in enumerate(videos, start=1)}
+    metadata = {
+        f"{view}_{number:08d}": {
+            "vid": view,
+            "flg": 0,
+            "z": [round(start, 3), round(end, 3)],
+            "xy": [],
+            "av": {"1": options[label]},
+        }
+        for view, video in ids.items()
+        for number, (start, end, label) in enumerate(video.actions)
+    }
+    attribute = {
+        "aname": "action",
+        "anchor_id": "FILE1_Z2_XY0",
+        "type": _SELECT,
+        "desc": "",
+        "options": {number: label for label, number in options.items()},
+        "default_option_id": "",
+    }
+    project = {
+        "project": {
+            "pid": "__VIA_PROJECT_ID__",
+            "rev": "__VIA_PROJECT_REV_ID__",
+            "rev_timestamp": "__VIA_PROJECT_REV_TIMESTAMP__",
+            "pname": "actions",
+            "creator": "re2tal_hf",
+            "created": 0,
+            "data_format_version": "3.1.1",
+            "vid_list": list(ids),
+        },
+        "config": {
+            "file": {"loc_prefix": dict.fromkeys("1234", "")},
+            "ui": {
+                "file_content_align": "center",
+                "file_metadata_editor_visible": True,
+                "spatial_metadata_editor_visible": True,
+                "temporal_segment_metadata_editor_visible": True,
+                "spatial_region_label_attribute_id": "",
+                "gtimeline_visible_row_count": "4",
+            },
+        },
+        "attribute": {"1": attribute},
+        "file": {
+            view: {"fid": view, "fname": video.name, "type": _VIDEO, "loc": _LOCAL, "src": ""}
+            for view, video in ids.items()
+        },
+        "view": {view: {"fid_list": [view]} for view in ids},
+        "metadata": metadata,
+    }
+    return json.dumps(project, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+_WRITER = Writer(".json", text, together=True)
+FORMAT = Format("via", "a project of the VGG Image Annotator", recognises, read, _WRITER)

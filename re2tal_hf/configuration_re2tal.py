@@ -141,8 +141,9 @@ class Re2TALConfig(RewiredConfig):
             coefficients that training moves and the weights hold.
         coupling: The coefficients `(alpha, beta)` that a new Dr2Net begins with, by default `[1.0, 0.0]`, the network
             as it is.
-        backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not) or `"plain"`.
-            Same outputs and gradients, other memory.
+        backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not), `"plain"`,
+            or `"auto"`, the fastest of them stage by stage within `model.memory_budget`. Same outputs and gradients,
+            other memory.
         origin: The pretrained weights that training began with and their license, as training records them.
         num_labels: Number of action classes; 1 for a class-agnostic model.
 

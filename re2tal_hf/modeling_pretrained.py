@@ -14,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
+from .backprop_plan import AnyBackprop, BackpropPlan
 from .configuration_re2tal import Re2TALConfig, RewiredConfig
 from .loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
-from .reversible import Backprop, Stage
+from .reversible import Stage
 from .rewiring import COUPLING, RewiredModel, adapters_of, check_backprop
 from .saved_code import code_of, save_code
 from .saved_files import WEIGHT_NAMES, cached_folder, check_place, check_weights, files_checked
@@ -113,14 +114,28 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         return self.base_model
 
     @property
-    def backprop(self) -> Backprop:
+    def backprop(self) -> AnyBackprop:
         """How activations are had in the backward pass; may be set at any time."""
         return self._base.backbone.backprop
 
     @backprop.setter
-    def backprop(self, value: Backprop) -> None:
+    def backprop(self, value: AnyBackprop) -> None:
         check_backprop(value)
         self._base.backbone.backprop = value
+
+    @property
+    def memory_budget(self) -> int | None:
+        """Bytes that the backbone may keep between forward and backward with `backprop="auto"`; None: what is free."""
+        return self._base.backbone.memory_budget
+
+    @memory_budget.setter
+    def memory_budget(self, value: int | None) -> None:
+        self._base.backbone.memory_budget = value
+
+    @property
+    def plan(self) -> BackpropPlan | None:
+        """Modes of the latest training pass with `backprop="auto"`, and why; `print(model.plan)`."""
+        return self._base.backbone.plan
 
     def set_coupling(self, coupling: Sequence[float]) -> None:
         """Sets the coefficients `(alpha, beta)` of Dr2Net, in all stages."""

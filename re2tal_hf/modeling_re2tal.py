@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
+from .backprop_plan import AnyBackprop
 from .configuration_re2tal import (
     Re2TALConfig,
     Re2TALVideoClassificationConfig,
@@ -28,7 +29,6 @@ from .model_inputs import (
 from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput, VideoClassificationOutput
 from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
-from .reversible import Backprop
 from .rewiring import COUPLING, build_backbone
 from .value_checks import check_value, one_line, shown, suggesting
 
@@ -45,14 +45,14 @@ class Re2TALModel(Re2TALPreTrainedModel):
         settings = dict(config.backbone_config)
         if config._attn_implementation is not None:
             settings["attn_implementation"] = config._attn_implementation
-        self.backbone = build_backbone(settings, config.rewiring, cast(Backprop, config.backprop), config.coupling)
+        self.backbone = build_backbone(settings, config.rewiring, cast(AnyBackprop, config.backprop), config.coupling)
         architecture = self.backbone.architecture
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
         self.input_channels = input_channels(self.backbone)
         # Of `freeze` and of `gradient_checkpointing_enable`.
         self.norms_frozen = False
-        self.backprop_before: Backprop = "plain"
+        self.backprop_before: AnyBackprop = "plain"
         self.post_init()
 
     @torch.no_grad()

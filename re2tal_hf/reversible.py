@@ -111,6 +111,10 @@ class Stage:
         """Returns the entry, at position 0, and the branches after it."""
         return (self.entry, *self.branches)
 
+    def positions_of_sources(self, index: int) -> Sequence[int]:
+        """Returns its `sources`, where it is the stage at position `index`."""
+        return (index - 1,) if self.sources is None else self.sources
+
 
 @dataclass
 class ReconstructionErrors:
@@ -167,15 +171,12 @@ def run_stages(
     ends = set(range(len(stages)))
     for index, (stage, own, mode) in enumerate(zip(stages, couplings, modes, strict=True)):
         _check_mode(own, mode)
-        positions = (index - 1,) if stage.sources is None else stage.sources
-        ends -= set(positions)
-        sources = [(inputs,) if position == INPUT else states[position] for position in positions]
-        merges = [None if position == INPUT else couplings[position] for position in positions]
-        stage_pass = _StagePass(stage, own, merges, index, errors)
-        states.append(stage_pass.run(sources, mode, probed=index in probes))
+        ends -= set(stage.positions_of_sources(index))
+        stage_pass = StagePass(stages, couplings, index, errors)
+        states.append(stage_pass.run(stage_pass.sources(inputs, states), mode, probed=index in probes))
     if stage_outputs is not None:
-        stage_outputs += map(_merged, states, couplings)
-    return [_merged(states[index], couplings[index]) for index in sorted(ends)]
+        stage_outputs += map(merged, states, couplings)
+    return [merged(states[index], couplings[index]) for index in sorted(ends)]
 
 
 def _check_mode(coupling: Coupling, backprop: str) -> None:
@@ -188,47 +189,65 @@ def _check_mode(coupling: Coupling, backprop: str) -> None:
         )
 
 
-def _merged(state: State, coupling: Coupling | None) -> Tensor:
+def merged(state: State, coupling: Coupling | None) -> Tensor:
+    """Returns the output of a stage, or the model's input, from its state."""
     if len(state) == 1:
         return state[0]
     assert coupling is not None
     return coupling.merge(Streams(*state))
 
 
-class _StagePass:
-    """One pass over a stage, forward and back."""
+class StagePass:
+    """One pass over a stage, forward and back.
+
+    Args:
+        stages: All of the model.
+        couplings: One for each stage.
+        index: Position of the stage.
+        errors: Receives the error of the inversion.
+
+    Attributes:
+        calls: The entry and the branches.
+    """
 
     def __init__(
-        self,
-        stage: Stage,
-        coupling: Coupling,
-        source_couplings: Sequence[Coupling | None],
-        index: int,
-        errors: ReconstructionErrors,
+        self, stages: Sequence[Stage], couplings: Sequence[Coupling], index: int, errors: ReconstructionErrors
     ):
-        self.stage = stage
-        self.coupling = coupling
-        self.source_couplings = source_couplings
+        self.stage = stage = stages[index]
+        self.coupling = couplings[index]
+        self.positions = stage.positions_of_sources(index)
+        self.source_couplings = [None if position == INPUT else couplings[position] for position in self.positions]
         self.index = index
         self.errors = errors
-        entry_constants = (coupling,) if stage.coupled_entry else ()
+        entry_constants = (self.coupling,) if stage.coupled_entry else ()
         self.calls = [RecordedCall(stage.entry, *entry_constants), *map(RecordedCall, stage.branches)]
 
-    def run(self, sources: Sequence[State], backprop: Backprop, probed: bool) -> State:
+    def sources(self, inputs: Tensor, states: Sequence[State]) -> list[State]:
+        """Returns what the stage takes, from the model's input and the states of the stages before."""
+        return [(inputs,) if position == INPUT else states[position] for position in self.positions]
+
+    def is_trained(self, sources: Sequence[State]) -> bool:
+        """Whether anything in the stage or before it has a gradient."""
+        # Parameters are not asked for in inference, where compilers cannot follow the question.
+        if not torch.is_grad_enabled():
+            return False
         tensors = [tensor for state in sources for tensor in state]
-        # Not asked for in inference, where compilers cannot follow the question.
-        calls = self.calls if torch.is_grad_enabled() else ()
-        parameters = [parameter for call in calls for parameter in call.parameters]
-        if not any(t.requires_grad for t in (*tensors, *parameters)) or not torch.is_grad_enabled():
+        return any(t.requires_grad for t in itertools.chain(tensors, *(call.parameters for call in self.calls)))
+
+    def run(self, sources: Sequence[State], backprop: Backprop, probed: bool) -> State:
+        """Runs the stage; `probed` as for `run_stages`."""
+        if not self.is_trained(sources):
             with torch.no_grad():
-                return self.forward(sources, _called)
+                return self.forward(sources, called)
         if backprop == "reversible":
+            tensors = [tensor for state in sources for tensor in state]
+            parameters = [parameter for call in self.calls for parameter in call.parameters]
             return apply(_ReversibleStage, self, [len(state) for state in sources], *tensors, *parameters)
         if probed:
             state = self.forward(sources, recomputed if backprop == "checkpoint" else RecordedCall.__call__)
             self.probe_inversion(state)
             return state
-        return self.forward(sources, recomputed if backprop == "checkpoint" else _called)
+        return self.forward(sources, recomputed if backprop == "checkpoint" else called)
 
     def forward(self, sources: Sequence[State], run: Callable[..., Tensor]) -> State:
         """`run` takes a recorded call and the inputs of its module."""
@@ -241,7 +260,8 @@ class _StagePass:
         return streams
 
     def entry_inputs(self, sources: Sequence[State]) -> list[Tensor]:
-        return [_merged(state, coupling) for state, coupling in zip(sources, self.source_couplings, strict=True)]
+        """Returns the merged outputs of the sources."""
+        return [merged(state, coupling) for state, coupling in zip(sources, self.source_couplings, strict=True)]
 
     def increment(self, branch_output: Tensor, x: Tensor) -> Tensor:
         """`h(F_i(x) + alpha x)`, in the precision of the streams."""
@@ -275,7 +295,8 @@ class _StagePass:
         self.errors.note(self.index, streams, self.coupling)
 
 
-def _called(call: RecordedCall, *inputs: Tensor) -> Tensor:
+def called(call: RecordedCall, *inputs: Tensor) -> Tensor:
+    """Runs a module and records nothing."""
     return call.module(*inputs, *call.constants)
 
 
@@ -289,7 +310,7 @@ class _ReversibleStage(torch.autograd.Function):
     """One stage as a node of the graph: the tensors of its sources, then its parameters, in; its state out."""
 
     @staticmethod
-    def forward(ctx: Any, stage_pass: _StagePass, lengths: Sequence[int], *tensors: Tensor) -> State:
+    def forward(ctx: Any, stage_pass: StagePass, lengths: Sequence[int], *tensors: Tensor) -> State:
         ctx.stage_pass = stage_pass
         ctx.lengths = lengths
         sources = _split(tensors[: sum(lengths)], lengths)
@@ -313,7 +334,7 @@ class _ReversibleStage(torch.autograd.Function):
 
 
 def _stage_backward(
-    stage_pass: _StagePass, lengths: Sequence[int], state: State, leaves: Sequence[Tensor], state_grads: State
+    stage_pass: StagePass, lengths: Sequence[int], state: State, leaves: Sequence[Tensor], state_grads: State
 ) -> list[Tensor | None]:
     """Gradients of `leaves`, the tensors of a stage's sources and its parameters, where they require one.
 

@@ -6,20 +6,23 @@ A file `backbone_<family>.py` describes one family of video models to this regis
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
+from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
 from .dual_residual import BackpropSwitch
 from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from .value_checks import (
     BELOW_ONE,
+    NOT_NEGATIVE,
     POSITIVE,
     Arguments,
     arguments_of,
@@ -44,6 +47,8 @@ COUPLING = "coupling"
 
 ADAPTERS = "adapters"
 """Attribute of a backbone that holds its adapters; pretrained weights have none of them."""
+
+BACKPROPS = (*reversed(MODES), "auto")
 
 AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 """Two coefficients `(alpha, beta)`, or such a pair for each stage."""
@@ -198,7 +203,7 @@ def register_backbone(architecture: type[Architecture]) -> type[Architecture]:
 def build_backbone(
     backbone_config: Mapping[str, Any],
     rewiring: str = "re2tal",
-    backprop: Backprop | None = None,
+    backprop: AnyBackprop | None = None,
     coupling: AnyCoupling | None = None,
 ) -> RewiredModel:
     """Builds a registered architecture by name, rewired.
@@ -235,7 +240,7 @@ def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
 def rewire(
     model: nn.Module,
     rewiring: str = "re2tal",
-    backprop: Backprop | None = None,
+    backprop: AnyBackprop | None = None,
     coupling: AnyCoupling | None = None,
 ) -> RewiredModel:
     """Rewires a model in place, so that its activations need not be stored.
@@ -250,7 +255,9 @@ def rewire(
         rewiring: `"re2tal"`, `"none"` for the network as it is, or `"dr2net"` for what lies between.
         backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not) or `"plain"`:
             same outputs, same gradients, other memory. It may be set again later as `model.backprop`. Of Dr2Net,
-            `"reversible"` inverts a stage once rounding allows it, and stores its inputs until then.
+            `"reversible"` inverts a stage once rounding allows it, and stores its inputs until then. `"auto"` takes
+            for each stage the fastest mode with which the backbone keeps no more than `model.memory_budget` bytes, by
+            default what is free; `model.plan` says which.
         coupling: Coefficients `(alpha, beta)` of Dr2Net, by default `(1, 0)`, the network as it is. They may be set
             again later by `model.set_coupling`.
 
@@ -281,7 +288,7 @@ def _rewired(
     original: type[nn.Module],
     architecture: Architecture,
     rewiring: str,
-    backprop: Backprop | None,
+    backprop: AnyBackprop | None,
     coupling: AnyCoupling | None,
 ) -> RewiredModel:
     backprop = default_backprop(rewiring) if backprop is None else backprop
@@ -296,6 +303,7 @@ def _rewired(
     model.backprop = backprop
     model.reconstruction_errors = ReconstructionErrors()
     model.backprop_switch = BackpropSwitch()
+    model.backprop_planner = BackpropPlanner()
     stages = architecture.stages(model)
     model._couplings = _as_couplings(
         coupling if coupling is not None else COUPLINGS.get(rewiring, COUPLINGS["none"]), len(stages)
@@ -318,8 +326,8 @@ def default_backprop(rewiring: str) -> Backprop:
 
 def check_backprop(backprop: Any) -> None:
     """Raises a `ValueError` if there is no such way to have activations."""
-    if not isinstance(backprop, str) or backprop not in get_args(Backprop):
-        raise ValueError(f"backprop is {shown(backprop)}; choose one of {list(get_args(Backprop))}.")
+    if not isinstance(backprop, str) or backprop not in BACKPROPS:
+        raise ValueError(f"backprop is {shown(backprop)}; choose one of {list(BACKPROPS)}.")
 
 
 def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = None) -> None:
@@ -395,11 +403,26 @@ class RewiredModel(nn.Module):
     original_class: ClassVar[type[nn.Module]]
     architecture: Architecture
     rewiring: str
-    backprop: Backprop
+    backprop: AnyBackprop
     coupling: Tensor
     _couplings: list[Coupling]
     reconstruction_errors: ReconstructionErrors
     backprop_switch: BackpropSwitch
+    backprop_planner: BackpropPlanner
+
+    @property
+    def memory_budget(self) -> int | None:
+        """Bytes that may be kept between forward and backward with `backprop="auto"`; None: what is free."""
+        return self.backprop_planner.memory_budget
+
+    @memory_budget.setter
+    def memory_budget(self, value: int | None) -> None:
+        self.backprop_planner.memory_budget = check_value("memory_budget", value, Annotated[int | None, NOT_NEGATIVE])
+
+    @property
+    def plan(self) -> BackpropPlan | None:
+        """Modes of the latest training pass with `backprop="auto"`, and why; None before the first."""
+        return self.backprop_planner.plan
 
     def set_coupling(self, coupling: AnyCoupling) -> None:
         """Sets the coefficients of Dr2Net, `(alpha, beta)` or a pair for each stage."""
@@ -437,17 +460,59 @@ class RewiredModel(nn.Module):
         stages = self.architecture.stages(self, inputs.shape)
         self._set_modes_of_wrappers(stages)
         couplings = self.couplings()
-        modes: Backprop | list[Backprop] = self.backprop
-        probes: list[int] = []
-        if self.rewiring == DUAL_RESIDUAL and self.backprop == "reversible":
-            modes = ["checkpoint"] * len(stages)
-            if torch.is_grad_enabled():
-                errors = self.reconstruction_errors.by_stage
-                modes, probes = self.backprop_switch.choose(stages, couplings, errors)
-        elif torch.is_grad_enabled():  # a compiled inference graph could not read the errors
-            self._warn_of_errors()
+        modes, probes = self._modes(stages, inputs, couplings)
         outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes, stage_outputs)
         return self.architecture.norm(self, *outputs)
+
+    def plan_for(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> BackpropPlan:
+        """Makes the plan of training passes over videos, before there are any; see `memory_budget`.
+
+        Args:
+            shape: `(B, T, C, H, W)`.
+            dtype: Of the videos.
+
+        Raises:
+            ValueError: if the leanest modes keep more than the budget.
+        """
+        videos = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        length = self.architecture.clip_length(self)
+        inputs = self.architecture.to_library_input(videos if length is None else cut_into_clips(videos, length))
+        stages = self.architecture.stages(self, inputs.shape)
+        self._set_modes_of_wrappers(stages)
+        couplings, inverted = self.couplings(), self.backprop_switch.inverted
+        invertible = [
+            index
+            for index, (stage, coupling) in enumerate(zip(stages, couplings, strict=True))
+            if coupling.beta > 0 and (self.rewiring != DUAL_RESIDUAL or not stage.branches or inverted.get(index))
+        ]
+        return self._plan(stages, inputs, couplings, invertible)
+
+    def _plan(
+        self, stages: Sequence[Stage], inputs: Tensor, couplings: Sequence[Coupling], invertible: Collection[int]
+    ) -> BackpropPlan:
+        norm = functools.partial(self.architecture.norm, self)
+        return self.backprop_planner.choose(self, stages, inputs, couplings, invertible, norm)
+
+    def _modes(
+        self, stages: Sequence[Stage], inputs: Tensor, couplings: Sequence[Coupling]
+    ) -> tuple[Sequence[Backprop], list[int]]:
+        """The mode of each stage in the coming pass, and the stages whose inversion it tries."""
+        switches = self.rewiring == DUAL_RESIDUAL and self.backprop in ("reversible", "auto")
+        modes: list[Backprop] = ["checkpoint"] * len(stages)
+        probes: list[int] = []
+        if not switches:
+            modes = [default_backprop(self.rewiring) if self.backprop == "auto" else self.backprop] * len(stages)
+        if not torch.is_grad_enabled():  # a compiled inference graph could not read the errors
+            return modes, probes
+        if switches:
+            modes, probes = self.backprop_switch.choose(stages, couplings, self.reconstruction_errors.by_stage)
+        else:
+            self._warn_of_errors()
+        # A graph that is compiled keeps what the leanest modes keep.
+        if self.backprop == "auto" and not torch.compiler.is_compiling():
+            invertible = [index for index, mode in enumerate(modes) if mode == "reversible"]
+            modes = list(self._plan(stages, inputs, couplings, invertible).modes)
+        return modes, probes
 
     def temporal_features(self, inputs: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
         """From the library's own input form to features `[B, T', D]`."""

@@ -4,12 +4,14 @@ re2tal benchmark                         # Swin-T, depths 2-2-6-2 and 2-2-18-2, 
 re2tal benchmark --families              # one backbone of every family
 re2tal benchmark --backbone '{model_type: slowfast, variant: 101_8x8}'
 re2tal benchmark --recipe ut_interaction # the shapes of a recipe, the head included
+re2tal benchmark --budgets       # what is kept and how long a step takes, from the leanest budget to the largest
 re2tal benchmark --device cuda --size 224 --frames 128 --find-frames
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import signal
 import statistics
@@ -17,12 +19,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
+from ..backprop_plan import BackpropPlan
 from ..rewiring import architecture_of, build_library_model, cut_into_clips
 from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
@@ -66,13 +70,15 @@ FRAME_SIZES = {
 LIBRARY_ARGUMENTS = {"vjepa2": {"skip_predictor": True}}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
+# Budgets between the leanest and the largest, both included.
+NUM_BUDGETS = 6
 
 
 class Step:
     """A model and a batch: one training step without the optimiser."""
 
     def __init__(self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None):
-        self.model = model.to(videos.device).train()
+        self.model: Any = model.to(videos.device).train()
         self.videos = videos
         self.labels = labels
         self.dtype = PRECISIONS[precision]
@@ -123,6 +129,24 @@ class LibraryModel(nn.Module):
         arguments = LIBRARY_ARGUMENTS.get(self.architecture.model_type, {})
         output = self.model(self.architecture.to_library_input(videos), **arguments)
         return BaseModelOutput(last_hidden_state=output if isinstance(output, Tensor) else output[0])
+
+
+def budget_steps(arguments: argparse.Namespace, backbone: dict) -> dict[str, Step]:
+    """Steps of `backprop=auto` within budgets between the leanest and the largest of use, in equal ratios."""
+    step = backbone_step(arguments, backbone, {"backprop": "auto"})
+    step.model.memory_budget = 2**62
+    step.forward()
+    choices = cast(BackpropPlan, step.model.plan).choices
+    leanest, most = choices[0][0], choices[-1][0]
+    steps = {"rewired, plain": backbone_step(arguments, backbone, MODES["rewired, plain"])}
+    for index in range(NUM_BUDGETS):
+        budget = math.ceil(leanest * (most / leanest) ** (index / (NUM_BUDGETS - 1)))
+        step = backbone_step(arguments, backbone, {"backprop": "auto"})
+        step.model.memory_budget = budget
+        step.forward()
+        modes = "".join(mode[0] for mode in cast(BackpropPlan, step.model.plan).modes)
+        steps[f"budget {budget / MIB:.1f} MiB: {modes}"] = step
+    return steps
 
 
 def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None) -> Step:
@@ -179,7 +203,7 @@ def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) ->
 
 
 def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> None:
-    """Runs the steps in turn and prints medians; ratios are to the first, round by round."""
+    """Runs the steps in turn and prints medians; ratios are to the first, round by round; peaks as far as given."""
     names = list(steps)
     saved = {name: step.saved() for name, step in steps.items()}
     for step in steps.values():
@@ -195,7 +219,7 @@ def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> Non
         ratio = statistics.median(own[1] / first[1] for own, first in zip(times[name], times[names[0]], strict=True))
         print(
             f"{name:32}{saved[name]:10.1f}{saved[names[0]] / max(saved[name], 1e-9):7.1f}x"
-            f"{peaks[name]:10.0f}{forward:11.3f}{step_time:9.3f}{ratio:7.2f}"
+            f"{peaks.get(name, math.nan):10.0f}{forward:11.3f}{step_time:9.3f}{ratio:7.2f}"
         )
 
 
@@ -224,6 +248,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--families", action="store_true", help="one backbone of every family")
     parser.add_argument("--backbone", help="a backbone_config in YAML, in place of the two Video Swins")
     parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
+    parser.add_argument("--budgets", action="store_true", help="backprop=auto within several budgets of memory")
     parser.add_argument("--frames", type=number(int, COUNT), default=32)
     parser.add_argument("--size", type=number(int, COUNT), default=112)
     parser.add_argument("--device", default="cpu")
@@ -235,6 +260,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
+    if arguments.budgets and arguments.recipe:
+        raise ValueError("--budgets is for backbones alone: leave out --recipe.")
     torch.set_num_threads(arguments.threads)
 
     builds: dict[str, dict[str, tuple]] = {}
@@ -256,6 +283,11 @@ def run(arguments: argparse.Namespace) -> int:
             }
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
+        if arguments.budgets:
+            backbone = rows[AS_SHIPPED][1][1]
+            print("modes by stage: p plain, c checkpoint, r reversible")
+            compare(budget_steps(arguments, backbone), {}, arguments.rounds)
+            continue
         peaks = {name: peak_of_step(build, parameters, arguments.threads) for name, (build, parameters) in rows.items()}
         steps = {name: build(*parameters) for name, (build, parameters) in rows.items()}
         compare(steps, peaks, arguments.rounds)

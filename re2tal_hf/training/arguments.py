@@ -108,6 +108,10 @@ class OptimizationArguments:
         ema_decay: Decay of the moving average of the weights, which is what gets evaluated and saved; none for the
             weights themselves.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        memory_budget: With `model.backprop=auto`, the memory that the training may take of the device, such as `"24GB"`
+            or a number of bytes: weights, their gradients and the optimiser's means, the head, and the backbone, whose
+            stages keep as much as is left. By default what is free; name a number where a run should be the same to
+            the bit elsewhere.
         pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
             id of a transformers model, a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, or a folder such as
             `runs/backbone`, a run of re2tal finetune.
@@ -133,6 +137,7 @@ class OptimizationArguments:
     max_skipped_steps: Annotated[int, NOT_NEGATIVE] = 10
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    memory_budget: int | str | None = None
     pretrained_backbone: str | None = None
     pretrained_model: str | None = None
     pretrained_license: str | None = None

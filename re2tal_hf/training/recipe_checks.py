@@ -9,6 +9,7 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import LoggerType
 
+from ..backprop_plan import read_bytes
 from ..configuration_re2tal import CONFIGS, check_part_settings, settings_of
 from ..data.augmentation import Augmentation
 from ..rewiring import DUAL_RESIDUAL
@@ -38,6 +39,10 @@ def check_recipe(recipe: Any, where: str) -> None:
                 raise ValueError(f"{where}{place} is {value!r}, which YAML 1.2 reads as text; write true or false.")
     _check_model(recipe.model, where)
     _check_frames(recipe, where)
+    if (budget := recipe.training.memory_budget) is not None:
+        read_bytes(budget, f"{where}training.memory_budget")
+        if recipe.model.get("backprop") != "auto":
+            raise ValueError(f"{where}training.memory_budget is for model.backprop=auto: set that, or leave it out.")
     if recipe.model.get("rewiring") == DUAL_RESIDUAL:
         coupling_at(recipe.coupling, 0.0, recipe.training.epochs)
     if recipe.distillation.weight == recipe.distillation.label_weight == 0:

@@ -21,6 +21,7 @@ from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import OptimizationArguments, Recipe
 from .feature_settings import MODEL_TYPE
 from .memory import whole_memory
+from .memory_budget import bytes_of_weights
 from .optimization import build_optimizer
 from .pretrained import find_weights
 from .pretrained_model import find_localizer
@@ -95,10 +96,7 @@ def _check_memory(model: Re2TALPreTrainedModel, arguments: OptimizationArguments
     if any(parse_flag_from_env(f"ACCELERATE_USE_{way}") for way in ("FSDP", "DEEPSPEED", "MEGATRON_LM")):
         return  # several devices share them
     every = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    copies = 1 if arguments.ema_decay is None else 2
-    # The gradient and two means of AdamW.
-    needed, there = 4 * (copies * every + 3 * trained), whole_memory()
+    needed, there = bytes_of_weights(model, arguments)[0], whole_memory()
     if needed > there:
         raise ValueError(
             f"model has {every / 1e6:.0f} million parameters, whose training takes {needed / 1e9:.1f} GB before any "

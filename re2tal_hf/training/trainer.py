@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..backprop_plan import BackpropPlan
 from ..configuration_re2tal import CONFIGS, settings_of
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
@@ -40,11 +41,13 @@ from .epoch import EpochSoFar, batches_after
 from .finite_updates import ADVICE, DivergedError, FiniteUpdates
 from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the_training
 from .memory import peak_memory
+from .memory_budget import budget_of, plan_backprop
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .pretrained import full_name
 from .process_checks import check_processes, check_share
 from .processes import Result, meeting_point, on_every_process, on_main_process
 from .random_states import random_states, restore_random_states
+from .recipe_checks import frame_shape
 from .rehearsal import check_machine, rehearse
 from .run_folder import BEST, LAST, RunFolder, comparable
 from .run_record import describe_outcome, describe_run, identify_data
@@ -130,6 +133,7 @@ class Trainer(ABC):
         self.plain_model.freeze(**vars(recipe.freeze))
         self.loader: Any = self._build_loader()
         self._prepare()
+        self.plan = self._plan_backprop()
         self._on_main(self.run_folder.claim)
         self.finished = self._on_main(self._read_finished)
         if self.finished is None:
@@ -219,6 +223,17 @@ class Trainer(ABC):
             # All have drawn the same weights; dropout and drop path must differ from the first process's.
             set_seed(self.recipe.seed, device_specific=True)
 
+    def _plan_backprop(self) -> BackpropPlan | None:
+        """The plan of a batch of whole windows; others, as the last of an epoch, get theirs when they come."""
+        backbone = self.backbone_model.backbone
+        if backbone.backprop != "auto" or not backbone.architecture.stages(backbone):  # stored features have none
+            return None
+        arguments, accelerator = self.recipe.training, self.accelerator
+        shape = (arguments.batch_size, self.processor.num_frames, *frame_shape(self.processor))
+        budget = self._on_all(lambda: budget_of(arguments, accelerator.device))
+        least = min(gather_object([budget]))  # so that all processes have the same plan
+        return self._on_all(lambda: plan_backprop(self.plain_model, shape, arguments, accelerator, least))
+
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe, says what came out of it, and returns the last metrics."""
         if self.finished is not None:
@@ -257,6 +272,8 @@ class Trainer(ABC):
             self.progress.updates = self.progress.epoch * self.updates_per_epoch + done
             self._follow_progress()
         self.accelerator.print(data_table(self.windows, self.training_set, self.validation_set))
+        if self.plan is not None:
+            self.accelerator.print(self.plan)
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             with naming(self.run_folder.path / TRACKING):
@@ -470,6 +487,8 @@ class Trainer(ABC):
             self.progress.seconds,
         )
         record["hub_dataset"] = hub_dataset(self.recipe.data.annotations)
+        if self.plan is not None:
+            record["backprop_plan"] = self.plan.to_dict()
         if self.progress.extensions:
             record["extensions"] = self.progress.extensions
         self.run_folder.write_record(record)

@@ -138,17 +138,22 @@ def find_features(
     return FeatureStore(annotations.videos, pipe.video_processor, pipe.model.config.backbone_config.get("size", 2048))
 
 
-def measured_videos(annotations: AnnotationSet, found: Collection[str], arguments: argparse.Namespace) -> AnnotationSet:
-    """The annotations to measure by, and a line on what became of missing videos."""
+def measured_videos(
+    annotations: AnnotationSet, found: Collection[str], arguments: argparse.Namespace
+) -> tuple[AnnotationSet, list[str]]:
+    """The annotations to measure by, and lines on what became of excluded and of missing videos."""
+    lines = []
     missing = [video.video_id for video in annotations.videos if video.video_id not in found]
     if arguments.exclude:
-        print(f"measured without the videos of {arguments.exclude}: {len(annotations.videos)} are left")
+        lines.append(f"measured without the videos of {arguments.exclude}: {len(annotations.videos)} are left")
     if missing:
         fate = "left out of the figure" if arguments.missing == "left-out" else "their actions count as missed"
-        print(f"{len(missing)} of {len(annotations.videos)} videos have no readable file, {fate}: {some(missing)}")
+        lines.append(
+            f"{len(missing)} of {len(annotations.videos)} videos have no readable file, {fate}: {some(missing)}"
+        )
     if not missing or arguments.missing == "missed":
-        return annotations
-    return without_videos(annotations, missing, "videos without a readable file")
+        return annotations, lines
+    return without_videos(annotations, missing, "videos without a readable file"), lines
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -180,8 +185,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     def report() -> None:
         write_submission(target, detections)
-        truth = measured_videos(annotations, detections, arguments)
+        truth, remarks = measured_videos(annotations, detections, arguments)
         print_table(mean_average_precision(detections, truth, arguments.tiou))
+        for remark in remarks:
+            print(remark)
         if arguments.diagnose:
             figures = diagnose_file(target, truth, arguments.tiou, only_known=True)
             print_diagnosis(figures)

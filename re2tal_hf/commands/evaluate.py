@@ -167,11 +167,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.video_scores:
         names = annotations.label_names
         video_scores = on_every_process(processes, lambda: read_video_scores(arguments.video_scores, names))
+    source, lost = arguments.dataset or arguments.annotations, arguments.max_lost
+    if not arguments.features:  # of features the model's processor says how far they stand apart
+        on_main_process(processes, lambda: check_measured_times(annotations.videos, source, lost))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
     features = on_every_process(processes, lambda: find_features(arguments, annotations, pipe))
-    source = arguments.dataset or arguments.annotations
-    timelines = features.timelines if features else None
-    on_main_process(processes, lambda: check_measured_times(annotations.videos, source, arguments.max_lost, timelines))
+    if features:
+        on_main_process(processes, lambda: check_measured_times(annotations.videos, source, lost, features.timelines))
     if not video_scores:
         on_main_process(processes, lambda: check_classes(annotations, pipe.model.config.label2id))
     detections = localize_videos(

@@ -55,6 +55,8 @@ SIZES = {"40x56": (40, 56), "64x80": (64, 80)}
 for _name, (_height, _width) in SIZES.items():
     _size = f"processor.size={{height: {_height}, width: {_width}}}"
     WAYS |= {f"plain, {_name}": [*PLAIN, _size], f"rewired, {_name}": [_size]}
+# What the recipe saw before; the runs with frames of several sizes are of it.
+SHORTER = "cuts, 32 frames at 3.75 a second"
 # Clips of any form, each seen whole.
 CLIPS = "clips"
 OF_CLIPS = ["processor.size={height: 128, width: 128}", "processor.frame_rate=4", "processor.num_frames=16"]
@@ -226,18 +228,18 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     for way in ("plain", "rewired"):
         points = []
         for size in (*SIZES, ""):
-            if found := list(of_way(lines, "cuts", f"{way}, {size}" if size else way).values()):
+            if found := list(of_way(lines, SHORTER, f"{way}, {size}" if size else way).values()):
                 points.append((found[-1]["kept_mib"], statistics.mean(line["map"] for line in found)))
         if points:
             memory.plot(*zip(*points, strict=True), marker="o", label=way)
-    memory.set(xscale="log", xlabel="kept for the backward pass, MiB", ylabel="mAP@0.3:0.7")
+    memory.set(title=SHORTER, xscale="log", xlabel="kept for the backward pass, MiB", ylabel="mAP@0.3:0.7")
     for way in ("plain", "rewired", "Dr2Net held at (1, 0.1)", "frozen", "from scratch, rewired"):
         curves = [line["curve"] for line in of_way(lines, "cuts", way).values()]
         if curves:
             epochs, scores = np.mean(curves, axis=0).T
             updates = next(iter(of_way(lines, "cuts", way).values()))["steps"] / epochs[-1]
             effort.plot(epochs * updates, scores, marker="o", label=way)
-    effort.set(xlabel="updates", ylabel="mAP@0.3:0.7")
+    effort.set(title="cuts, 48 frames at 5 a second", xlabel="updates", ylabel="mAP@0.3:0.7")
     for axes in (memory, effort):
         axes.grid(alpha=0.3)
         axes.legend()

@@ -95,6 +95,15 @@ def test_the_code_of_the_card_is_five_lines_with_the_repository_filled_in(finish
     compile(code, "card", "exec")
 
 
+@pytest.mark.parametrize(
+    ("modes", "tagged"), [(["plain", "reversible"], True), (["plain", "plain"], False), (3, False)]
+)
+def test_a_plan_that_inverts_a_stage_is_reversible(run_folder, modes, tagged):
+    change_json(run_folder / "last/config.json", backprop="auto")
+    change_json(run_folder / "run.json", backprop_plan={"modes": modes})
+    assert ("reversible" in make_card(read_run(run_folder, "last"), OPTIONS).data.tags) == tagged
+
+
 def test_what_is_not_so_is_not_said(run_folder):
     (run_folder / "last" / "timeline.png").unlink()
     path = run_folder / "recipe.yaml"

@@ -185,7 +185,10 @@ def _data_name(run: PublishedRun) -> str:
 
 
 def _is_reversible(run: PublishedRun) -> bool:
-    return run.config["backprop"] == "reversible" and not run.recipe["freeze"]["backbone"]
+    plan = run.record.get("backprop_plan")
+    planned = plan.get("modes") if isinstance(plan, dict) else None
+    inverts = run.config["backprop"] == "reversible" or (isinstance(planned, list) and "reversible" in planned)
+    return inverts and not run.recipe["freeze"]["backbone"]
 
 
 def _reversible_tag(run: PublishedRun) -> list[str]:

@@ -6,12 +6,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ruff check .
 ruff format --check .
 mypy
+# Tests side by side, each with one thread.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cores=(--numprocesses logical --maxprocesses 4 --dist loadfile)
 case "${1:-}" in
     "")
         python -m pytest "${cores[@]}"
-        echo "As on a processor without AVX, with one thread:"
-        export ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
+        echo "As on a processor without AVX:"
+        export ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
         python -m pytest "${cores[@]}" -m numeric
         ;;
     -m) python -m pytest "${cores[@]}" "$@" ;;

@@ -16,6 +16,7 @@ from re2tal_hf.training.rehearsal import rehearse
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD_CASES = list(BY_NAME.values())
+FRAMES = Re2TALVideoProcessor(frame_rate=5.0)
 OLD = ["kick", "punch", "push"]
 
 
@@ -41,7 +42,7 @@ def saved(model: Re2TALForTemporalActionLocalization, folder: Path) -> Path:
 @pytest.mark.parametrize("case", HEAD_CASES, ids=lambda case: case.name)
 def test_the_same_classes_give_the_same_model(case, tmp_path):
     old, new = localizer(OLD, case, 0), localizer(OLD, case, 1)
-    message = load_localizer_weights(new, str(saved(old, tmp_path / "old")))
+    message = load_localizer_weights(new, str(saved(old, tmp_path / "old")), FRAMES)
     assert "classes that carry over: 3 (kick, punch, push)" in message and "anew" not in message
     assert all(torch.equal(new.head.state_dict()[name], tensor) for name, tensor in old.head.state_dict().items())
     video = torch.randn(1, 16, 3, 24, 24)
@@ -54,7 +55,7 @@ def test_classes_carry_over_by_their_names(case, tmp_path):
     names = ["wave", "push", "kick", "hug"]
     old, new = localizer(OLD, case, 0), localizer(names, case, 1)
     before = {name: tensor.clone() for name, tensor in new.head.state_dict().items()}
-    message = load_localizer_weights(new, str(saved(old, tmp_path / "old")))
+    message = load_localizer_weights(new, str(saved(old, tmp_path / "old")), FRAMES)
     there, here = old.head.state_dict(), new.head.state_dict()
     changed = {name for name, tensor in there.items() if tensor.shape != here[name].shape}
     assert changed and all(torch.equal(here[name], tensor) for name, tensor in there.items() if name not in changed)
@@ -71,7 +72,7 @@ def test_classes_carry_over_by_their_names(case, tmp_path):
 
 def test_other_classes_only(tmp_path):
     old, new = localizer(OLD, HEAD_CASES[0], 0), localizer(["wave"], HEAD_CASES[0], 1)
-    message = load_localizer_weights(new, str(saved(old, tmp_path / "old")))
+    message = load_localizer_weights(new, str(saved(old, tmp_path / "old")), FRAMES)
     assert message.endswith("begun anew: 1 (wave)") and "carry over" not in message
 
 
@@ -80,13 +81,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
     old = saved(localizer(OLD, case, 0), tmp_path / "old")
     wider = localizer(OLD, case, 1, head_config={"model_type": case.name, **case.settings, "hidden_size": 32})
     with pytest.raises(ValueError, match="head is another: hidden_size is 16 there and 32 here. Set model.head_config"):
-        load_localizer_weights(wider, str(old))
+        load_localizer_weights(wider, str(old), FRAMES)
     other = localizer(OLD, HEAD_CASES[-1], 1)
     with pytest.raises(ValueError, match="another: model_type is 'actionformer' there and 'vsgn' here"):
-        load_localizer_weights(other, str(old))
+        load_localizer_weights(other, str(old), FRAMES)
     deeper = localizer(OLD, case, 1, backbone_config={**BACKBONE, "depths": [3]})
     with pytest.raises(ValueError, match="does not fit the backbone"):
-        load_localizer_weights(deeper, str(old))
+        load_localizer_weights(deeper, str(old), FRAMES)
     new = localizer(OLD, case, 1)
     for source in ("absent", str(tmp_path), str(old / "model.safetensors")):
         with pytest.raises(ValueError, match="training.pretrained_model is "):
@@ -94,12 +95,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
     head = {"model_type": case.name, **case.settings}
     Re2TALModel(Re2TALConfig(backbone_config=BACKBONE, head_config=head)).save_pretrained(tmp_path / "backbone")
     with pytest.raises(ValueError, match="does not fit the head"):
-        load_localizer_weights(new, str(tmp_path / "backbone"))
+        load_localizer_weights(new, str(tmp_path / "backbone"), FRAMES)
     weights = load_file(old / "model.safetensors")
     [name] = [name for name in weights if name.endswith("classification.predictor.bias")]
     save_file(weights | {name: weights[name] * torch.nan}, old / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="NaN or infinite"):
-        load_localizer_weights(new, str(old))
+        load_localizer_weights(new, str(old), FRAMES)
 
 
 def test_frames_of_another_kind_are_named(tmp_path):
@@ -107,6 +108,9 @@ def test_frames_of_another_kind_are_named(tmp_path):
     assert other_frames(old, Re2TALVideoProcessor(frame_rate=5.0)) == []
     [line] = other_frames(old, Re2TALVideoProcessor(frame_rate=7.5))
     assert line == "processor.frame_rate was 5.0 there and is 7.5 here"
+    new = localizer(OLD, HEAD_CASES[0], 1)
+    message = load_localizer_weights(new, str(old), Re2TALVideoProcessor(frame_rate=7.5))
+    assert message.endswith(f"; {line}")
 
 
 def test_a_recipe_is_held_against_the_model_before_anything_is_read():

@@ -21,7 +21,7 @@ from .data_checks import check_subsets, check_windows
 from .evaluation import Detections, localize_videos, mean_average_precision
 from .feature_settings import feature_size, with_features
 from .pretrained import load_backbone_weights
-from .pretrained_model import find_localizer, load_localizer_weights, other_frames
+from .pretrained_model import load_localizer_weights
 from .run_folder import write_results
 from .run_record import draw_example
 from .trainer import Trainer
@@ -83,9 +83,7 @@ class LocalizationTrainer(Trainer):
         check_windows(self.windows, model, self.recipe.data, self.accelerator)
         arguments = self.recipe.training
         if source := arguments.pretrained_model:
-            self.accelerator.print(load_localizer_weights(model, source))
-            for line in other_frames(find_localizer(model, source), self.processor):
-                self.accelerator.print(line)
+            self.accelerator.print(load_localizer_weights(model, source, self.processor))
         elif source := arguments.pretrained_backbone:
             self.accelerator.print(load_backbone_weights(model.model.backbone, source, arguments.pretrained_partial))
         return model

@@ -59,7 +59,9 @@ def find_localizer(model: Re2TALForTemporalActionLocalization, source: str) -> P
     return found
 
 
-def load_localizer_weights(model: Re2TALForTemporalActionLocalization, source: str) -> str:
+def load_localizer_weights(
+    model: Re2TALForTemporalActionLocalization, source: str, processor: Re2TALVideoProcessor
+) -> str:
     """Loads backbone and head of a trained localizer into another.
 
     What is there once for each class, the last layer of the classification, carries over for the classes of the same
@@ -68,9 +70,10 @@ def load_localizer_weights(model: Re2TALForTemporalActionLocalization, source: s
     Args:
         model: Whose weights are replaced; its `config.id2label` names its classes.
         source: As for [`find_localizer`].
+        processor: Of the training that begins.
 
     Returns:
-        What was loaded, and of which classes.
+        What was loaded, of which classes, and in what the frames are other than those of the source.
 
     Raises:
         ValueError: see `find_localizer`; if a tensor of backbone or head is missing, of another shape
@@ -108,7 +111,7 @@ def load_localizer_weights(model: Re2TALForTemporalActionLocalization, source: s
     if None in of_classes.values():
         carried, anew = [], ours
     told = [f"classes that carry over: {some(carried)}"] * bool(carried) + [f"begun anew: {some(anew)}"] * bool(anew)
-    return "; ".join([loaded, f"head: {fit}", *told])
+    return "; ".join([loaded, f"head: {fit}", *told, *other_frames(folder, processor)])
 
 
 def other_frames(source: str | Path, processor: Re2TALVideoProcessor) -> list[str]:

@@ -321,16 +321,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def true_positives(predictions: Segments, references: Segments, thresholds: np.ndarray) -> np.ndarray:
-    """Which predictions are true positives.
-
-    Args:
-        predictions: Best first.
-        references: The ground truth.
-        thresholds: float64 [T], temporal IoU.
-
-    Returns:
-        bool [T, N].
-    """
+    """Which predictions are true positives, bool [T, N]; takes what `matches` takes."""
     return matches(predictions, references, thresholds) >= 0
 
 

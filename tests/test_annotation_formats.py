@@ -131,6 +131,7 @@ def test_a_doctype_is_refused_before_anything_of_it_is_read(tmp_path: Path) -> N
         ("a.csv", "file,start,end,label\na.mp4,x,3,kick\n", "line 2, start: 'x' is not a number of seconds"),
         ("a.csv", "file,start,end,label\na.mp4,1,3,\n", "line 2: '' is no label"),
         ("a.csv", 'file,start,end,label\n"a.mp4,1,3,kick\n', "mend its quotes"),
+        ("a.json", "", "this file of annotations is empty; write it again"),
         ("a.txt", "kick\nkick\n", "its content does not show what wrote it; say --from"),
         ("a.srt", "1\n00:00:01,500 --> 3\nkick\n\n2\n00:00:01,500 --> 00:00:03,000\nx\n", "does not show what"),
         ("a.srt", "1\n00:00:01,500 --> 00:00:03,000\n\n", "line 2: '' is no label"),

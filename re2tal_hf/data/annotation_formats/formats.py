@@ -81,6 +81,8 @@ def read_records(
     if not path.is_file():
         wrong = "is a folder; name the file in it" if path.is_dir() else "does not exist"
         raise AnnotationError(f"{path}: this file of annotations {wrong}")
+    if not path.stat().st_size:
+        raise AnnotationError(f"{path}: this file of annotations is empty; write it again")
     file = AnnotationFile(path, settings)
     found = FORMATS[kind] if kind else recognise(file)
     if found is None:

@@ -26,7 +26,7 @@ from ..data.json_files import read_json, some
 from ..data.subsets import actions_by_class, check_actions, read_video_ids, without_videos
 from ..data.whole_files import check_writable
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
-from ..training.evaluation import localize_videos, mean_average_precision
+from ..training.evaluation import localize_videos, mean_average_precision, metrics_table
 from ..training.feature_settings import check_described
 from ..training.processes import on_every_process, on_main_process, start_processes
 from ._command import (
@@ -100,16 +100,6 @@ def check_classes(annotations: AnnotationSet, known: Collection[str]) -> None:
         raise ValueError(f"The model knows none of the annotated classes {names[:5]}; it knows {sorted(known)[:5]}.")
     if unknown:
         logging.warning("classes that the model does not know, and so cannot find: %s", ", ".join(unknown))
-
-
-def print_table(metrics: dict) -> None:
-    thresholds = [name for name in metrics if name.startswith("map@")]
-    for name in thresholds:
-        print(f"{'mAP@' + name.removeprefix('map@'):24} {metrics[name]:.4f}")
-    for label, value in sorted(metrics["per_class"].items()):
-        print(f"  {label:22} {value:.4f}")
-    first, last = thresholds[0].removeprefix("map@"), thresholds[-1].removeprefix("map@")
-    print(f"average mAP@{first}:{last} = {metrics['map']:.2f}")
 
 
 def read_truth(arguments: argparse.Namespace) -> AnnotationSet:
@@ -188,7 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
     def report() -> None:
         write_submission(target, detections)
         truth, remarks = measured_videos(annotations, detections, arguments)
-        print_table(mean_average_precision(detections, truth, arguments.tiou))
+        print(metrics_table(mean_average_precision(detections, truth, arguments.tiou)))
         for remark in remarks:
             print(remark)
         if arguments.diagnose:

@@ -158,6 +158,8 @@ class EvaluationArguments:
     Args:
         epochs: Evaluate every so many epochs, and always after the last; 0 for only after the last.
         start_epoch: Not before so many epochs.
+        patience: So many evaluations in a row without a better figure end the training; by default none do. Early in a
+            schedule figures rise and fall, so give it a third of all evaluations or more.
         tiou_thresholds: Thresholds of the mAP.
         batch_size: Windows that go through the model together.
         views: Windows spread over a clip whose scores are averaged, in classification.
@@ -165,6 +167,7 @@ class EvaluationArguments:
 
     epochs: Annotated[int, EPOCHS] = 1
     start_epoch: Annotated[int, EPOCHS] = 0
+    patience: Annotated[int | None, FEW] = None
     tiou_thresholds: Annotated[list[float], POSITIVE_SHARE] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7])
     batch_size: Annotated[int, FEW] = 1
     views: Annotated[int, FEW] = 3

@@ -105,3 +105,12 @@ def mean_average_precision(
         for rows in [[row for row in detections.get(video.video_id, []) if row["label"] in ids]]
     ]
     return measure(predictions, references, names, tiou_thresholds)
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """Returns the mAP by threshold and by class, and their mean, as lines."""
+    thresholds = [name for name in metrics if name.startswith("map@")]
+    lines = [f"{'mAP@' + name.removeprefix('map@'):24} {metrics[name]:.4f}" for name in thresholds]
+    lines += [f"  {label:22} {value:.4f}" for label, value in sorted(metrics["per_class"].items())]
+    first, last = thresholds[0].removeprefix("map@"), thresholds[-1].removeprefix("map@")
+    return "\n".join([*lines, f"average mAP@{first}:{last} = {metrics['map']:.2f}"])

@@ -18,7 +18,7 @@ from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from .arguments import Recipe
 from .data_checks import check_subsets, check_windows
-from .evaluation import Detections, localize_videos, mean_average_precision
+from .evaluation import Detections, localize_videos, mean_average_precision, metrics_table
 from .feature_settings import feature_size, with_features
 from .pretrained import load_backbone_weights
 from .pretrained_model import load_localizer_weights
@@ -124,6 +124,7 @@ class LocalizationTrainer(Trainer):
         metrics = self._on_main(
             lambda: mean_average_precision(detections, self.validation_set, arguments.tiou_thresholds)
         )
+        self.accelerator.print(metrics_table(metrics))
         return metrics, partial(self._write_model, pipe, detections)
 
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:

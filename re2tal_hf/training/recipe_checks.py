@@ -47,6 +47,8 @@ def check_recipe(recipe: Any, where: str) -> None:
         coupling_at(recipe.coupling, 0.0, recipe.training.epochs)
     if recipe.distillation.weight == recipe.distillation.label_weight == 0:
         raise ValueError(f"{where}distillation.weight and label_weight are both 0: nothing would be learned.")
+    if recipe.evaluation.patience and not recipe.evaluation.epochs:
+        raise ValueError(f"{where}evaluation.patience counts evaluations, and evaluation.epochs is 0: set that, too.")
     if (number := len(recipe.evaluation.tiou_thresholds)) > MAX_THRESHOLDS:
         raise ValueError(f"{where}evaluation.tiou_thresholds holds {number} numbers; at most {MAX_THRESHOLDS}.")
     known = {*(kind.value for kind in LoggerType), *LOGGER_TYPE_TO_CLASS}  # the user's own, too

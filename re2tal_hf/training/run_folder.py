@@ -58,6 +58,7 @@ FREE_FIELDS = PLACES | {
     "training.save_epochs",
     "training.trackers",
     "evaluation.batch_size",
+    "evaluation.patience",
 }
 RECIPE, RECORD, LOG = "recipe.yaml", "run.json", "log.jsonl"
 BEST, LAST, CHECKPOINT = "best", "last", "checkpoint"
@@ -139,10 +140,14 @@ class RunFolder:
                 f"{self.logged_epochs()} to {recipe.training.epochs}; restore it, or choose another folder."
             )
 
+    def read_log(self) -> list[dict[str, Any]]:
+        """Returns the entries of `log.jsonl`; none without one."""
+        path = self.path / LOG
+        return read_log(path) if path.exists() or path.is_symlink() else []
+
     def logged_epochs(self) -> int:
         """Returns the last epoch of `log.jsonl`; 0 without one."""
-        path = self.path / LOG
-        log = read_log(path) if path.exists() or path.is_symlink() else []
+        log = self.read_log()
         return log[-1]["epoch"] if log else 0
 
     def read_metrics(self, name: str, criterion: str = "") -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -43,6 +44,7 @@ from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the
 from .memory import peak_memory
 from .memory_budget import budget_of, plan_backprop
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from .patience import is_exhausted
 from .pretrained import full_name
 from .process_checks import check_processes, check_share
 from .processes import Result, meeting_point, on_every_process, on_main_process
@@ -238,9 +240,12 @@ class Trainer(ABC):
         """Trains to the end of the recipe, says what came out of it, and returns the last metrics."""
         if self.finished is not None:
             epochs = self.recipe.training.epochs
-            self.accelerator.print(f"The run in {self.run_folder.path} is finished: its {epochs} epochs are trained.")
+            early = self.finished.get("epoch", epochs) < epochs
+            trained = self._early() if early else f"its {epochs} epochs are trained."
+            self.accelerator.print(f"The run in {self.run_folder.path} is finished: {trained}")
             self._on_main(self._say_outcome)
-            self.accelerator.print("To train it further, give the same command with more training.epochs.")
+            more = "a larger evaluation.patience" if early else "more training.epochs"
+            self.accelerator.print(f"To train it further, give the same command with {more}.")
             return self.finished
         with Interruption() as self.interruption:
             try:
@@ -256,6 +261,10 @@ class Trainer(ABC):
                 for tracker in self.accelerator.trackers:
                     with contextlib.suppress(OSError):  # said already, where its last lines could not be written
                         tracker.finish()
+
+    def _early(self) -> str:
+        patience, interval = self.recipe.evaluation.patience, self.recipe.evaluation.epochs
+        return f"no better {self.criterion} in {patience} evaluations, one every {interval} epochs."
 
     def _way_on(self) -> str:
         if not self.state.saved:
@@ -278,16 +287,23 @@ class Trainer(ABC):
         if self.recipe.training.trackers:
             with naming(self.run_folder.path / TRACKING):
                 self.accelerator.init_trackers(TRACKING)
+        self.begun = time.perf_counter(), self.progress.epoch
         metrics: dict[str, Any] = {}
         if self.progress.unmeasured:
             metrics = self._finish_epoch(self.progress.unmeasured)
         for epoch in range(self.progress.epoch, self.recipe.training.epochs):
+            if self._on_main(self._is_exhausted):
+                self.accelerator.print(f"The training ends after epoch {epoch}: {self._early()}")
+                break
             metrics = self._finish_epoch(self._train_and_save(epoch)) or metrics
         if not metrics:
             metrics = self._evaluate_and_save()
         self._on_main(self._say_outcome)
         self.accelerator.state.destroy_process_group()
         return metrics
+
+    def _is_exhausted(self) -> bool:
+        return is_exhausted(self.progress.log, self.criterion, self.recipe.evaluation.patience)
 
     def _say_outcome(self) -> None:
         for line in describe_outcome(self.run_folder, self.recipe, self.criterion, self.usage):
@@ -336,10 +352,12 @@ class Trainer(ABC):
         # The checkpoint of a finished run may have been deleted, to save its space.
         if self.checkpoint:
             progress = self.checkpoint[PROGRESS]
-            done = 0 if progress.get("unmeasured") else progress["epoch"]
+            done, log = 0 if progress.get("unmeasured") else progress["epoch"], progress["log"]
         else:
-            done = folder.logged_epochs()
-        return folder.read_metrics(LAST, self.criterion) if 0 < epochs <= done else None
+            log = folder.read_log()
+            done = log[-1]["epoch"] if log else 0
+        early = done > 0 and is_exhausted(log, self.criterion, self.recipe.evaluation.patience)
+        return folder.read_metrics(LAST, self.criterion) if early or 0 < epochs <= done else None
 
     def _record_start(self, goes_on: bool) -> None:
         """Writes down what is being trained, and says from where."""
@@ -473,9 +491,17 @@ class Trainer(ABC):
         self._write_run_record()
         shown = ("epoch", "loss", self.criterion, "beta", "seconds_per_step", "peak_memory_mib")
         parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
+        if left := self._seconds_left():
+            parts.append(f"about {timedelta(seconds=round(left))} to go")
         self.accelerator.print(", ".join(parts))
         with naming(self.run_folder.path / TRACKING):
             self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
+
+    def _seconds_left(self) -> float:
+        """By what the epochs since the start took, evaluations included; 0 where that is not known."""
+        start, first = self.begun
+        done, left = self.progress.epoch - first, self.recipe.training.epochs - self.progress.epoch
+        return (time.perf_counter() - start) / done * left if done else 0.0
 
     def _write_run_record(self) -> None:
         record = describe_run(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
@@ -15,9 +15,14 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
-from .rewiring import BACKBONE_SETTINGS, Architecture
+from .backbone_rates import at_feature_rate
+from .reversible import Stage
+from .rewiring import ADAPTERS, BACKBONE_SETTINGS, Architecture, adapters_of
+from .temporal_adapter import AdaptedClips, EachClip, TemporalAdapter
 from .value_checks import COUNT, DTYPE, NOT_NEGATIVE, Arguments, Range, fields_of, one_line
 
+# Settings of ours, beside those of the library's configuration.
+OWN: dict[str, Any] = {"feature_stride": Annotated[int | None, COUNT], "adapter_width": Annotated[int, Range(0, 2**13)]}
 # Of sizes that may be lists.
 LENGTHS = {
     "image_size": Range(low=1, length=2),
@@ -48,24 +53,45 @@ class ClipTransformer(Architecture):
         config_class: The library's configuration.
         variants: Settings of the published sizes, by name.
         max_clip_values: Largest number of patches of a clip, multiplied by the width.
+        token_dims: Dimensions of the tokens of clips where the layers may have adapters, `N` included; they stand in
+            the order of time, then place. None where there are no adapters.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
     variants: ClassVar[Mapping[str, Mapping[str, Any]]]
     input_name = "pixel_values"
     max_clip_values: ClassVar[int] = 2**28
+    token_dims: ClassVar[int | None] = None
     classifier_names = ("classifier", "fc_norm", "pooler", "predictor")
     chooses_attention = True
 
-    def build(self, *, variant: str | None = None, **settings: Any) -> PreTrainedModel:
+    def build(
+        self,
+        *,
+        variant: str | None = None,
+        feature_stride: int | None = None,
+        adapter_width: int = 0,
+        **settings: Any,
+    ) -> PreTrainedModel:
         """Builds a model without classifier.
 
         Args:
             variant: Name of a published size.
+            feature_stride: Frames for each feature, to which the features of a video are interpolated; by default as
+                many as the network makes one of.
+            adapter_width: Channels inside the adapters, one behind each layer; 0 for none. They begin as nothing, and
+                are trained where the network is frozen ([`TemporalAdapter`]). They look along all clips of a video.
             settings: Arguments of the library's configuration, and `attn_implementation`; they win over the variant's.
         """
         config = self._configuration({"variant": variant, **settings})
-        return self.encoder(config)
+        model: Any = self.encoder(config)
+        model.feature_stride = feature_stride
+        if adapter_width:
+            layers = range(config.num_hidden_layers)
+            model.add_module(
+                ADAPTERS, nn.ModuleList(TemporalAdapter(config.hidden_size, adapter_width) for _ in layers)
+            )
+        return model
 
     def settings(self) -> Arguments:
         """The variants, and the fields of the library's configuration; its own numbers are above 0."""
@@ -81,6 +107,7 @@ class ClipTransformer(Architecture):
         known |= {name: Literal[tuple(ACT2FN)] for name in ("hidden_act", "pooler_act") if name in known}
         known["dtype"] = DTYPE
         known |= {"variant": Literal[tuple(self.variants)] | None, "attn_implementation": str | None}
+        known |= {name: hint for name, hint in OWN.items() if name != "adapter_width" or self.token_dims}
         return known
 
     def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
@@ -102,7 +129,7 @@ class ClipTransformer(Architecture):
 
     def _configuration(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> Any:
         """The library's configuration of the settings, which win over the variant's."""
-        own = {name: value for name, value in settings.items() if name != "variant"}
+        own = {name: value for name, value in settings.items() if name not in ("variant", *OWN)}
         try:
             return self.config_class(**{**self.variants.get(settings.get("variant") or "", {}), **own})
         except (StrictDataclassError, AttributeError, TypeError) as error:
@@ -111,6 +138,44 @@ class ClipTransformer(Architecture):
     @abstractmethod
     def encoder(self, config: Any) -> PreTrainedModel:
         """Returns the library's model of this configuration, without what its features do not need."""
+
+    @abstractmethod
+    def clip_stages(self, model: Any, size: Sequence[int] | None) -> list[Stage]:
+        """Returns the stages for clips of shape `size`, `[N, T, C, H, W]`; of layers with adapters, the one stage."""
+
+    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
+        """The stages for clips, or with adapters for the clips of videos, `[B, clips, T, C, H, W]`."""
+        stages = self.clip_stages(model, None if size is None else size[-5:])
+        if adapters := adapters_of(model):
+            assert self.token_dims is not None
+            [stage] = stages
+            stage.entry = EachClip(stage.entry, 5)
+            steps = 1 if size is None else max(size[-4] // self.frames_per_step(model), 1)
+            parts = len(stage.branches) // len(adapters)
+            stage.branches = [
+                AdaptedClips(branch, adapters[index // parts], steps, self.token_dims)
+                if index % parts == parts - 1
+                else EachClip(branch, self.token_dims)
+                for index, branch in enumerate(stage.branches)
+            ]
+        return stages
+
+    def clips_see_each_other(self, model: Any) -> bool:
+        return bool(adapters_of(model))
+
+    @abstractmethod
+    def clip_length(self, model: Any) -> int:
+        """Returns the number of frames of a clip."""
+
+    @abstractmethod
+    def frames_per_step(self, model: Any) -> int:
+        """Returns the number of frames that the network makes one feature of."""
+
+    def feature_stride(self, model: Any) -> int:
+        return getattr(model, "feature_stride", None) or self.frames_per_step(model)
+
+    def at_feature_stride(self, model: Any, features: Tensor, length: int) -> Tensor:
+        return at_feature_rate(features, self.frames_per_step(model), self.feature_stride(model), length)
 
     def classify(self, model: Any, features: Tensor, labels: Tensor | None = None) -> ModelOutput:
         """Returns `BaseModelOutput`, or of a classifier `ImageClassifierOutput`, with `loss` where labels are given."""
@@ -127,6 +192,8 @@ class ClipTransformer(Architecture):
     def initialize(self, model: Any) -> None:
         # Children first: some modules draw again what their children have drawn.
         model.apply(model._init_weights)
+        for adapter in adapters_of(model):
+            cast(TemporalAdapter, adapter).begin()
 
     def feature_size(self, model: Any) -> int:
         return model.config.hidden_size

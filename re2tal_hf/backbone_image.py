@@ -53,7 +53,7 @@ class ImageNetwork(Architecture):
             variant: timm's name of it, such as `"tf_efficientnet_lite0"` or `"vit_small_patch14_dinov2"`.
             temporal_shift: Share of the channels that a branch takes from the frame before, and as many from the one
                 after; an eighth is usual, 0 for frames that are seen alone.
-            adapter_width: Channels inside the adapters, one beside each branch; 0 for none. They begin as nothing, and
+            adapter_width: Channels inside the adapters, one behind each branch; 0 for none. They begin as nothing, and
                 are trained where the network is frozen ([`TemporalAdapter`]).
             drop_path_rate: Of stochastic depth.
             drop_rate: Of the dropout before the classifier.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .reversible import Stage
 from .rewiring import adapters_of
-from .temporal_adapter import AdaptedBranch, TemporalAdapter
+from .temporal_adapter import AdaptedFrames, TemporalAdapter
 
 CONVOLUTIONAL = (EfficientNet, ResNet, ConvNeXt)
 TRANSFORMERS = (VisionTransformer, Eva)
@@ -136,7 +136,7 @@ class TokenEmbedding(nn.Module):
 
 
 def stages_of(model: nn.Module, size: Sequence[int] | None, temporal_shift: float) -> list[Stage]:
-    """Returns the stages of one of timm's networks, with its adapters beside the branches.
+    """Returns the stages of one of timm's networks, with its adapters behind the branches.
 
     Args:
         model: Of a class of `CONVOLUTIONAL` or `TRANSFORMERS`.
@@ -148,7 +148,7 @@ def stages_of(model: nn.Module, size: Sequence[int] | None, temporal_shift: floa
     """
     stages, adapters = _bare_stages(model, size, temporal_shift), iter(adapters_of(model))
     for stage in stages if adapters_of(model) else ():
-        stage.branches = [AdaptedBranch(branch, next(adapters), branch.image_dims) for branch in _frame_branches(stage)]
+        stage.branches = [AdaptedFrames(branch, next(adapters), branch.image_dims) for branch in _frame_branches(stage)]
     return stages
 
 

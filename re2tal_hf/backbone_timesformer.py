@@ -76,7 +76,7 @@ class TimeSformer(ClipTransformer):
     def encoder(self, config: TimesformerConfig) -> TimesformerModel:
         return TimesformerModel(config)
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
+    def clip_stages(self, model: Any, size: Sequence[int] | None) -> list[Stage]:
         encoder, num_frames = model.base_model, model.config.num_frames
         if size is not None:
             height, width = pair(model.config.patch_size)
@@ -108,7 +108,7 @@ class TimeSformer(ClipTransformer):
         if embeddings.attention_type != "space_only":
             nn.init.zeros_(embeddings.time_embeddings)
 
-    def feature_stride(self, model: Any) -> int:
+    def frames_per_step(self, model: Any) -> int:
         return 1
 
     def clip_length(self, model: Any) -> int:

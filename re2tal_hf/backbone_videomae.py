@@ -35,6 +35,7 @@ class VideoMAE(ClipTransformer):
     model_type = "videomae"
     model_class = (VideoMAEModel, VideoMAEForVideoClassification)
     config_class = VideoMAEConfig
+    token_dims = 3
     max_clip_values = 2**24  # the library makes its table of positions in Python, number by number
     recast_modules = {VideoMAEEmbeddings: TubeletEmbedding}
     variants = {
@@ -47,7 +48,7 @@ class VideoMAE(ClipTransformer):
     def encoder(self, config: VideoMAEConfig) -> VideoMAEModel:
         return VideoMAEModel(config)
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
+    def clip_stages(self, model: Any, size: Sequence[int] | None) -> list[Stage]:
         encoder = model.base_model
         if size is not None:
             check_clip(size, model.config.num_frames, pair(model.config.patch_size))
@@ -69,9 +70,9 @@ class VideoMAE(ClipTransformer):
         return model.classifier(pooled)
 
     def temporal_features(self, model: Any, features: Tensor) -> Tensor:
-        return features.unflatten(1, (model.config.num_frames // self.feature_stride(model), -1)).mean(2)
+        return features.unflatten(-2, (model.config.num_frames // self.frames_per_step(model), -1)).mean(-2)
 
-    def feature_stride(self, model: Any) -> int:
+    def frames_per_step(self, model: Any) -> int:
         return model.config.tubelet_size
 
     def clip_length(self, model: Any) -> int:

@@ -49,7 +49,7 @@ class ViViT(ClipTransformer):
     def encoder(self, config: VivitConfig) -> VivitModel:
         return VivitModel(config, add_pooling_layer=False)
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
+    def clip_stages(self, model: Any, size: Sequence[int] | None) -> list[Stage]:
         encoder = model.base_model
         if size is not None:
             check_clip(size, model.config.num_frames, model.config.tubelet_size[1:])
@@ -69,10 +69,10 @@ class ViViT(ClipTransformer):
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=pooled)
 
     def temporal_features(self, model: Any, features: Tensor) -> Tensor:
-        num_features = model.config.num_frames // self.feature_stride(model)
+        num_features = model.config.num_frames // self.frames_per_step(model)
         return features[:, 1:].unflatten(1, (num_features, -1)).mean(2)
 
-    def feature_stride(self, model: Any) -> int:
+    def frames_per_step(self, model: Any) -> int:
         return model.config.tubelet_size[0]
 
     def clip_length(self, model: Any) -> int:

@@ -69,6 +69,7 @@ class VJEPA2(ClipTransformer):
     model_class = (VJEPA2Model, VJEPA2ForVideoClassification)
     config_class = VJEPA2Config
     input_name = "pixel_values_videos"
+    token_dims = 4
     variants = {
         "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "mlp_ratio": 4.0},
         "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_ratio": 4.0},
@@ -82,7 +83,7 @@ class VJEPA2(ClipTransformer):
         model.predictor = nn.Identity()
         return model
 
-    def stages(self, model: Any, size: Sequence[int] | None = None) -> list[Stage]:
+    def clip_stages(self, model: Any, size: Sequence[int] | None) -> list[Stage]:
         encoder = model.base_model.encoder
         grid = None if size is None else self._grid(model.config, size)
         branches: list[nn.Module] = []
@@ -111,10 +112,13 @@ class VJEPA2(ClipTransformer):
         tokens = features.flatten(1, 2)
         return VJEPA2WithMaskedInputModelOutput(last_hidden_state=tokens, masked_hidden_state=tokens)
 
+    def temporal_features(self, model: Any, features: Tensor) -> Tensor:
+        return features.mean(-2)
+
     def logits(self, model: Any, features: Tensor) -> Tensor:
         return model.classifier(model.pooler(features.flatten(1, 2)))
 
-    def feature_stride(self, model: Any) -> int:
+    def frames_per_step(self, model: Any) -> int:
         return model.config.tubelet_size
 
     def clip_length(self, model: Any) -> int:

@@ -162,6 +162,14 @@ class Architecture(ABC):
         """Returns the number of frames that the model takes, None if it takes any; longer videos are cut into clips."""
         return None
 
+    def clips_see_each_other(self, model: Any) -> bool:
+        """Whether what the model makes of a clip depends on the other clips of its video, as with temporal adapters.
+
+        Then they go through the network together, as `[B, clips, ...]` in place of `[B * clips, ...]`; `stages` gets
+        that shape. Where this is False, clips may be had one by one.
+        """
+        return False
+
     def to_library_input(self, videos: Tensor) -> Tensor:
         """From `[B, T, C, H, W]` to what the library's forward takes; `[B, C, T, H, W]` unless overridden."""
         return videos.transpose(1, 2)
@@ -169,6 +177,10 @@ class Architecture(ABC):
     def temporal_features(self, model: Any, features: Tensor) -> Tensor:
         """Pools features `[B, T', ..., D]` over space to `[B, T', D]`."""
         return features.flatten(2, -2).mean(2) if features.dim() > 3 else features
+
+    def at_feature_stride(self, model: Any, features: Tensor, length: int) -> Tensor:
+        """From the joined features of clips, `[B, N, D]`, to `[B, length, D]`, one for each `feature_stride` frames."""
+        return features[:, :length]
 
 
 BACKBONES: Registry[Architecture] = Registry("backbone_config['model_type']")
@@ -392,9 +404,9 @@ def cut_into_clips(videos: Tensor, length: int) -> Tensor:
     return videos.reshape(-1, length, *videos.shape[2:])
 
 
-def join_clips(features: Tensor, num_videos: int, num_features: int) -> Tensor:
-    """Joins the features of clips, `(B * clips, T'', D)`, to `(num_videos, num_features, D)`; cuts off the surplus."""
-    return features.reshape(num_videos, -1, features.shape[-1])[:, :num_features]
+def join_clips(features: Tensor, num_videos: int) -> Tensor:
+    """Joins the features of clips, `(B * clips, T'', D)` or `(B, clips, T'', D)`, to `(num_videos, clips * T'', D)`."""
+    return features.reshape(num_videos, -1, features.shape[-1])
 
 
 class RewiredModel(nn.Module):
@@ -474,9 +486,7 @@ class RewiredModel(nn.Module):
         Raises:
             ValueError: if the leanest modes keep more than the budget.
         """
-        videos = torch.empty(tuple(shape), dtype=dtype, device="meta")
-        length = self.architecture.clip_length(self)
-        inputs = self.architecture.to_library_input(videos if length is None else cut_into_clips(videos, length))
+        inputs = self._library_input(torch.empty(tuple(shape), dtype=dtype, device="meta"))
         stages = self.architecture.stages(self, inputs.shape)
         self._set_modes_of_wrappers(stages)
         couplings, inverted = self.couplings(), self.backprop_switch.inverted
@@ -520,14 +530,20 @@ class RewiredModel(nn.Module):
 
     def video_features(self, videos: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
         """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames."""
-        length = self.architecture.clip_length(self)
-        clips = videos if length is None else cut_into_clips(videos, length)
         with _own_weights_in_place(self):
-            features = self.temporal_features(self.architecture.to_library_input(clips), stage_outputs)
-        if length is None:
+            features = self.temporal_features(self._library_input(videos), stage_outputs)
+        if self.architecture.clip_length(self) is None:
             return features
         num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))
-        return join_clips(features, len(videos), num_features)
+        return self.architecture.at_feature_stride(self, join_clips(features, len(videos)), num_features)
+
+    def _library_input(self, videos: Tensor) -> Tensor:
+        """Videos in the library's own form, cut into clips where it takes clips."""
+        length = self.architecture.clip_length(self)
+        if length is None:
+            return self.architecture.to_library_input(videos)
+        clips = self.architecture.to_library_input(cut_into_clips(videos, length))
+        return clips.unflatten(0, (len(videos), -1)) if self.architecture.clips_see_each_other(self) else clips
 
     def forward(self, inputs: Tensor | None = None, **arguments: Any) -> Any:
         """Returns what the library's own forward returns, computed over the rewired stages.

@@ -46,7 +46,14 @@ BACKBONES: list[dict[str, Any]] = [
     {"model_type": "videomae", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "num_frames": 4},
     {"model_type": "vivit", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "num_frames": 4},
     {"model_type": "timesformer", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3},
-    {"model_type": "vjepa2", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "crop_size": 64},
+    {
+        "model_type": "vjepa2",
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "crop_size": 64,
+        "adapter_width": 4,
+    },
 ]
 HEADS: list[dict[str, Any]] = [
     {"model_type": "actionformer", "hidden_size": 64, "num_levels": 4, "num_attention_heads": 4, "neck": "fpn"},

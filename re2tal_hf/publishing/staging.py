@@ -73,6 +73,7 @@ PACKAGE_FILES = (
             "quickstart",
             "ut_clips",
             "ut_interaction",
+            "vjepa2_large",
         )
     ),
     *(f"recipes/{name}.md" for name in ("benchmarks", "features", "ut_interaction")),

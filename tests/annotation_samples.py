@@ -207,6 +207,56 @@ AGGREGATED = (
     "Observation id,Media file name,Subject,Behavior,Behavior type,Start (s),Stop (s),Duration (s)\n"
     "first,a.mp4,Ann,kick,STATE,1.5,3.0,1.5\nfirst,a.mp4,Ann,hit,POINT,4.0,4.0,NA\n"
 )
+# The rows of their repositories' READMEs, and of EPIC_Sounds_validation.csv.
+EPIC = """narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,\
+stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes
+P01_01_0,P01,P01_01,00:00:01.089,00:00:00.14,00:00:03.37,8,202,open door,open,3,door,3,['door'],[3]
+P01_01_1,P01,P01_01,00:00:02.629,00:01:04.37,01:00:06.17,262,370,turn on light,turn-on,6,light,114,['light'],[114]
+"""
+EPIC_SOUNDS = """annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,description,class,class_id
+P01_11_0,P01,P01_11,00:00:02.069,00:00:02.993,clang / clatter,ceramic / wood collision,34
+P01_12_18,P01,P01_12,00:01:12.129,00:01:13.129,inhale/exhale,ceramic-only collision,14
+"""
+CHARADES = """id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length
+46GP8,HR43,Kitchen,6,7,Yes,"A person cooks, eats.",food;stove,Cooks.,c092 11.90 21.20;c147 0.00 12.60,24.83
+N11GT,0KZ7,Bedroom,,7,Yes,A person sleeps.,bed,"Sleeps, wakes.",,30.5
+"""
+EGO4D = {
+    "version": "1",
+    "videos": [
+        {
+            "video_uid": "c922a13b",
+            "split": "train",
+            "clips": [
+                {
+                    "clip_uid": "63c1d2c4",
+                    "video_start_sec": 100.5,
+                    "video_end_sec": 580.5,
+                    "annotations": [
+                        {
+                            "labels": [
+                                {
+                                    "primary": True,
+                                    "video_start_time": 102,
+                                    "video_end_time": 104.25,
+                                    "label": "use_phone",
+                                },
+                                {"primary": False, "video_start_time": 110, "video_end_time": 111, "label": "walk"},
+                            ]
+                        },
+                        {
+                            "labels": [
+                                {"primary": True, "video_start_time": 110, "video_end_time": 111, "label": "walk"}
+                            ]
+                        },
+                    ],
+                },
+                {"clip_uid": "left", "video_start_sec": 0, "video_end_sec": 9, "annotations": []},
+            ],
+        },
+        {"split": "test", "clips": [{"clip_uid": "kept", "video_start_sec": -0.02, "video_end_sec": 480}]},
+    ],
+}
 SAMPLES: dict[str, list[Sample]] = {
     "elan": [Sample("a.eaf", ELAN, {"match 1.mp4": [(1.5, 3, "kick"), (4, 4.25, "jump & run")]})],
     "cvat": [
@@ -289,6 +339,47 @@ SAMPLES: dict[str, list[Sample]] = {
             ",background,kick,jump\n0,1,0,0\n1,0,1,0\n2,0,1,1\n3,1,0,0\n",
             {"clip": [(0.1, 0.3, "kick"), (0.2, 0.3, "jump")]},
             {"frame_rate": 10},
+        )
+    ],
+    "epic-verbs": [
+        Sample("EPIC_100_train.csv", EPIC, {"P01_01": [(0.14, 3.37, "id_003"), (64.37, 3606.17, "id_006")]}, asked=True)
+    ],
+    "epic-nouns": [
+        Sample("EPIC_100_train.csv", EPIC, {"P01_01": [(0.14, 3.37, "id_003"), (64.37, 3606.17, "id_114")]}, asked=True)
+    ],
+    "epic-actions": [
+        Sample(
+            "EPIC_100_train.csv",
+            EPIC,
+            {"P01_01": [(0.14, 3.37, "id_003,id_003"), (64.37, 3606.17, "id_006,id_114")]},
+            asked=True,
+        )
+    ],
+    "epic-sounds": [
+        Sample(
+            "EPIC_Sounds_validation.csv",
+            EPIC_SOUNDS,
+            {"P01_11": [(2.069, 2.993, "id_034")], "P01_12": [(72.129, 73.129, "id_014")]},
+        )
+    ],
+    "charades": [
+        Sample("Charades_v1_train.csv", CHARADES, {"46GP8": [(11.9, 21.2, "c092"), (0, 12.6, "c147")], "N11GT": []})
+    ],
+    "ego4d": [
+        Sample(
+            "moments_train.json",
+            json.dumps(EGO4D),
+            {"63c1d2c4": [(1.5, 3.75, "use_phone"), (9.5, 10.5, "walk")], "kept": []},
+        )
+    ],
+    "thumos": [
+        Sample(
+            "BasketballDribble.txt",
+            "video_validation_0000266 72.80 76.40\nvideo_test_0000682  79.30 83.90 \n",
+            {
+                "video_validation_0000266": [(72.8, 76.4, "BasketballDribble")],
+                "video_test_0000682": [(79.3, 83.9, "BasketballDribble")],
+            },
         )
     ],
     "table": [

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from annotation_samples import ELAN, SAMPLES, Sample
+from annotation_samples import CHARADES, ELAN, EPIC, SAMPLES, Sample
 
 from re2tal_hf.commands.__main__ import main
 from re2tal_hf.data.annotation_formats.annotation_file import AnnotationFile, ReadingSettings
@@ -163,3 +163,42 @@ def test_the_command_says_what_is_wrong_and_leaves_nothing(tmp_path: Path, capsy
     assert main(["annotations", "convert", str(source), "--output", str(output)]) == 1
     assert capsys.readouterr().err == f"error: {source}: line 2: '' is no label; name the action\n"
     assert not output.parent.exists()
+
+
+def converted(folder: Path, files: dict[str, str], *options: str) -> Path:
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    output = folder / "ours.json"
+    assert (
+        main(["annotations", "convert", *(str(folder / name) for name in files), "--output", str(output), *options])
+        == 0
+    )
+    return output
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "content", "video_id", "options"),
+    [
+        ("EPIC_100_train.csv", "EPIC_100_validation.csv", EPIC, "P01_01", ["--from", "epic-actions"]),
+        ("Charades_v1_train.csv", "Charades_v1_test.csv", CHARADES, "46GP8", []),
+    ],
+)
+def test_the_names_of_published_tables_tell_their_subsets(
+    train, held_out, content, video_id, options, tmp_path
+) -> None:
+    other = content.replace(video_id, "other").replace("N11GT", "none")
+    output = converted(tmp_path, {train: content, held_out: other}, *options)
+    subset = "validation" if "validation" in held_out else "testing"
+    found = {name: read_annotations(output, subset=name).videos for name in ("training", subset)}
+    assert [videos[0].video_id for videos in found.values()] == [video_id, "other"]
+
+
+def test_the_classes_of_multithumos_come_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "video_validation_0000266 2.80 6.40\n"
+    files = {"Sit.txt": line + line.replace("validation", "test"), "Walk.txt": line.replace("6.40", "5")}
+    output = converted(tmp_path, {**files, "Ambiguous_val.txt": line})
+    assert "not read: segments that are Ambiguous" in capsys.readouterr().out
+    found = read_annotations(output, subset="validation")
+    [video] = found.videos
+    assert found.label_names == ["Sit", "Walk"] and sorted(video.labels) == [0, 1]
+    assert sorted(video.segments.tolist()) == [[2.8, 5], [2.8, 6.4]]

@@ -375,3 +375,26 @@ def test_hub_folder_without_usable_metadata(hub_folder, tmp_path):
     folder = hub_folder({"metadata.jsonl": [{"name": "a.mp4"}]}, ["a.mp4"])
     with pytest.raises(AnnotationError, match="metadata.jsonl: row 1 has no .file_name"):
         read_annotations(folder)
+
+
+# As HACS' README shows it, as OpenTAD's AnetPaddingDataset reads FineAction's annotations_gt.json, and as its
+# convert_epic_kitchens_anno.py writes: the actions of the test are kept back.
+PUBLISHED_FORMS = {
+    "HACS": {
+        "annotations": [{"label": "A", "segment": [5.4, 11.6]}],
+        "duration": "92.166667",
+        "url": "https://youtu.be/x",
+    },
+    "FineAction": {"annotations": [{"label": "A", "segment": [5.4, 11.6], "label_id": 7}], "duration": 92.17},
+    "EPIC": {"duration": 92.17, "annotations": [{"segment": [5.4, 11.6], "label": "A", "label_name": "put"}]},
+}
+
+
+@pytest.mark.parametrize("form", PUBLISHED_FORMS)
+def test_published_forms_load_with_the_videos_of_their_test(make, form):
+    path = make(a={"subset": "train", **PUBLISHED_FORMS[form]}, b={"subset": "test", "duration": 2.5})
+    video, held_back = read_annotations(path).videos
+    assert video.segments.tolist() == [[5.4, 11.6]] and video.duration == pytest.approx(92.17, abs=0.01)
+    assert len(held_back.labels) == 0 and held_back.subset == "test"
+    with pytest.raises(AnnotationError, match="video 'b': expected an object"):
+        read_annotations(make(a=PUBLISHED_FORMS[form], b={"subset": "test"}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..data.annotation_formats.annotation_file import UNITS, ReadingSettings
 from ..data.annotation_formats.formats import FORMATS
-from ..data.annotation_records import Record, check_case
+from ..data.annotation_records import Record, check_case, joined
 from ..data.annotation_sources import read_source
 from ..data.json_files import check_unique
 from ..data.whole_files import check_writable
@@ -42,12 +42,14 @@ def read_sources(arguments: Options) -> list[Record]:
     """
     settings = ReadingSettings(arguments.frame_rate, arguments.unit)
     records: list[Record] = []
+    of_class: list[Record] = []
     for source in arguments.sources:
-        found, title, notes = read_source(Path(source), arguments.kind, settings)
-        print(f"{source}: {title}")
+        read, found, notes = read_source(Path(source), arguments.kind, settings)
+        print(f"{source}: {found.title if found else 'JSON of annotations'}")
         for note in dict.fromkeys(notes):
             print(f"  {note}")
-        records += found
+        (of_class if found and found.of_class else records).extend(read)
+    records += joined(of_class)
     check_unique((record.video_id for record in records), ", ".join(arguments.sources)[:200])
     if arguments.point_width is not None:
         for record in records:

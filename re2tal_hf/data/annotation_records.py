@@ -66,6 +66,8 @@ class Record:
 def parse_record(video_id: Any, entry: Any, source: str | Path) -> Record:
     """Reads what a file says of one video: an object with `annotations` or `actions`, or a list of them alone.
 
+    One with a `subset` and a `duration` may have none.
+
     Raises:
         AnnotationError: A value is not as it must be; names the video, the annotation and the value.
     """
@@ -75,10 +77,14 @@ def parse_record(video_id: Any, entry: Any, source: str | Path) -> Record:
         raise AnnotationError(f"{source}: {shown(video_id)} is no id of a video; name each as its file is called")
     where = f"{source}: video {shown(video_id)}"
     if isinstance(entry, list):
-        record, actions = Record(video_id, None, None), entry
-    elif isinstance(entry, dict) and ("annotations" in entry or "actions" in entry):
+        record = Record(video_id, None, None)
+        actions: Any = entry
+    elif isinstance(entry, dict) and (
+        entry.keys() & {"annotations", "actions"} or {"subset", "duration"} <= entry.keys()
+    ):
+        # Videos of a test whose actions are kept back have a subset and a duration only.
         record = Record(video_id, _subset(entry.get("subset"), where), _duration(entry.get("duration"), where))
-        actions = entry["annotations"] if "annotations" in entry else entry["actions"]
+        actions = entry["annotations"] if "annotations" in entry else entry.get("actions")
         record.frame_rate = _frame_rate(entry, record.duration)
     else:
         raise AnnotationError(f'{where}: expected an object with "annotations" (or "actions"), not {shown(entry)}')
@@ -89,6 +95,19 @@ def parse_record(video_id: Any, entry: Any, source: str | Path) -> Record:
     for number, action in enumerate(actions or []):
         _add_action(record, action, f"{where}, annotation {number}")
     return record
+
+
+def joined(records: Iterable[Record]) -> list[Record]:
+    """Makes those of one video one, of files that hold one class each."""
+    videos: dict[str, Record] = {}
+    for record in records:
+        video = videos.setdefault(record.video_id, record)
+        if video is not record:
+            video.segments += record.segments
+            video.labels += record.labels
+            video.label_ids += record.label_ids
+            video.found += record.found
+    return list(videos.values())
 
 
 @functools.lru_cache(maxsize=4096)

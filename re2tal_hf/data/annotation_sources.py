@@ -7,15 +7,15 @@ from typing import Any
 
 from ..value_checks import shown
 from .annotation_formats.annotation_file import MAX_BYTES, AnnotationFile, ReadingSettings
+from .annotation_formats.format import Format
 from .annotation_formats.formats import read_recognised, read_records, recognise
 from .annotation_records import Record, parse_record
 from .annotation_set import AnnotationError
 from .json_files import read_json
 
-OURS = "JSON of annotations"
 _FORM = '{"database": {video_id: {"subset", "annotations": [{"segment": [start, end], "label"}]}}}'
 
-Source = tuple[list[Record], str, list[str]]
+Source = tuple[list[Record], Format | None, list[str]]
 
 
 def read_file(path: Path, settings: ReadingSettings | None = None) -> Source:
@@ -26,7 +26,7 @@ def read_file(path: Path, settings: ReadingSettings | None = None) -> Source:
         settings: What the file does not tell.
 
     Returns:
-        Its videos with their actions in seconds, what the file is, and how it was understood.
+        Its videos with their actions in seconds, its format (None: JSON of ours), and how it was understood.
 
     Raises:
         AnnotationError: It is none, or malformed; names the file and the place.
@@ -35,9 +35,9 @@ def read_file(path: Path, settings: ReadingSettings | None = None) -> Source:
     if path.stat().st_size <= MAX_BYTES:
         file = AnnotationFile(path, settings)
         if (found := recognise(file)) is not None:
-            return read_recognised(file, found), found.title, file.notes
+            return read_recognised(file, found), found, file.notes
     entries = entries_of(path)
-    return [parse_record(video_id, entry, path) for video_id, entry in entries.items()], OURS, []
+    return [parse_record(video_id, entry, path) for video_id, entry in entries.items()], None, []
 
 
 def read_source(path: Path, kind: str | None = None, settings: ReadingSettings | None = None) -> Source:
@@ -54,8 +54,7 @@ def read_source(path: Path, kind: str | None = None, settings: ReadingSettings |
     """
     if kind is None and path.is_file() and (path.stat().st_size > MAX_BYTES or AnnotationFile(path).json is not None):
         return read_file(path, settings)
-    records, found, notes = read_records(path, kind, settings)
-    return records, found.title, notes
+    return read_records(path, kind, settings)
 
 
 def entries_of(path: Path) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def entries_of(path: Path) -> dict[str, Any]:
     Raises:
         AnnotationError: It is none.
     """
-    content = read_json(path, _FORM)
+    content = read_json(path, f"{_FORM}; re2tal annotations convert makes it of files of other forms")
     if isinstance(content, list) and content and all(_is_detection(entry) for entry in content):
         return {path.stem: content}
     for key in ("database", "results"):

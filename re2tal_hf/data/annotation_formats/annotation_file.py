@@ -18,6 +18,7 @@ from .xml_tree import parse_xml
 
 # Annotations of an hour are some hundred kilobytes.
 MAX_BYTES = 2**28
+_SUBSETS = ("train", "training", "val", "valid", "validation", "test", "testing")
 UNITS = ("seconds", "milliseconds", "frames")
 # Hours, minutes, seconds and frames, as editors of video write them.
 _SMPTE = re.compile(r"(\d{1,3}):([0-5]?\d):([0-5]?\d)[:;](\d{1,3})", re.ASCII)
@@ -186,6 +187,12 @@ class AnnotationFile:
     def own_video_id(self) -> str:
         """The id of the only video, by the name of the file."""
         return self.path.stem
+
+    @property
+    def subset_in_name(self) -> str:
+        """The subset that the name of the file names, as `EPIC_100_train.csv` does; empty where it names none."""
+        words = re.findall(r"[a-z]+", self.path.stem.lower())
+        return next((word for word in reversed(words) if word in _SUBSETS), "")
 
 
 def _local_path(address: str) -> str:

@@ -69,6 +69,7 @@ class Format:
         recognises: Whether the content of a file is certainly of this kind; None where no content makes it certain.
         read: Reads a file of this kind; an `AnnotationError` names the file and the place.
         writer: Writes it; what it writes is read to the same actions.
+        of_class: Whether a file holds one class, so that a video is in several files.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Format:
     recognises: Callable[[AnnotationFile], bool] | None
     read: Callable[[AnnotationFile], Videos]
     writer: Writer | None = None
+    of_class: bool = False
 
 
 def lanes(actions: Sequence[tuple[float, float, str]]) -> list[int]:

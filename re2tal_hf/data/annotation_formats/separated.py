@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 
 from .annotation_file import AnnotationFile
 
@@ -48,3 +49,22 @@ def first_rows(file: AnnotationFile, count: int = 40) -> Rows:
 def cell(row: list[str], column: int | None) -> str:
     """Returns a cell; empty where the row is too short or there is no such column."""
     return row[column] if column is not None and column < len(row) else ""
+
+
+def has_columns(file: AnnotationFile, names: Collection[str]) -> bool:
+    """Whether the first line of a table names these columns."""
+    rows = first_rows(file, 1)
+    return bool(rows) and set(names) <= set(rows[0][1])
+
+
+def named_rows(file: AnnotationFile, names: Collection[str]) -> list[tuple[str, dict[str, str]]]:
+    """Returns the rows below the header, each with its place for messages and its cells by their names.
+
+    Raises:
+        AnnotationError: The table lacks one of these columns, or cannot be read.
+    """
+    (_, header), *rows = rows_of(file) or [(1, [])]
+    if lacking := [name for name in names if name not in header]:
+        raise file.error(f"there is no column {lacking[0]!r}; give the table as it was published", "line 1")
+    columns = {name: header.index(name) for name in names}
+    return [(f"line {line}", {name: cell(row, column) for name, column in columns.items()}) for line, row in rows]

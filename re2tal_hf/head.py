@@ -151,8 +151,8 @@ def prepare_features(
         input_size: the `D` that the head was built for.
         standardized: whether every channel gets mean 0 and variance 1 over the real steps.
         isolated: whether steps of padding become 0 (those of standardized features are).
-        length_multiple: padding is added at the end up to a multiple of this.
-        min_length: and up to so many steps at least.
+        length_multiple: padding is added at the end up to a multiple of this,
+        min_length: or up to so many steps where there are fewer.
 
     Returns:
         Features `[B, T, D]` and mask `[B, T]`.
@@ -170,7 +170,8 @@ def prepare_features(
         x = standardize(x, mask)
     elif isolated:
         x = zero_padding(x, mask)
-    missing = math.ceil(max(length, min_length) / length_multiple) * length_multiple - length
+    target = min_length if length <= min_length else math.ceil(length / length_multiple) * length_multiple
+    missing = target - length
     return F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
 

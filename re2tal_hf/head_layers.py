@@ -141,19 +141,20 @@ class MaskedGroupNorm(nn.GroupNorm):
 
 
 class ConvLayer(nn.Module):
-    """Convolution over three steps, layer norm over the channels, ReLU.
+    """Convolution over time, layer norm over the channels, ReLU.
 
     Args:
         input_size: channels in.
         output_size: channels out.
         norm_eps: of the layer norm.
         mask_output: whether padding is zero again after the norm, whose bias makes it non-zero.
+        kernel_size: steps that the convolution sees, odd.
     """
 
-    def __init__(self, input_size: int, output_size: int, norm_eps: float, mask_output: bool):
+    def __init__(self, input_size: int, output_size: int, norm_eps: float, mask_output: bool, kernel_size: int = 3):
         super().__init__()
         self.mask_output = mask_output
-        self.conv = nn.Conv1d(input_size, output_size, kernel_size=3, padding=1, bias=False)
+        self.conv = nn.Conv1d(input_size, output_size, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = nn.LayerNorm(output_size, eps=norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

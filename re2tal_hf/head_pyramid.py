@@ -53,6 +53,8 @@ class PyramidConfig:
         regression_ranges: per level the smallest and largest distance to a boundary, in feature
             steps, that its points are responsible for; by default 0-4, 4-8, ..., the last to 10000.
         num_head_layers: convolutions before the predicting one in each branch.
+        branch_size: channels inside the branches; None: as `hidden_size`.
+        branch_kernel_size: steps that each convolution of a branch sees, odd.
         drop_path: probability that a sequence skips a branch of a block.
         branch_scale: initial value of the learnable scale of these branches.
         class_prior: initial probability of every class (arXiv 1708.02002, section 3.3).
@@ -62,8 +64,6 @@ class PyramidConfig:
     Raises:
         ValueError: if settings do not go together.
     """
-
-    paddings: ClassVar[tuple[str, ...]] = get_args(Padding)
 
     hidden_size: Annotated[int, COUNT] = 512
     standardize_input: bool = False
@@ -75,6 +75,8 @@ class PyramidConfig:
     neck: Neck = "identity"
     regression_ranges: Annotated[Sequence[Sequence[float]] | None, NOT_NEGATIVE] = None
     num_head_layers: Annotated[int, NOT_NEGATIVE] = 2
+    branch_size: Annotated[int | None, COUNT] = None
+    branch_kernel_size: Annotated[int, COUNT] = 3
     drop_path: Annotated[float, BELOW_ONE] = 0.1
     branch_scale: Annotated[float, NOT_NEGATIVE] = 1e-4
     class_prior: Annotated[float, INSIDE_ONE] = 0.01
@@ -84,7 +86,9 @@ class PyramidConfig:
     def __post_init__(self) -> None:
         """Checks what goes together."""
         check_fields(self)
-        check_choice("padding", self.padding, self.paddings)
+        check_choice("padding", self.padding, get_args(Padding))
+        if self.branch_kernel_size % 2 == 0:
+            raise ValueError(f"branch_kernel_size is {self.branch_kernel_size}; it must be odd.")
         if any(len(pair) != 2 or not pair[0] < pair[1] < 2**63 for pair in self.regression_ranges or ()):
             raise ValueError(
                 f"regression_ranges is {shown(self.regression_ranges)}; give (smallest, largest), which is larger, per "
@@ -108,6 +112,11 @@ class PyramidConfig:
     def isolate_padding(self) -> bool:
         """Whether the padding has no effect on the real steps."""
         return self.padding == "isolated"
+
+    @property
+    def mask_output(self) -> bool:
+        """Whether embedding and branches set padding to zero again after the norm."""
+        return self.padding != "actionformer"
 
 
 def sinusoidal_positions(length: int, size: int) -> Tensor:
@@ -186,12 +195,14 @@ class LevelScales(nn.Module):
 class PredictionBranch(nn.Module):
     """Convolutions shared by all levels, and the convolution that predicts."""
 
-    def __init__(
-        self, size: int, output_size: int, num_layers: int, norm_eps: float, mask_output: bool, kernel_size: int = 3
-    ):
+    def __init__(self, config: PyramidConfig, output_size: int, kernel_size: int):
         super().__init__()
-        self.layers = nn.ModuleList(ConvLayer(size, size, norm_eps, mask_output) for _ in range(num_layers))
-        self.predictor = nn.Conv1d(size, output_size, kernel_size, padding=kernel_size // 2)
+        inside = config.branch_size or config.hidden_size
+        sizes = [config.hidden_size, *[inside] * config.num_head_layers]
+        self.layers = nn.ModuleList(
+            ConvLayer(size, inside, config.norm_eps, config.mask_output, kernel_size) for size in sizes[:-1]
+        )
+        self.predictor = nn.Conv1d(sizes[-1], output_size, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`[B, T, C]` -> `[B, T, output_size]`; what it says at padding means nothing."""
@@ -238,18 +249,17 @@ class PyramidHead(nn.Module):
         self.num_levels = config.num_levels
         self.length_multiple = length_multiple or 2 ** (config.num_levels - 1)
 
-        size, mask_output = config.hidden_size, config.padding != "actionformer"
+        size = config.hidden_size
         self.embedding = nn.ModuleList(
-            ConvLayer(size if i else input_size, size, config.norm_eps, mask_output)
+            ConvLayer(size if i else input_size, size, config.norm_eps, config.mask_output)
             for i in range(config.num_embedding_layers)
         )
         self.stem = nn.ModuleList(stem)
         self.pyramid = nn.ModuleList(pyramid)
         neck_class = IdentityNeck if config.neck == "identity" else FeaturePyramidNeck
         self.neck = neck_class(size, config.num_levels, config.norm_eps, config.isolate_padding)
-        branch = (config.num_head_layers, config.norm_eps, mask_output)
-        self.classification = PredictionBranch(size, num_labels, *branch)
-        self.boundary = PredictionBranch(size, boundary_size, *branch)
+        self.classification = PredictionBranch(config, num_labels, config.branch_kernel_size)
+        self.boundary = PredictionBranch(config, boundary_size, config.branch_kernel_size)
         self.level_scales = LevelScales(config.num_levels)
 
     def initialize_weights(self) -> None:
@@ -311,7 +321,7 @@ class PyramidHead(nn.Module):
         Raises:
             ValueError: if the shapes do not fit each other.
         """
-        config = self.config
+        config, coarsest = self.config, 2 ** (self.num_levels - 1)
         x, mask = prepare_features(
             features,
             mask,
@@ -319,7 +329,7 @@ class PyramidHead(nn.Module):
             standardized=config.standardize_input,
             isolated=config.isolate_padding,
             length_multiple=self.length_multiple,
-            min_length=0 if config.isolate_padding else config.max_length,
+            min_length=0 if config.isolate_padding else math.ceil(config.max_length / coarsest) * coarsest,
         )
         for layer in self.embedding:
             x = layer(x, mask)

@@ -6,6 +6,7 @@ Shapes and masks as in `head`; `N` bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -153,10 +154,8 @@ class TriDetConfig(PyramidConfig):
         window: steps of the narrow convolutions, odd; one number or one a level.
         window_factor: the wide convolutions see about `(window + 1) * window_factor` steps.
         num_bins: farthest distance to a boundary, in steps of the level.
-        boundary_kernel_size: steps of the convolution that predicts start and end scores, odd.
+        boundary_kernel_size: steps that each convolution of the branches for start and end scores sees, odd.
     """
-
-    paddings: ClassVar[tuple[str, ...]] = ("isolated", "opentad")
 
     mlp_size: Annotated[int, COUNT] = 768
     window: Annotated[int | Sequence[int], COUNT] = 1
@@ -181,6 +180,12 @@ class TriDetConfig(PyramidConfig):
     def windows(self) -> list[int]:
         """The narrow window of each level."""
         return [self.window] * self.num_levels if isinstance(self.window, int) else list(self.window)
+
+    @property
+    def length_multiple(self) -> int:
+        """What the references pad inputs longer than `max_length` to a multiple of: the most steps of a window."""
+        most = max(2**level * window for level, window in enumerate(self.windows))
+        return math.lcm(most, 2 ** (self.num_levels - 1))
 
 
 @register_head("tridet", loss=TriDetLoss, paper="TriDet, arXiv 2303.07347")
@@ -221,10 +226,10 @@ class TriDetHead(PyramidHead):
             stem=blocks[: config.num_stem_layers],
             pyramid=blocks[config.num_stem_layers :],
             boundary_size=2 * (config.num_bins + 1),
+            length_multiple=None if config.isolate_padding else config.length_multiple,
         )
         self.num_bins = config.num_bins
-        branch = (config.num_head_layers, config.norm_eps, True, config.boundary_kernel_size)
-        self.start, self.end = (PredictionBranch(config.hidden_size, num_labels, *branch) for _ in range(2))
+        self.start, self.end = (PredictionBranch(config, num_labels, config.boundary_kernel_size) for _ in range(2))
         self.initialize_weights()
 
     def offsets(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
@@ -238,7 +243,7 @@ class TriDetHead(PyramidHead):
         """
         x = x.detach()
         start, end = self.start(x, mask), self.end(x, mask)
-        if self.config.isolate_padding:
+        if self.config.padding != "opentad":
             return zero_padding(start, mask), zero_padding(end, mask)
         return start, end
 

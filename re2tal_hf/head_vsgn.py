@@ -301,15 +301,15 @@ class VSGNHead(nn.Module):
         Raises:
             ValueError: if the shapes do not fit each other.
         """
-        isolated = self.padding == "isolated"
+        isolated, coarsest = self.padding == "isolated", 2**self.num_levels
         x, step_mask = prepare_features(
             features,
             mask,
             self.input_size,
             standardized=self.standardize_input,
             isolated=isolated,
-            length_multiple=2**self.num_levels,
-            min_length=0 if isolated else self.max_length,
+            length_multiple=coarsest,
+            min_length=0 if isolated else math.ceil(self.max_length / coarsest) * coarsest,
         )
         x = F.relu(convolve(self.embedding, x, step_mask))
         mask, levels, masks = step_mask, [], []

@@ -89,6 +89,7 @@ LARGEST = {
     "num_labels": 2**17,
     "hidden_size": 2**13,
     "pred_hidden_size": 2**13,
+    "branch_size": 2**13,
     "input_channels": 2**13,
     "output_channels": 2**13,
     "intermediate_size": 2**15,
@@ -102,7 +103,8 @@ LARGEST = {
     "attention_window": 4096,
     "num_bins": 1024,
     "num_neighbours": 1024,
-    "boundary_kernel_size": 1024,
+    "branch_kernel_size": 64,
+    "boundary_kernel_size": 64,
     "fusion_kernel": 1024,
     "pred_num_mask_tokens": 1024,
     "image_size": 2048,
@@ -115,7 +117,7 @@ LARGEST = {
 }
 LAYER_COUNTS = ("depths", "layers", "stage_blocks")
 MAX_STAGES = 8
-WIDTHS = ("hidden_size", "embed_dim", "base_channels", "output_channels")
+WIDTHS = ("hidden_size", "branch_size", "embed_dim", "base_channels", "output_channels")
 # Where nothing says how many layers there are.
 USUAL_LAYERS = 12
 VOLUMES = ("patch_size", "tubelet_size", "window_size", "patch_embed_kernel", "kernel_q", "kernel_kv")

@@ -56,7 +56,7 @@ class HeadCase:
     learning: dict[str, Any] = field(default_factory=lambda: {"drop_path": 0.0, "branch_scale": 1e-4})
     near: str = "logits"
     wide: tuple[str, ...] = ()
-    paddings: tuple[str, ...] = ("isolated", "opentad")
+    paddings: tuple[str, ...] = ("isolated", "opentad", "actionformer")
 
     def build(self, **options):
         return HEADS[self.name].head_class(8, 4, **(self.settings | options))
@@ -100,19 +100,19 @@ HEAD_CASES = {
             {"use_relative_position_bias": True},
             {"use_relative_position_bias": True, "attention_window": 4},
         ],
-        paddings=("isolated", "opentad", "actionformer"),
     ),
     "tridet": HeadCase(
         "tridet",
         SMALL | {"mlp_size": 24, "num_bins": 4},
-        variants=[{"window": window, "neck": neck} for window in (1, [3, 5, 1]) for neck in ("identity", "fpn")],
+        variants=[{"window": window, "neck": neck} for window in (1, [3, 5, 1]) for neck in ("identity", "fpn")]
+        + [{"branch_size": 24, "branch_kernel_size": 5, "boundary_kernel_size": 1}],
         bad=[
             {"hidden_size": 24},
             {"window": 2},
             {"window": [1, 1]},
             {"num_bins": 0},
             {"boundary_kernel_size": 2},
-            {"padding": "actionformer"},
+            {"branch_kernel_size": 4},
             {"neck": "panet"},
             {"regression_ranges": [[0, 4]]},
         ],
@@ -130,6 +130,7 @@ HEAD_CASES = {
             {"boundary_reach": 0},
             {"padding": "actionformer"},
         ],
+        paddings=("isolated", "opentad"),
         strides=(2, 4, 8),
         points_per_step=2,
         outputs=dict.fromkeys(("class_logits", "proposals", "refined"), "point_mask")

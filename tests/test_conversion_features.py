@@ -1,4 +1,4 @@
-"""Detectors on features, of actionformer_release and of OpenTAD, there and back.
+"""Detectors on features, of the releases of ActionFormer and TriDet and of OpenTAD, there and back.
 
 That converted reference files compute what they hold is in the tests of the heads, which take them from the conversion.
 """
@@ -9,20 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from conversion_cases import ACTIONFORMER, DETECTORS, VSGN, drawn, refusal, told, write
 from golden_weights import read_golden
 from head_cases import stored_detections
-from tolerances import assert_same_detections
+from tolerances import assert_close, assert_same_detections
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.commands.convert import main
 from re2tal_hf.commands.evaluate import main as evaluate
 from re2tal_hf.conversion.names import HEADS_BACK, renamed
 from re2tal_hf.conversion.opentad_export import opentad_state
+from re2tal_hf.head_pyramid import sinusoidal_positions
 from re2tal_hf.training.recipe_yaml import write_yaml
 
 FEATURES = {"model_type": "features", "size": 12, "stride": 1}
 RELEASE = {**ACTIONFORMER, "padding": "actionformer", "norm_eps": 1e-5}
+TRIDET_RELEASE = RELEASE | {"model_type": "tridet", "num_levels": 3, "mlp_size": 24, "num_bins": 4}
+del TRIDET_RELEASE["num_attention_heads"], TRIDET_RELEASE["attention_window"]
 HEADS = {
     "full attention": RELEASE,
     "local attention": RELEASE | {"attention_window": 5, "use_position_embedding": True},
@@ -30,6 +34,14 @@ HEADS = {
     "pyramid neck": RELEASE | {"neck": "fpn", "num_levels": 4},
     "sizes": RELEASE
     | {"num_embedding_layers": 3, "num_stem_layers": 0, "num_head_layers": 1, "num_attention_heads": 4},
+}
+# As the release's configurations for THUMOS-14, ActivityNet and HACS differ: windows, and what the branches are like.
+TRIDETS = {
+    "one step": TRIDET_RELEASE,
+    "wide windows": TRIDET_RELEASE
+    | {"window": [1, 15, 15], "window_factor": 1.3, "branch_size": 24, "use_position_embedding": True},
+    "other branches": TRIDET_RELEASE
+    | {"window": [1, 3, 3], "window_factor": 1, "branch_kernel_size": 5, "boundary_kernel_size": 1},
 }
 
 
@@ -39,10 +51,10 @@ def detector(head: dict) -> Re2TALForTemporalActionLocalization:
 
 
 def release_state(model: Re2TALForTemporalActionLocalization) -> dict:
-    """The tensors of a detector as actionformer_release has them."""
-    state = {}
+    """The tensors of a detector as the releases have them."""
+    state, tridet = {}, model.config.head_config["model_type"] == "tridet"
     for name, tensor in model.head.state_dict().items():
-        new = renamed(name, HEADS_BACK["actionformer"])
+        new = renamed(name, HEADS_BACK["tridet_release" if tridet else "actionformer"])
         if new.endswith("rel_pe"):
             tensor = tensor[None, None]
         elif "norm" in new or ".ln" in new or "drop_path" in new:
@@ -62,6 +74,69 @@ def assert_same(found: Re2TALForTemporalActionLocalization, expected: Re2TALForT
         outputs = [model(temporal_features=features, feature_mask=mask) for model in (found, expected)]
     assert torch.equal(outputs[0].logits, outputs[1].logits)
     assert torch.equal(outputs[0].pred_segments, outputs[1].pred_segments)
+
+
+def tridet_release(state: dict, features: torch.Tensor, head: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What TriDet's release computes of features `[1, D, T]`, by its formulas and from its tensors.
+
+    Returns:
+        Logits `[P, K]`, offsets `[P, K, 2]` in strides and which points are real.
+    """
+
+    def conv(name, x, groups=1):
+        weight = state[f"{name}.weight"]
+        return functional.conv1d(x, weight, state.get(f"{name}.bias"), padding=weight.shape[-1] // 2, groups=groups)
+
+    def norm(name, x, eps=1e-5):
+        centred = x - x.mean(1, keepdim=True)
+        scaled = centred / (centred.square().mean(1, keepdim=True) + eps).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def block(name, x, mask, stride):
+        if stride == 2:
+            x, mask = functional.max_pool1d(x, 3, 2, padding=1), mask[..., ::2]
+        normed, size = norm(f"{name}.ln", x), x.shape[1]
+        instant, gate, narrow, wide = (
+            conv(f"{name}.{part}", normed, size) for part in ("fc", "psi", "convw", "convkw")
+        )
+        context = conv(f"{name}.global_fc", normed.mean(-1, keepdim=True), size).relu()
+        added = instant * context + (narrow + wide) * gate + normed
+        x = x * mask + added * state.get(f"{name}.drop_path_out.scale", 1)
+        hidden = functional.group_norm(x, 16, state[f"{name}.gn.weight"], state[f"{name}.gn.bias"])
+        hidden = conv(f"{name}.mlp.2", functional.gelu(conv(f"{name}.mlp.0", hidden)))
+        return x + hidden * state.get(f"{name}.drop_path_mlp.scale", 1), mask
+
+    def branch(name, predictor, x, mask):
+        for layer in range(2):
+            x = norm(f"{name}.norm.{layer}", conv(f"{name}.head.{layer}.conv", x) * mask).relu()
+        return conv(f"{name}.{predictor}.conv", x) * mask
+
+    length, padded = features.shape[-1], max(8, features.shape[-1])
+    x = functional.pad(features, (0, padded - length))
+    mask = (torch.arange(padded) < length).to(x)[None, None]
+    for layer in range(2):
+        x = norm(f"backbone.embd_norm.{layer}", conv(f"backbone.embd.{layer}.conv", x) * mask).relu()
+    if head["use_position_embedding"]:
+        x = x + sinusoidal_positions(8, 16).T[None].to(x) * mask
+    for layer in range(2):
+        x, mask = block(f"backbone.stem.{layer}", x, mask, 1)
+    found, bins = [], 4
+    for level in range(3):
+        x, mask = block(f"backbone.branch.{level - 1}", x, mask, 2) if level else (x, mask)
+        y = norm(f"neck.fpn_norms.{level}", x)
+        scale = state[f"reg_head.scale.{level}.scale"]
+        relative = (branch("reg_head", "offset_head", y, mask) * scale).relu()[0].unflatten(0, (2, bins + 1))
+        sides = [branch(f"{side}_head", "cls_head", y, mask)[0] for side in ("start", "end")]
+        start, end = functional.pad(sides[0], (bins, 0)), functional.pad(sides[1], (0, bins))
+        offsets = torch.zeros(y.shape[-1], 3, 2, dtype=y.dtype)
+        for step in range(y.shape[-1]):
+            before = (start[:, step : step + bins + 1] + relative[0, :, step]).softmax(-1)
+            after = (end[:, step : step + bins + 1] + relative[1, :, step]).softmax(-1)
+            offsets[step, :, 0] = before @ torch.arange(bins, -1, -1).to(y)
+            offsets[step, :, 1] = after @ torch.arange(bins + 1).to(y)
+        found.append((branch("cls_head", "cls_head", y, mask)[0].T, offsets, mask[0, 0] > 0))
+    logits, offsets, real = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return logits, offsets, real
 
 
 def options_of(head: dict, path: Path) -> Path:
@@ -91,6 +166,38 @@ def test_a_detector_of_actionformer_release(case, tmp_path):
         back(torch.randn(1, 8, 3, 16, 16))
 
 
+@pytest.mark.parametrize("case", TRIDETS)
+def test_a_detector_of_the_release_of_tridet(case, tmp_path):
+    head = TRIDETS[case]
+    model = detector(head)
+    source = write(tmp_path / "epoch_039.pth.tar", release_state(model))
+    window = head.get("window", [1])[-1]
+    values = {"model": {"backbone_type": "SGP", "n_sgp_win_size": window, "k": head.get("window_factor", 5)}}
+    values["model"] |= {"sgp_mlp_dim": 24, "num_bins": 4, "use_abs_pe": head["use_position_embedding"]}
+    values["model"] |= {"head_kernel_size": head.get("branch_kernel_size", 3), "iou_weight_power": 0.2}
+    values["model"] |= {"boudary_kernel_size": head.get("boundary_kernel_size", 3)}
+    values["dataset"] = {"max_seq_len": 8, "feat_stride": 4, "num_frames": 16}
+    (options := tmp_path / "a.yaml").write_text(write_yaml(values), encoding="utf-8")
+    arguments = ["--from", "actionformer", "--output", str(tmp_path / "model"), "--options", str(options)]
+    assert main([str(source), *arguments]) == 0
+    back = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path / "model")
+    assert_same(back, model)
+    assert back.config.loss_config["iou_weight_power"] == 0.2
+    processor = Re2TALVideoProcessor.from_pretrained(tmp_path / "model")
+    assert processor.feature_stride == 4 and processor.feature_offset == 8 and processor.sampling == "whole"
+
+
+@pytest.mark.parametrize("case", TRIDETS)
+def test_the_release_of_tridet_computes_what_its_head_does(case):
+    model = detector(TRIDETS[case]).double()
+    features = torch.randn(1, 12, 6, dtype=torch.float64)
+    with torch.no_grad():
+        output = model.head(features, torch.ones(1, 6, dtype=torch.bool))
+        logits, offsets, real = tridet_release(release_state(model), features, TRIDETS[case])
+    assert_close(output.logits[0, real], logits[real])
+    assert_close(output.offsets[0, real], offsets[real])
+
+
 @pytest.mark.parametrize("head", [DETECTORS["swin"][2], DETECTORS["tridet windows"][2], VSGN])
 def test_a_detector_of_opentad_on_features(head, tmp_path):
     model = detector(head)
@@ -118,7 +225,7 @@ def test_settings_that_do_not_fit(values, message, tmp_path, capsys):
 def test_other_checkpoints_are_refused(tmp_path, capsys):
     state = release_state(detector(RELEASE))
     source = write(tmp_path / "a.pth", state | {"backbone.stem.0.psi.weight": torch.ones(3)})
-    assert "TriDet's own code" in refusal(capsys, source, kind="actionformer")
+    assert "looks like tridet, but is not complete" in refusal(capsys, source, kind="actionformer")
     source = write(tmp_path / "a.pth", {"layer.weight": torch.ones(3)})
     assert "looks like actionformer, but is not complete" in refusal(capsys, source, kind="actionformer")
     source = write(tmp_path / "a.pth", state | {"backbone.proj.0.conv.weight": torch.ones(3)})

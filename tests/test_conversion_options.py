@@ -81,6 +81,43 @@ def test_a_config_and_what_it_builds_on(tmp_path):
     }
 
 
+STORED = """
+dataset = dict(
+    test=dict(feature_stride=4, sample_stride=1, offset_frames=8, %s pipeline=[dict(type="LoadFeats"), %s])
+)
+model = dict(projection=dict(max_seq_len=2304, sgp_win_size=[15, 15, 15]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("", {"sampling": "whole", "feature_rate": None}),
+        ("fps=15,", {"sampling": "whole", "feature_rate": 15}),
+        ("window_size=2304, window_overlap_ratio=0.5,", {"sampling": "sliding", "num_frames": 2304}),
+    ],
+)
+def test_features_that_are_stored(test, expected, tmp_path):
+    options = read_options(written(tmp_path, config=STORED % (test, "")))
+    found = opentad_settings(options, "tridet")
+    expected |= {"feature_stride": 4, "feature_offset": 8}
+    assert {name: found[f"processor.{name}"] for name in expected} == expected
+    assert found.get("processor.window_overlap") == (0.5 if "overlap" in test else None)
+    assert found["head_config.window"] == [1, 15, 15]
+
+
+def test_features_that_are_stored_and_resized(tmp_path):
+    config = STORED % ("resize_length=192,", 'dict(type="ResizeFeat", tool="%s")')
+    found = opentad_settings(read_options(written(tmp_path, config=config % "interpolate")), "tridet")
+    assert (found["processor.sampling"], found["processor.num_frames"]) == ("resized", 192)
+    assert "processor.feature_stride" not in found
+    with pytest.raises(ValueError, match="resized by 'torchvision_align'; ours are interpolated"):
+        opentad_settings(read_options(written(tmp_path, config=config % "torchvision_align")), "tridet")
+    thinned = STORED.replace("sample_stride=1", "sample_stride=2") % ("", "")
+    with pytest.raises(ValueError, match="keep every 2th feature"):
+        opentad_settings(read_options(written(tmp_path, config=thinned)), "tridet")
+
+
 def test_features_that_are_interpolated(tmp_path):
     slow = CONFIG.replace("SwinTransformer3D_inv", "ResNet3dSlowFast_inv").replace("patch_size=(2, 4, 4), ", "")
     slow = slow.replace("window_size=(8, 7, 7), drop_path_rate=0.2", "resample_rate=4, slow_pathway=dict(depth=101)")

@@ -1,4 +1,7 @@
-"""Checkpoints of actionformer_release (https://github.com/happyharrycn/actionformer_release), trained on features."""
+"""Checkpoints on features: of actionformer_release and of TriDet's release, which builds on its code.
+
+https://github.com/happyharrycn/actionformer_release, https://github.com/dingfengshi/TriDet
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,29 @@ from ..value_checks import shown
 from .converted_model import Plan
 from .heads import FILLS, NEEDED, features_settings, head_settings
 from .names import head_name
-from .options_file import Options, one_window
+from .options_file import Options, one_window, perception_windows
 from .settings import Settings
 from .source import Source
 
 ADVICE = "give --options, the .yaml that it was trained with, or name them, as in head_config.max_length=2304."
 OF_THE_CODE = {"head_config.padding": "actionformer", "head_config.norm_eps": 1e-5}
-# Its name of a setting, ours, the type, and what its libs/core/config.py has where a file is silent.
+# Their name of a setting, ours, the type, and what their libs/core/config.py has where a file is silent.
 _HEAD = [
     ("dataset.max_seq_len", "max_length", int, 2304),
-    ("model.n_head", "num_attention_heads", int, 4),
     ("model.use_abs_pe", "use_position_embedding", bool, False),
     ("model.regression_range", "regression_ranges", list[list[float]], None),
-    ("train_cfg.dropout", "dropout", float, 0.1),
+    ("model.head_kernel_size", "branch_kernel_size", int, 3),
     ("train_cfg.droppath", "drop_path", float, 0.1),
     ("train_cfg.cls_prior_prob", "class_prior", float, 0.01),
+]
+_ACTIONFORMER = [
+    ("model.n_head", "num_attention_heads", int, 4),
+    ("train_cfg.dropout", "dropout", float, 0.1),
+]
+_TRIDET = [
+    ("model.sgp_mlp_dim", "mlp_size", int, None),
+    ("model.num_bins", "num_bins", int, 16),
+    ("model.boudary_kernel_size", "boundary_kernel_size", int, 3),
 ]
 _LOSS = [
     ("train_cfg.init_loss_norm", "initial_normalizer", float, 2000.0),
@@ -32,6 +43,7 @@ _LOSS = [
     ("train_cfg.label_smoothing", "label_smoothing", float, 0.0),
     ("train_cfg.center_sample_radius", "center_radius", float, 1.5),
 ]
+_TRIDET_LOSS = [("model.iou_weight_power", "iou_weight_power", float, 1.0)]
 _PROCESSOR = [
     ("test_cfg.pre_nms_thresh", "score_threshold", float, 0.001),
     ("test_cfg.pre_nms_topk", "max_candidates", int, 5000),
@@ -46,7 +58,9 @@ _PROCESSOR = [
 
 
 def plan_actionformer(source: Source, options: Options | None, given: Mapping[str, Any]) -> Plan:
-    """Plans the conversion of a detector on features; segments of the model are in steps of these.
+    """Plans the conversion of a detector on features, by its tensors ActionFormer or TriDet.
+
+    Segments of the model are in steps of the features.
 
     Args:
         source: The checkpoint.
@@ -56,18 +70,18 @@ def plan_actionformer(source: Source, options: Options | None, given: Mapping[st
     Raises:
         ValueError: if the checkpoint is of another network, or a setting is contradicted or not known.
     """
-    if "backbone.stem.0.psi.weight" in source.tensors or "backbone.branch.0.psi.weight" in source.tensors:
-        raise ValueError(f"{source.name} is of TriDet's own code; OpenTAD's TriDet is what can be converted.")
-    ours = {name: head_name("actionformer", name) for name in source.tensors}
+    tridet = any(name.endswith(".psi.weight") for name in source.tensors)
+    head, project = ("tridet", "tridet_release") if tridet else ("actionformer", "actionformer")
+    ours = {name: head_name(project, name) for name in source.tensors}
     tensors = {new: source.tensors[name] for name, new in ours.items()}
     settings = Settings(source.name)
-    settings.add(head_settings("actionformer", tensors), "the weights")
+    settings.add(head_settings(head, tensors), "the weights")
     settings.add(features_settings(tensors), "the weights")
-    settings.add(OF_THE_CODE, "actionformer_release's code")
+    settings.add(OF_THE_CODE, "the release's code")
     if options is not None:
-        settings.add(actionformer_settings(options), options.name)
+        settings.add(actionformer_settings(options, head), options.name)
     settings.add(given, "the command line")
-    settings.need([f"head_config.{name}" for name in NEEDED["actionformer"]], ADVICE)
+    settings.need([f"head_config.{name}" for name in NEEDED[head]], ADVICE)
     names = {name: f"head.{new}" for name, new in ours.items()}
     return Plan(
         source.name,
@@ -80,33 +94,48 @@ def plan_actionformer(source: Source, options: Options | None, given: Mapping[st
     )
 
 
-def actionformer_settings(options: Options) -> dict[str, Any]:
-    """Returns what a settings file of actionformer_release says, by the names of [`Settings`].
+def actionformer_settings(options: Options, head: str) -> dict[str, Any]:
+    """Returns what a settings file of actionformer_release or of TriDet's release says, by the names of [`Settings`].
+
+    Args:
+        options: The file.
+        head: `model_type` of the head.
 
     Raises:
         ValueError: if it says what no model of ours does; names the file and the place.
     """
+    tridet = head == "tridet"
     for place, ours in (
-        ("model.backbone_type", "convTransformer"), ("model.scale_factor", 2), ("model.embd_kernel_size", 3),
-        ("model.head_kernel_size", 3), ("train_cfg.center_sample", "radius"),
+        ("model.backbone_type", "SGP" if tridet else "convTransformer"), ("model.scale_factor", 2),
+        ("model.embd_kernel_size", 3), ("train_cfg.center_sample", "radius"), ("model.use_trident_head", True),
+        ("model.downsample_type", "max"),
     ):  # fmt: skip
         if (value := options.get(place, type(ours), ours)) != ours:
             raise ValueError(f"{options.source}: {place} is {shown(value)}; ours is {ours!r}.")
     found = {
         f"{section}.{name}": options.get(place, kind | None, default)
-        for section, table in (("head_config", _HEAD), ("loss_config", _LOSS), ("processor", _PROCESSOR))
+        for section, table in (
+            ("head_config", _HEAD + (_TRIDET if tridet else _ACTIONFORMER)),
+            ("loss_config", _LOSS + (_TRIDET_LOSS if tridet else [])),
+            ("processor", _PROCESSOR),
+        )
         for place, name, kind, default in table
     }
     found = {name: value for name, value in found.items() if value is not None}
     found["head_config.neck"] = options.get("model.fpn_type", str, "identity")
-    found["head_config.attention_window"] = one_window(options, "model.n_mha_win_size")
-    if options.get("model.use_rel_pe", bool, False) and found["head_config.attention_window"] is not None:
-        found["head_config.use_relative_position_bias"] = True
+    found |= perception_windows(options, "model.n_sgp_win_size") if tridet else _attention(options)
     found |= _features(options)
     # Where segments of a class suppress their own class only, there is no voting there.
     voting = options.get("test_cfg.voting_thresh", float, 0.75)
     found["processor.voting_threshold"] = None if found["processor.nms_per_class"] or not voting > 0 else voting
     return found
+
+
+def _attention(options: Options) -> dict[str, Any]:
+    window = one_window(options, "model.n_mha_win_size")
+    relative = window is not None and options.get("model.use_rel_pe", bool, False)
+    found = {"attention_window": window} | ({"use_relative_position_bias": True} if relative else {})
+    return {f"head_config.{name}": value for name, value in found.items()}
 
 
 def _features(options: Options) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -66,12 +67,15 @@ def input_size(state: Mapping[str, Tensor]) -> int:
 
 def _pyramid(state: Mapping[str, Tensor]) -> dict[str, Any]:
     predictor = state["classification.predictor.weight"]
+    hidden_size = state["neck.norms.0.weight"].numel()
     return {
-        "hidden_size": predictor.shape[1],
+        "hidden_size": hidden_size,
         "num_embedding_layers": _count(state, "embedding"),
         "num_stem_layers": _count(state, "stem"),
         "num_levels": _count(state, "pyramid") + 1,
         "num_head_layers": _count(state, "classification.layers"),
+        "branch_size": None if predictor.shape[1] == hidden_size else predictor.shape[1],
+        "branch_kernel_size": predictor.shape[2],
         **_relative_positions(state),
         "neck": "fpn" if any(name.startswith("neck.laterals.") for name in state) else "identity",
         "num_labels": predictor.shape[0],
@@ -91,25 +95,28 @@ def _tridet(state: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = ["stem.0", *(f"pyramid.{level}" for level in range(_count(state, "pyramid")))]
     blocks = [name for name in blocks if f"{name}.gate.weight" in state]
     narrow, wide = ([state[f"{name}.{part}.weight"].shape[2] for name in blocks] for part in ("narrow", "wide"))
-    # Any factor that gives the widths that are there makes the same network; the projects have a whole one.
-    factors = {_factor(*widths) for widths in zip(narrow, wide, strict=True)}
-    if len(factors) > 1:
-        raise KeyError("one factor between its windows on all levels")
     return {
         "mlp_size": state[f"{blocks[0]}.mlp.0.weight"].shape[0],
         "window": narrow[0] if len(set(narrow)) == 1 else narrow,
-        "window_factor": factors.pop(),
+        "window_factor": _window_factor(narrow, wide),
         "num_bins": state["boundary.predictor.weight"].shape[0] // 2 - 1,
         "boundary_kernel_size": state["start.predictor.weight"].shape[2],
     }
 
 
-def _factor(narrow: int, wide: int) -> float:
-    """The factor of `SGPBlock`'s windows: `(narrow + 1) * factor`, made odd upwards, is the wide one."""
-    for total in (wide - 1, wide):
-        if total % (narrow + 1) == 0:
-            return total // (narrow + 1)
-    return wide / (narrow + 1)
+def _window_factor(narrow: Sequence[int], wide: Sequence[int]) -> float:
+    """The roundest factor of `SGPBlock`'s windows, `(narrow + 1) * factor` made odd upwards, that gives the wide ones.
+
+    Any other makes the same network.
+    """
+    low = max((width - 1.5) / (window + 1) for window, width in zip(narrow, wide, strict=True))
+    high = min((width + 0.5) / (window + 1) for window, width in zip(narrow, wide, strict=True))
+    for digits in range(4):
+        # Half is rounded to even, so that the lower bound belongs to the range and the upper one does not.
+        factor = math.ceil(low * 10**digits) / 10**digits
+        if 0 < factor < high:
+            return int(factor) if factor.is_integer() else factor
+    raise KeyError("one factor between its windows on all levels")
 
 
 def _vsgn(state: Mapping[str, Tensor]) -> dict[str, Any]:

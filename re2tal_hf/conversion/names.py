@@ -85,6 +85,11 @@ _ACTIONFORMER_RELEASE = [
     ("reg_head.offset_head.conv", "boundary.predictor"),
     ("reg_head.scale.#.scale", "level_scales.#"),
 ]
+_TRIDET_RELEASE = [
+    *((f"{side}_head.norm.#", f"{side}.layers.#.norm") for side in ("start", "end")),
+    *((f"{side}_head.head.#", f"{side}.layers.#") for side in ("start", "end")),
+    *((f"{side}_head.cls_head.conv", f"{side}.predictor") for side in ("start", "end")),
+]
 
 
 def _blocks(table: Sequence[tuple[str, str]], where: str) -> list[tuple[str, str]]:
@@ -98,8 +103,9 @@ _TABLES = {
     "opentad": [*_blocks(_TRANSFORMER, "projection"), *_OPENTAD],
     "tridet": [*_blocks(_PERCEPTION, "projection"), *_TRIDET, *_OPENTAD],
     "vsgn": _VSGN,
-    # actionformer_release's own.
+    # actionformer_release's own, and those of TriDet's release, which builds on it.
     "actionformer": [*_blocks(_TRANSFORMER, "backbone"), *_ACTIONFORMER_RELEASE],
+    "tridet_release": [*_blocks(_PERCEPTION, "backbone"), *_TRIDET_RELEASE, *_ACTIONFORMER_RELEASE],
 }
 
 

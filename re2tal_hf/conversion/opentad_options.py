@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..value_checks import shown
-from .options_file import Options, one_window
+from .options_file import Options, one_window, perception_windows
 
 Numbers = list[int] | list[float]
 # Names of a setting there, in its part of the config, and here, with the default there.
@@ -34,6 +34,7 @@ _PYRAMID = [
     ("projection.use_abs_pe", "use_position_embedding", bool),
     ("projection.max_seq_len", "max_length", int),
     ("rpn_head.num_convs", "num_head_layers", int),
+    ("rpn_head.kernel_size", "branch_kernel_size", int),
     ("rpn_head.cls_prior_prob", "class_prior", float),
     ("rpn_head.prior_generator.regression_range", "regression_ranges", list[list[float]]),
 ]
@@ -121,9 +122,7 @@ def _head(options: Options, head: str) -> dict[str, Any]:
     if strides is not None and strides != [2**level for level in range(len(strides))]:
         raise ValueError(f"{options.source}: strides are {shown(strides)}; ours are 1, 2, 4 and so on.")
     if head == "tridet":
-        windows = options.get("model.projection.sgp_win_size", int | list[int])
-        same = isinstance(windows, list) and len(set(windows)) == 1
-        return found | ({} if windows is None else {"head_config.window": windows[0] if same else windows})
+        return found | perception_windows(options, "model.projection.sgp_win_size")
     if options.get("model.projection.attn_cfg.n_mha_win_size", Any) is not None:
         found["head_config.attention_window"] = one_window(options, "model.projection.attn_cfg.n_mha_win_size")
     return found
@@ -142,15 +141,15 @@ def _loss(options: Options, head: str) -> dict[str, Any]:
     return found
 
 
-def _loading(options: Options) -> dict[str, Any]:
-    """The step of the test pipeline that reads frames."""
+def _step(options: Options, kind: str) -> dict[str, Any]:
+    """A step of the test pipeline, such as the one that reads frames."""
     steps = options.get("dataset.test.pipeline", list, [])
-    return next((step for step in steps if isinstance(step, dict) and step.get("type") == "LoadFrames"), {})
+    return next((step for step in steps if isinstance(step, dict) and step.get("type") == kind), {})
 
 
 def _feature_stride(options: Options) -> dict[str, Any]:
     """Frames of a feature, where the network's own features are interpolated to another number."""
-    load = _loading(options)
+    load = _step(options, "LoadFrames")
     factor = load.get("scale_factor", 1) if load else None
     kind = options.get("model.backbone.backbone.type", str, "")
     patch = options.get("model.backbone.backbone.patch_size", list[int], [2])
@@ -170,12 +169,45 @@ def _processor(options: Options) -> dict[str, Any]:
     for theirs, ours in (("mean", "image_mean"), ("std", "image_std")):
         if values := options.get(f"model.backbone.data_preprocessor.{theirs}", Numbers):
             found[f"processor.{ours}"] = [value / 255 for value in values]
-    return found | _windows(options) | _frame_size(options)
+    return (
+        found | (_stored_features(options) if _step(options, "LoadFeats") else _windows(options)) | _frame_size(options)
+    )
+
+
+def _stored_features(options: Options) -> dict[str, Any]:
+    """How features were cut, and how those of a test video are taken: resized, in windows or whole."""
+    test = "dataset.test"
+    if (every := options.get(f"{test}.sample_stride", int, 1)) != 1:
+        raise ValueError(
+            f"{options.source}: {test}.sample_stride is {every}; ours is 1: keep every {every}th feature in files of "
+            "your own, and multiply feature_stride by it."
+        )
+    if (length := options.get(f"{test}.resize_length", int)) is not None:
+        if (tool := _step(options, "ResizeFeat").get("tool", "interpolate")) != "interpolate":
+            raise ValueError(
+                f"{options.source}: features are resized by {shown(tool)}; ours are interpolated: resize them in files "
+                "of your own, and leave dataset out of the options."
+            )
+        return {"processor.sampling": "resized", "processor.num_frames": length, "processor.feature_offset": 0.0}
+    stride = options.get(f"{test}.feature_stride", float, -1)
+    if stride <= 0:
+        return {}
+    rate, window = options.get(f"{test}.fps", float, -1), options.get(f"{test}.window_size", int)
+    found = {
+        "feature_stride": stride,
+        "feature_offset": options.get(f"{test}.offset_frames", float, 0),
+        "feature_rate": rate if rate > 0 else None,
+        "sampling": "whole" if window is None else "sliding",
+    }
+    if window is not None:
+        overlap = options.get(f"{test}.window_overlap_ratio", float, 0.25)
+        found |= {"num_frames": window, "window_overlap": overlap}
+    return {f"processor.{name}": value for name, value in found.items()}
 
 
 def _windows(options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    load = _loading(options)
+    load = _step(options, "LoadFrames")
     factor = load.get("scale_factor", 1)
     method = {"sliding_window": "sliding", "resize": "resized"}.get(str(load.get("method")))
     length = options.get(f"dataset.test.{'window_size' if method == 'sliding' else 'resize_length'}", int)

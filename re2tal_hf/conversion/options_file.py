@@ -97,6 +97,18 @@ def one_window(options: Options, place: str) -> int | None:
     return width if width is not None and width > 1 else None
 
 
+def perception_windows(options: Options, place: str) -> dict[str, Any]:
+    """Returns the windows of TriDet's blocks, by the name of [`Settings`].
+
+    Of one number nothing is said, since it stands for the levels that there are, and the weights tell them.
+    """
+    windows = options.get(place, int | list[int])
+    if not isinstance(windows, list):
+        return {}
+    windows = [1, *windows[1:]]  # the blocks at full resolution see one step, whatever is said there
+    return {"head_config.window": 1 if set(windows) == {1} else windows}
+
+
 def _read_python(path: Path, above: list[Path]) -> dict[str, Any]:
     if path.resolve() in above or len(above) > MAX_BASES:
         raise ValueError(f"{path} names itself as its _base_.")

@@ -68,6 +68,7 @@ PACKAGE_FILES = (
         for name in (
             "activitynet_swin_tiny_classes",
             "features_actionformer",
+            "features_tridet",
             "finetune_swin_tiny",
             "image_lite0",
             "quickstart",

@@ -14,22 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from comparison import THRESHOLDS, command, complete, difference, markdown, of_way, read_lines, resampled
 from matplotlib.figure import Figure
 
 from re2tal_hf import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification
-from re2tal_hf.data.annotations import read_annotations
-from re2tal_hf.metrics.bootstrap import interval, resampled_map, resampled_videos
-from re2tal_hf.metrics.stored_detections import read_predictions, reference_segments
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -68,22 +63,7 @@ OF_CLIPS += [
     "evaluation.views=1",
 ]
 DISTILLATION = ["distillation.weight=1", "distillation.label_weight=0", "evaluation.epochs=0", "evaluation.views=1"]
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-NUM_RESAMPLES = 1000
 RESULTS = Path(__file__).with_name("compare_pretrained.jsonl")
-# glibc gives large blocks back to the system each time, and filling them anew takes half of a step of large frames.
-MEMORY_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-
-
-def command(name: str, recipe: Iterable[str], folder: Path) -> None:
-    """Runs `re2tal train` or `finetune` on one thread, with its output in the folder's log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", f"re2tal_hf.commands.{name}", "--recipe", RECIPE, "--output", str(folder / "run")]
-    environment = {"OMP_NUM_THREADS": "1", **MEMORY_KEPT, **os.environ}
-    with (folder / "output.txt").open("a", encoding="utf-8") as log:
-        ended = subprocess.run([*words, *recipe], env=environment, stdout=log, stderr=log)
-    if ended.returncode:
-        raise SystemExit(f"{folder}: the run ended with {ended.returncode}; see output.txt there.")
 
 
 def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -91,22 +71,23 @@ def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     folder = options.output / options.data / f"{way.replace(', ', '-').replace(' ', '_')}-{seed}"
     weights = [f"training.pretrained_backbone={options.weights}"]
     common = [*options.overrides, *weights, "training.trackers=null", "data.num_workers=0", f"seed={seed}"]
+    recipe = ["--recipe", RECIPE, "--output", str(folder / "run")]
     settings = [*WAYS[way]]
     distilled = 0
     if way == "rewired, distilled first":
         before = folder.with_name(f"distillation-{seed}")
         own = [*DISTILLATION, f"training.epochs={options.distillation_epochs}", "data.windows_per_video=1"]
         of_clips = [*OF_CLIPS, *own] if options.data == CLIPS else own
-        command("finetune", [*common, *of_clips, f"data.annotations={options.clips}", "data.videos=null"], before)
+        clips = [f"data.annotations={options.clips}", "data.videos=null"]
+        command("finetune", [*recipe[:-1], str(before / "run"), *common, *of_clips, *clips], before)
         settings.append(f"training.pretrained_backbone={before / 'run' / 'last'}")
         distilled = steps(before / "run")
     if options.data == CLIPS:
-        command("finetune", [*common, *OF_CLIPS, f"data.annotations={options.clips}", *settings], folder)
+        command("finetune", [*recipe, *common, *OF_CLIPS, f"data.annotations={options.clips}", *settings], folder)
         return outcome(way, seed, options.data, folder / "run", distilled, "top1")
-    command("train", [*common, *settings], folder)
-    draws = resampled(folder / "run" / "last", load_recipe(str(folder / "run" / "recipe.yaml")))
+    command("train", [*recipe, *common, *settings], folder)
     line = outcome(way, seed, options.data, folder / "run", distilled, "map")
-    return {**line, "resampled": [round(value, 4) for value in draws.tolist()]}
+    return {**line, "resampled": resampled(folder / "run")}
 
 
 def outcome(way: str, seed: int, data: str, run: Path, distilled: int, metric: str) -> dict[str, Any]:
@@ -151,35 +132,6 @@ def kept_mebibytes(folder: Path, recipe: Recipe, metric: str) -> float:
     return saved.total() / 2**20
 
 
-def resampled(folder: Path, recipe: Recipe) -> np.ndarray:
-    """The mAP of a run's detections on the same draws of the validation videos for every run."""
-    data = recipe.data
-    truth = read_annotations(data.annotations, subset=data.validation_subset, video_folder=data.videos, repair=False)
-    predictions, references = read_predictions(folder / "detections.json", truth), reference_segments(truth)
-    draws = resampled_videos(len(truth.videos), NUM_RESAMPLES)
-    return resampled_map(predictions, references, np.array(THRESHOLDS), draws)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def of_way(lines: Iterable[Mapping[str, Any]], data: str, way: str) -> dict[int, Mapping[str, Any]]:
-    """The lines of one way by seed."""
-    return {line["seed"]: line for line in lines if (line["data"], line["way"]) == (data, way)}
-
-
-def difference(lines: list[dict[str, Any]], data: str, way: str, other: str) -> str:
-    """How much better a way is than another: mean over the seeds that both have, and the interval over videos."""
-    ours, theirs = of_way(lines, data, way), of_way(lines, data, other)
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds or way == other or data == CLIPS:
-        return ""
-    pairs = [np.subtract(ours[seed]["resampled"], theirs[seed]["resampled"]) for seed in seeds]
-    low, high = interval(np.mean(pairs, axis=0))
-    return f"{np.mean([ours[seed]['map'] - theirs[seed]['map'] for seed in seeds]):+.3f} ({low:+.3f} to {high:+.3f})"
-
-
 def table(lines: list[dict[str, Any]], data: str) -> list[str]:
     """Lines in Markdown: every way that was run on the data."""
     metric, thresholds = ("top1", ()) if data == CLIPS else ("map", THRESHOLDS)
@@ -191,7 +143,7 @@ def table(lines: list[dict[str, Any]], data: str) -> list[str]:
         *(f"at {threshold}" for threshold in thresholds),
     ]
     heads += ["to plain (95% over videos)", "kept, MiB", "peak, MiB", "step", "updates"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = [heads]
     plain = of_way(lines, data, "plain")
     unit = statistics.median(line["step_seconds"] for line in plain.values()) if plain else 1.0
     for way in WAYS:
@@ -201,24 +153,24 @@ def table(lines: list[dict[str, Any]], data: str) -> list[str]:
         means = [statistics.mean(line[name] for line in found) for name in (metric, *names)]
         row = [way, f"{means[0]:.3f}", " ".join(f"{line[metric]:.3f}" for line in found)]
         row += [f"{mean:.3f}" for mean in means[1:]]
-        row += [difference(lines, data, way, "plain"), f"{found[-1]['kept_mib']:.1f}"]
+        row += [difference(of_way(lines, data, way), plain), f"{found[-1]['kept_mib']:.1f}"]
         row += [f"{max(line['peak_mib'] for line in found)}"]
         row += [f"{statistics.median(line['step_seconds'] for line in found) / unit:.2f}"]
         extra = found[-1]["distillation_steps"]
         row += [f"{found[-1]['steps']}" + (f" after {extra}" if extra else "")]
         rows.append(row)
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return markdown(rows)
 
 
 def class_table(lines: list[dict[str, Any]], data: str) -> list[str]:
     """Lines in Markdown: AP by class, mean over thresholds and seeds."""
     ways = [way for way in WAYS if of_way(lines, data, way)]
     classes = sorted({name for line in lines if line["data"] == data for name in line["per_class"]})
-    rows = [["way", *classes], ["---"] * (1 + len(classes))]
+    rows = [["way", *classes]]
     for way in ways:
         found = of_way(lines, data, way).values()
         rows.append([way, *(f"{statistics.mean(line['per_class'][name] for line in found):.3f}" for name in classes)])
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return markdown(rows)
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
@@ -275,12 +227,10 @@ def main() -> int:
     options = parser.parse_args()
     if not options.only_report and not options.weights:
         parser.error("--weights is needed to train")
-    for seed in () if options.only_report else options.seeds:
-        for way in options.ways:
-            if seed not in of_way(read_lines(options.results), options.data, way):
-                line = json.dumps(train(way, seed, options)) + "\n"
-                with options.results.open("a", encoding="utf-8") as file:
-                    file.write(line)
+    if not options.only_report:
+        complete(
+            options.results, options.data, options.ways, options.seeds, lambda way, seed: train(way, seed, options)
+        )
     report(options.results)
     return 0
 

@@ -3,11 +3,14 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compare_pretrained.py"
 
 
-made = runpy.run_path(str(SCRIPT))
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(SCRIPT.parent)
+    made = runpy.run_path(str(SCRIPT))
 
 
 def line(way, seed, score, resampled, data="cuts", step=2.0):
@@ -49,8 +52,9 @@ def test_the_report_compares_in_pairs(tmp_path):
         line("rewired", 0, 0.4, (values - 0.1).tolist(), step=3.0),
         line("rewired", 0, 0.9, values.tolist(), data="borders"),
     ]
-    assert made["difference"](lines, "cuts", "rewired", "plain") == "-0.100 (-0.100 to -0.100)"
-    assert made["difference"](lines, "borders", "rewired", "plain") == ""
+    ways = [made["of_way"](lines, *way) for way in (("cuts", "rewired"), ("borders", "rewired"), ("cuts", "plain"))]
+    assert made["difference"](ways[0], ways[2]) == "-0.100 (-0.100 to -0.100)"
+    assert made["difference"]({}, ways[2]) == made["difference"](ways[2], ways[2]) == ""
     heads, _, plain, rewired = made["table"](lines, "cuts")
     assert [cell.strip() for cell in plain.split("|")[1:4]] == ["plain", "0.600", "0.500 0.700"]
     assert [cell.strip() for cell in rewired.split("|")[-5:-1]] == ["5.0", "900", "1.50", "30"]

@@ -28,8 +28,8 @@ from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, StagePa
 from .reversible_replay import RecordedCall
 from .value_checks import one_line, shown
 
-AnyBackprop: TypeAlias = Backprop | Literal["auto"]
-"""One mode for all stages, or the fastest of each within a budget."""
+AnyBackprop: TypeAlias = Backprop | Literal["auto", "clips"]
+"""One mode for all stages, the fastest of each within a budget, or the same for a few clips of a video at a time."""
 
 MODES: tuple[Backprop, ...] = ("plain", "checkpoint", "reversible")
 MIB = 2**20
@@ -72,15 +72,18 @@ class Choice(NamedTuple):
 class BackpropPlan:
     """How the activations of every stage are had, and why.
 
+    Of `backprop="clips"` it is that of the clips which go through the backbone together.
+
     Attributes:
         modes: One for each stage.
         kept: Bytes that the backbone keeps between forward and backward, parameters and buffers excepted.
         step: Predicted time of a training step, relative to one in which all is kept.
         budget: Bytes that it may keep.
-        shape: Of the input.
+        shape: Of the input, or of one clip.
         choices: All that are worth taking, from the leanest to the fastest, as bytes and relative time of a step.
         stages: Bytes of every stage by itself in every mode that it may take.
         largest_module: Bytes that recomputing one module takes for a while.
+        together: Number of clips at a time; 0 for all of the input. The last three are of one clip.
     """
 
     modes: tuple[Backprop, ...]
@@ -91,12 +94,15 @@ class BackpropPlan:
     choices: tuple[tuple[int, float], ...]
     stages: tuple[dict[Backprop, int], ...]
     largest_module: int
+    together: int = 0
 
     def __str__(self) -> str:
         leanest, fastest = self.choices[0], self.choices[-1]
+        shape = "x".join(map(str, self.shape))
+        given = f"clips, {self.together} at a time of" if self.together else "auto, input"
         lines = [
-            f"backprop=auto, input {'x'.join(map(str, self.shape))}: the backbone keeps {_mib(self.kept)} of the "
-            f"{_mib(self.budget)} that it may, at {self.step:.2f} times the arithmetic of a plain step "
+            f"backprop={given} {shape}: the backbone keeps {_mib(self.kept)} of the {_mib(self.budget)} that it may, "
+            f"at {self.step:.2f} times the arithmetic of a plain step "
             f"(leanest {_mib(leanest[0])} at {leanest[1]:.2f}, fastest {_mib(fastest[0])} at {fastest[1]:.2f})"
         ]
         for index, (mode, kept) in enumerate(zip(self.modes, self.stages, strict=True)):
@@ -112,6 +118,7 @@ class BackpropPlan:
             "budget_bytes": self.budget,
             "relative_step": round(self.step, 4),
             "input_shape": list(self.shape),
+            "clips_together": self.together,
         }
 
 
@@ -137,6 +144,7 @@ class BackpropPlanner:
         couplings: Sequence[Coupling],
         invertible: Collection[int],
         norm: Callable[..., Tensor],
+        most_together: int = 0,
     ) -> BackpropPlan:
         """Returns the plan of the coming training pass.
 
@@ -147,6 +155,7 @@ class BackpropPlanner:
             couplings: One for each stage.
             invertible: Positions of the stages that may be inverted.
             norm: What follows on the outputs of the last stages.
+            most_together: As for `make_plan`.
 
         Raises:
             ValueError: if the leanest modes keep more than the budget, or the network cannot be run without numbers.
@@ -160,13 +169,14 @@ class BackpropPlanner:
             tuple(module.training for module in model.modules()),
             (torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)),
             self.memory_budget,
+            most_together,
         )
         if (found := self._plans.get(key)) is None:
             measured = measure(model, stages, inputs, couplings, norm, device)
             budget = self.memory_budget
             if budget is None:
                 budget = free_memory(device) - _bytes_to_come(model) - 2 * largest_module(measured)
-            found = make_plan(measured, budget, tuple(inputs.shape), invertible)
+            found = make_plan(measured, budget, tuple(inputs.shape), invertible, most_together)
             while len(self._plans) >= MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = found
@@ -175,7 +185,11 @@ class BackpropPlanner:
 
 
 def make_plan(
-    measured: Sequence[StageMemory], budget: int, shape: tuple[int, ...], invertible: Collection[int]
+    measured: Sequence[StageMemory],
+    budget: int,
+    shape: tuple[int, ...],
+    invertible: Collection[int],
+    most_together: int = 0,
 ) -> BackpropPlan:
     """Chooses the fastest modes within the budget; of equally fast ones, those that keep least.
 
@@ -184,6 +198,8 @@ def make_plan(
         budget: In bytes.
         shape: Of the input.
         invertible: Positions of the stages that may be inverted.
+        most_together: Of `backprop="clips"`, where the input is one clip, how many may go through the backbone at a
+            time. All that fit do, if the fastest modes of one fit; there is one forward pass more.
 
     Raises:
         ValueError: if the leanest modes keep more.
@@ -197,18 +213,25 @@ def make_plan(
             "batch, fewer or smaller frames, or a larger budget."
         )
     plain = sum(stage.work * (3 if stage.is_trained else 1) for stage in measured) or 1
+    first_pass = sum(stage.work for stage in measured) if most_together else 0
+    together = min(most_together, 1)
+    if fitting[-1] is choices[-1]:
+        # What is differentiated has gradients; room for those of one clip's is there already.
+        gradients = 2 * largest_module(measured)
+        together = min(most_together, (budget + gradients) // max(choices[-1].kept + gradients, 1))
     return BackpropPlan(
         modes=fitting[-1].modes[:-1],
-        kept=fitting[-1].kept,
-        step=1 + fitting[-1].extra / plain,
+        kept=fitting[-1].kept * max(together, 1),
+        step=1 + (fitting[-1].extra + first_pass) / plain,
         budget=budget,
         shape=shape,
-        choices=tuple((choice.kept, 1 + choice.extra / plain) for choice in choices),
+        choices=tuple((choice.kept, 1 + (choice.extra + first_pass) / plain) for choice in choices),
         stages=tuple(
             {mode: sum(stage.kept[mode].values()) for mode in _allowed(stage, index in invertible)}
             for index, stage in enumerate(measured[:-1])
         ),
         largest_module=largest_module(measured),
+        together=together,
     )
 
 

@@ -142,8 +142,8 @@ class Re2TALConfig(RewiredConfig):
         coupling: The coefficients `(alpha, beta)` that a new Dr2Net begins with, by default `[1.0, 0.0]`, the network
             as it is.
         backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not), `"plain"`,
-            or `"auto"`, the fastest of them stage by stage within `model.memory_budget`. Same outputs and gradients,
-            other memory.
+            `"auto"`, the fastest of them stage by stage within `model.memory_budget`, or `"clips"`, the same for a few
+            clips of a video at a time, so that nothing grows with its length. Same outputs and gradients, other memory.
         origin: The pretrained weights that training began with and their license, as training records them.
         num_labels: Number of action classes; 1 for a class-agnostic model.
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from .backprop_clips import check_clips_apart, clip_by_clip, plan_clips
 from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
 from .dual_residual import BackpropSwitch
 from .registry import Registry
@@ -48,7 +49,7 @@ COUPLING = "coupling"
 ADAPTERS = "adapters"
 """Attribute of a backbone that holds its adapters; pretrained weights have none of them."""
 
-BACKPROPS = (*reversed(MODES), "auto")
+BACKPROPS = (*reversed(MODES), "auto", "clips")
 
 AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 """Two coefficients `(alpha, beta)`, or such a pair for each stage."""
@@ -269,7 +270,8 @@ def rewire(
             same outputs, same gradients, other memory. It may be set again later as `model.backprop`. Of Dr2Net,
             `"reversible"` inverts a stage once rounding allows it, and stores its inputs until then. `"auto"` takes
             for each stage the fastest mode with which the backbone keeps no more than `model.memory_budget` bytes, by
-            default what is free; `model.plan` says which.
+            default what is free; `model.plan` says which. `"clips"` does so for a few clips of a video at a time, so
+            that nothing grows with its length; the clips must not see each other.
         coupling: Coefficients `(alpha, beta)` of Dr2Net, by default `(1, 0)`, the network as it is. They may be set
             again later by `model.set_coupling`.
 
@@ -316,6 +318,8 @@ def _rewired(
     model.reconstruction_errors = ReconstructionErrors()
     model.backprop_switch = BackpropSwitch()
     model.backprop_planner = BackpropPlanner()
+    if backprop == "clips":
+        check_clips_apart(model)
     stages = architecture.stages(model)
     model._couplings = _as_couplings(
         coupling if coupling is not None else COUPLINGS.get(rewiring, COUPLINGS["none"]), len(stages)
@@ -462,17 +466,20 @@ class RewiredModel(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
         self.couplings()
 
-    def forward_features(self, inputs: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
+    def forward_features(
+        self, inputs: Tensor, stage_outputs: list[Tensor] | None = None, modes: Sequence[Backprop] | None = None
+    ) -> Tensor:
         """From the library's own input form to normalised features `[B, T', ..., D]`.
 
         Args:
             inputs: Of the library's own form.
             stage_outputs: Receives the merged outputs of all stages.
+            modes: Of the backward pass, one for each stage; by default those of `backprop`.
         """
         stages = self.architecture.stages(self, inputs.shape)
         self._set_modes_of_wrappers(stages)
         couplings = self.couplings()
-        modes, probes = self._modes(stages, inputs, couplings)
+        modes, probes = self._modes(stages, inputs, couplings) if modes is None else (modes, [])
         outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes, stage_outputs)
         return self.architecture.norm(self, *outputs)
 
@@ -486,7 +493,12 @@ class RewiredModel(nn.Module):
         Raises:
             ValueError: if the leanest modes keep more than the budget.
         """
-        inputs = self._library_input(torch.empty(tuple(shape), dtype=dtype, device="meta"))
+        videos = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        return plan_clips(self, videos) if self.backprop == "clips" else self.plan_together(videos)
+
+    def plan_together(self, videos: Tensor, most_together: int = 0) -> BackpropPlan:
+        """Makes the plan of videos that go through the backbone at a time; `most_together` as for `make_plan`."""
+        inputs = self._library_input(videos)
         stages = self.architecture.stages(self, inputs.shape)
         self._set_modes_of_wrappers(stages)
         couplings, inverted = self.couplings(), self.backprop_switch.inverted
@@ -495,23 +507,29 @@ class RewiredModel(nn.Module):
             for index, (stage, coupling) in enumerate(zip(stages, couplings, strict=True))
             if coupling.beta > 0 and (self.rewiring != DUAL_RESIDUAL or not stage.branches or inverted.get(index))
         ]
-        return self._plan(stages, inputs, couplings, invertible)
+        return self._plan(stages, inputs, couplings, invertible, most_together)
 
     def _plan(
-        self, stages: Sequence[Stage], inputs: Tensor, couplings: Sequence[Coupling], invertible: Collection[int]
+        self,
+        stages: Sequence[Stage],
+        inputs: Tensor,
+        couplings: Sequence[Coupling],
+        invertible: Collection[int],
+        most_together: int = 0,
     ) -> BackpropPlan:
         norm = functools.partial(self.architecture.norm, self)
-        return self.backprop_planner.choose(self, stages, inputs, couplings, invertible, norm)
+        return self.backprop_planner.choose(self, stages, inputs, couplings, invertible, norm, most_together)
 
     def _modes(
         self, stages: Sequence[Stage], inputs: Tensor, couplings: Sequence[Coupling]
     ) -> tuple[Sequence[Backprop], list[int]]:
         """The mode of each stage in the coming pass, and the stages whose inversion it tries."""
-        switches = self.rewiring == DUAL_RESIDUAL and self.backprop in ("reversible", "auto")
+        planned = self.backprop in ("auto", "clips")
+        switches = self.rewiring == DUAL_RESIDUAL and (planned or self.backprop == "reversible")
         modes: list[Backprop] = ["checkpoint"] * len(stages)
         probes: list[int] = []
         if not switches:
-            modes = [default_backprop(self.rewiring) if self.backprop == "auto" else self.backprop] * len(stages)
+            modes = [default_backprop(self.rewiring) if planned else cast(Backprop, self.backprop)] * len(stages)
         if not torch.is_grad_enabled():  # a compiled inference graph could not read the errors
             return modes, probes
         if switches:
@@ -519,23 +537,44 @@ class RewiredModel(nn.Module):
         else:
             self._warn_of_errors()
         # A graph that is compiled keeps what the leanest modes keep.
-        if self.backprop == "auto" and not torch.compiler.is_compiling():
+        if planned and not torch.compiler.is_compiling():
             invertible = [index for index, mode in enumerate(modes) if mode == "reversible"]
             modes = list(self._plan(stages, inputs, couplings, invertible).modes)
         return modes, probes
 
-    def temporal_features(self, inputs: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
-        """From the library's own input form to features `[B, T', D]`."""
-        return self.architecture.temporal_features(self, self.forward_features(inputs, stage_outputs))
+    def temporal_features(
+        self, inputs: Tensor, stage_outputs: list[Tensor] | None = None, modes: Sequence[Backprop] | None = None
+    ) -> Tensor:
+        """From the library's own input form to features `[B, T', D]`; arguments as for `forward_features`."""
+        return self.architecture.temporal_features(self, self.forward_features(inputs, stage_outputs, modes))
 
     def video_features(self, videos: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
-        """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames."""
+        """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames.
+
+        Raises:
+            ValueError: if `backprop="clips"` does not go with the backbone or with `stage_outputs`.
+        """
         with _own_weights_in_place(self):
-            features = self.temporal_features(self._library_input(videos), stage_outputs)
+            if self.backprop != "clips" or torch.compiler.is_compiling() or videos.is_meta:
+                features = self.joined_features(videos, stage_outputs)
+            elif stage_outputs is None:
+                features = clip_by_clip(self, videos)
+            else:
+                raise ValueError("backprop='clips' keeps no outputs of stages: leave out output_hidden_states.")
         if self.architecture.clip_length(self) is None:
             return features
         num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))
-        return self.architecture.at_feature_stride(self, join_clips(features, len(videos)), num_features)
+        return self.architecture.at_feature_stride(self, features, num_features)
+
+    def joined_features(
+        self,
+        videos: Tensor,
+        stage_outputs: list[Tensor] | None = None,
+        modes: Sequence[Backprop] | None = None,
+    ) -> Tensor:
+        """Features `[B, N, D]` of all clips one after the other; `modes` as for `forward_features`."""
+        features = self.temporal_features(self._library_input(videos), stage_outputs, modes)
+        return features if self.architecture.clip_length(self) is None else join_clips(features, len(videos))
 
     def _library_input(self, videos: Tensor) -> Tensor:
         """Videos in the library's own form, cut into clips where it takes clips."""

@@ -53,7 +53,7 @@ def expected(error: Exception) -> str:
             f"memory ran out ({_short(text) or type(error).__name__}): take a smaller batch (training.batch_size, "
             "--batch-size), fewer frames (processor.num_frames) or smaller ones (processor.size). In training, "
             "model.backprop=reversible keeps the least of the backbone for the backward pass, checkpoint keeps more, "
-            "plain keeps everything, auto what training.memory_budget lets it."
+            "plain keeps everything, auto what training.memory_budget lets it, clips no more for more frames."
         )
     return text if isinstance(error, USER_ERRORS) else ""
 

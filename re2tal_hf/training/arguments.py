@@ -108,10 +108,10 @@ class OptimizationArguments:
         ema_decay: Decay of the moving average of the weights, which is what gets evaluated and saved; none for the
             weights themselves.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
-        memory_budget: With `model.backprop=auto`, the memory that the training may take of the device, such as `"24GB"`
-            or a number of bytes: weights, their gradients and the optimiser's means, the head, and the backbone, whose
-            stages keep as much as is left. By default what is free; name a number where a run should be the same to
-            the bit elsewhere.
+        memory_budget: With `model.backprop=auto` or `clips`, the memory that the training may take of the device, such
+            as `"24GB"` or a number of bytes: weights, their gradients and the optimiser's means, the head, and the
+            backbone, whose stages keep as much as is left. By default what is free; name a number where a run should be
+            the same to the bit elsewhere.
         pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
             id of a transformers model, a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, or a folder such as
             `runs/backbone`, a run of re2tal finetune.

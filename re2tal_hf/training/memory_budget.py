@@ -1,4 +1,4 @@
-"""What of a training's memory the activations of the backbone may take, with `model.backprop=auto`."""
+"""What of a training's memory the activations of the backbone may take, with `model.backprop=auto` or `clips`."""
 
 from __future__ import annotations
 

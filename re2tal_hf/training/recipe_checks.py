@@ -41,8 +41,10 @@ def check_recipe(recipe: Any, where: str) -> None:
     _check_frames(recipe, where)
     if (budget := recipe.training.memory_budget) is not None:
         read_bytes(budget, f"{where}training.memory_budget")
-        if recipe.model.get("backprop") != "auto":
-            raise ValueError(f"{where}training.memory_budget is for model.backprop=auto: set that, or leave it out.")
+        if recipe.model.get("backprop") not in ("auto", "clips"):
+            raise ValueError(
+                f"{where}training.memory_budget is for model.backprop=auto or clips: set that, or leave it out."
+            )
     if recipe.model.get("rewiring") == DUAL_RESIDUAL:
         coupling_at(recipe.coupling, 0.0, recipe.training.epochs)
     if recipe.distillation.weight == recipe.distillation.label_weight == 0:

@@ -10,6 +10,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, is_bf16_available
 from accelerate.utils.environment import parse_flag_from_env
 
+from ..backprop_clips import check_norms
 from ..configuration_re2tal import settings_of
 from ..families import FAMILIES
 from ..head import HEADS
@@ -68,6 +69,8 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
         model.freeze(**vars(recipe.freeze))
     except ValueError as error:
         raise ValueError(f"freeze.{one_line(error)}") from error
+    if model.backprop == "clips":
+        check_norms(model.train().base_model.backbone)
     build_optimizer(model, recipe.training)
     _check_memory(model, recipe.training)
     if recipe.training.pretrained_model and isinstance(model, Re2TALForTemporalActionLocalization):

@@ -228,7 +228,7 @@ class Trainer(ABC):
     def _plan_backprop(self) -> BackpropPlan | None:
         """The plan of a batch of whole windows; others, as the last of an epoch, get theirs when they come."""
         backbone = self.backbone_model.backbone
-        if backbone.backprop != "auto" or next(backbone.parameters(), None) is None:  # stored features
+        if backbone.backprop not in ("auto", "clips") or next(backbone.parameters(), None) is None:  # stored features
             return None
         arguments, accelerator = self.recipe.training, self.accelerator
         shape = (arguments.batch_size, self.processor.num_frames, *frame_shape(self.processor))

@@ -1,0 +1,283 @@
+"""`backprop="clips"`: the features and gradients of one graph over all clips, and memory that does not grow."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from architecture_cases import CASES, Case
+from test_architectures import backbone, gradients, video
+from tolerances import assert_close, assert_gradients_close, depth_of
+from torch import Tensor, nn
+
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf import backprop_clips as clips_room
+from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.training.memory import saved_for_backward
+
+BY_CLIP = [
+    case for case in CASES if case.config["model_type"] in {"mvit", "videomae", "vivit", "timesformer", "vjepa2"}
+]
+BY_FRAME = [case for case in CASES if case.config["model_type"] == "image"]
+WHOLE = [case for case in CASES if case not in BY_CLIP + BY_FRAME]
+apart = pytest.mark.parametrize("case", BY_CLIP + BY_FRAME, ids=lambda case: case.name)
+VIDEOMAE = next(case for case in CASES if case.name == "videomae")
+
+
+def frozen_norms(model: RewiredModel) -> RewiredModel:
+    for module in model.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def long_video(case: Case, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Two videos of several clips, the last of them not whole."""
+    return video((21, *case.shape[1:])).to(dtype)
+
+
+def in_parts(model: RewiredModel, videos: Tensor, together: int) -> dict[str, Tensor]:
+    """Gradients by one graph over all clips, which are drawn for some at a time."""
+    model.zero_grad()
+    torch.manual_seed(7)
+    frames = together * model.architecture.clip_length(model)
+    torch.cat([model.video_features(part) for part in videos.split(frames, 1)], 1).square().mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("case", "rewiring"),
+    [*((case, "re2tal") for case in BY_CLIP + BY_FRAME), (VIDEOMAE, "none"), (VIDEOMAE, "dr2net")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_gradients_are_those_of_one_graph(case, rewiring, monkeypatch):
+    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 16)
+    model = frozen_norms(backbone(case, "plain", rewiring, **case.stochastic).double())
+    if rewiring == "dr2net":
+        model.set_coupling([0.6, 0.4])
+    videos = long_video(case)
+    length = model.architecture.clip_length(model)
+    expected = in_parts(model, videos, max(1, 8 // length))
+    model.backprop, model.memory_budget = "clips", 2**40
+    state = torch.get_rng_state()
+    found = gradients(model, videos)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.plan.together == max(1, 8 // length) and set(model.plan.modes) == {"plain"}
+    assert model.plan.step == pytest.approx(4 / 3, abs=0.01)
+    assert_gradients_close(found, expected, bound=1e-10)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["videomae", "image_convnext"])
+def test_one_clip_at_a_time_is_leaner_where_memory_is_scarce(name, monkeypatch):
+    case = next(case for case in CASES if case.name == name)
+    model = frozen_norms(backbone(case, "clips", **case.stochastic).double())
+    videos = long_video(case)
+    model.memory_budget = 2**40
+    plan = model.plan_for(videos.shape, videos.dtype)
+    assert plan.together > 1
+    (leanest, slowest), (fastest, _) = plan.choices[0], plan.choices[-1]
+    videos, found = videos[:, : 3 * model.architecture.clip_length(model)], {}
+    for budget in (leanest, fastest, 2**40):
+        # Random numbers are drawn for as many clips as go together.
+        monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 2 * model.architecture.clip_length(model))
+        model.memory_budget = budget
+        found[budget] = gradients(model, videos)
+        assert model.plan.together == 1 and model.plan.kept <= budget
+        assert (set(model.plan.modes) == {"plain"}) == (budget >= fastest)
+        assert_gradients_close(found[budget], found[leanest], bound=1e-10)
+    assert 1.5 < slowest < 1.8
+    model.memory_budget = leanest - 1
+    with pytest.raises(ValueError, match="take a smaller batch, fewer or smaller frames, or a larger budget"):
+        gradients(model, videos)
+
+
+def test_as_many_clips_together_as_memory_allows():
+    model = backbone(VIDEOMAE, "clips").train()
+    shape = (2, 640, 3, 32, 32)
+    model.memory_budget = 2**40
+    plan = model.plan_for(shape)
+    assert plan.together == clips_room.FRAMES_TOGETHER // (2 * 4)
+    assert str(plan).startswith("backprop=clips, 8 at a time of 2x4x3x32x32: the backbone keeps")
+    fastest, gradients_of_one = plan.choices[-1][0], 2 * plan.largest_module
+    model.memory_budget = 3 * fastest + 2 * gradients_of_one
+    assert model.plan_for(shape).together == 3 and model.plan.kept == 3 * fastest
+    model.memory_budget -= 1
+    assert model.plan_for(shape).together == 2
+    assert model.plan_for((2, 4, 3, 32, 32)).together == 1
+
+
+@pytest.mark.training
+@apart
+def test_nothing_is_kept_but_the_video(case, monkeypatch):
+    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 16)
+    model = frozen_norms(backbone(case, "clips", **case.stochastic))
+    model.memory_budget = 2**40
+    for frames in (32, 64):
+        videos = torch.zeros(1, frames, 3, *case.shape[1:])
+        with saved_for_backward([videos, *model.parameters(), *model.buffers()]) as saved:
+            features = model.video_features(videos)
+        assert features.shape == (1, -(-frames // model.architecture.feature_stride(model)), features.shape[2])
+        assert saved.total() == 0
+
+
+@pytest.mark.training
+@apart
+def test_inference_is_the_same(case):
+    model = backbone(case, "plain").double().eval()
+    videos = long_video(case)
+    with torch.no_grad():
+        expected = model.video_features(videos)
+        model.backprop = "clips"
+        assert_close(model.video_features(videos), expected)
+    assert model.plan is None
+
+
+def test_features_that_are_interpolated_across_clips(monkeypatch):
+    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 8)
+    model = backbone(VIDEOMAE, feature_stride=3).double().train()
+    videos = long_video(VIDEOMAE)
+    expected, features = gradients(model, videos), model.video_features(videos)
+    model.backprop, model.memory_budget = "clips", 2**40
+    assert_gradients_close(gradients(model, videos), expected, bound=1e-10)
+    assert_close(model.video_features(videos), features)
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.name)
+def test_what_sees_the_whole_video_is_refused(case):
+    with pytest.raises(ValueError, match="clips do not see each other.*looks along the whole video: choose"):
+        build_backbone(case.config, backprop="clips")
+    model = build_backbone(case.config)
+    model.backprop = "clips"
+    with pytest.raises(ValueError, match="looks along the whole video"):
+        model.video_features(video(case.shape))
+
+
+@pytest.mark.parametrize(
+    ("case", "setting"),
+    [(BY_FRAME[0], {"temporal_shift": 0.125}), (BY_FRAME[0], {"adapter_width": 4}), (VIDEOMAE, {"adapter_width": 4})],
+)
+def test_clips_that_see_each_other_are_refused(case, setting):
+    with pytest.raises(ValueError, match="looks along the whole video"):
+        build_backbone({**case.config, **setting}, backprop="clips")
+
+
+def test_batch_norms_must_be_frozen():
+    model = backbone(BY_FRAME[0], "clips").train()
+    with pytest.raises(ValueError, match="the batch norm 'bn1' takes its statistics .* freeze the norms"):
+        model.video_features(video(BY_FRAME[0].shape))
+
+
+def test_outputs_of_stages_are_refused():
+    with pytest.raises(ValueError, match="leave out output_hidden_states"):
+        backbone(VIDEOMAE, "clips").video_features(video(VIDEOMAE.shape), [])
+
+
+def test_the_librarys_own_forward_takes_its_clips_together():
+    model = backbone(VIDEOMAE, "clips").train()
+    model.memory_budget = 2**40
+    model(video((4, 32, 32))).last_hidden_state.sum().backward()
+    assert model.plan.together == 0 and all(p.grad is not None for p in model.parameters())
+
+
+def localizer(backprop: str) -> Re2TALForTemporalActionLocalization:
+    torch.manual_seed(0)
+    head = {"hidden_size": 16, "num_levels": 2, "num_head_layers": 1, "num_attention_heads": 2}
+    network = {**VIDEOMAE.config, **VIDEOMAE.stochastic}
+    config = Re2TALConfig(backbone_config=network, head_config=head, num_labels=2, backprop=backprop)
+    return Re2TALForTemporalActionLocalization(config).double().train()
+
+
+def batch(frames: int = 64) -> dict:
+    labels = [{"segments": torch.tensor([[4.0, 20.0]]), "class_labels": torch.tensor([1])}] * 2
+    return {"pixel_values_videos": video((frames, 32, 32)).double(), "labels": labels}
+
+
+def localizer_gradients(model: nn.Module, inputs: dict, *, steps: int = 1) -> dict[str, Tensor]:
+    """Gradients of a step or several, of which each draws from a seed of its own."""
+    model.zero_grad()
+    for step in range(steps):
+        torch.manual_seed(step)
+        model(**inputs).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("frozen", [{}, {"stages": 1}, {"backbone": True}, {"norms": True}], ids=str)
+def test_a_localizer_with_frozen_parts_and_accumulated_gradients(frozen):
+    found = {}
+    for backprop in ("plain", "clips"):
+        model = localizer(backprop)
+        model.freeze(**frozen)
+        model.memory_budget = 2**40
+        # All clips at a time: the same random numbers in both.
+        found[backprop] = localizer_gradients(model, batch(32), steps=2)
+    assert_gradients_close(found["clips"], found["plain"], bound=1e-10)
+    assert any(name.startswith("model.backbone") for name in found["clips"]) == (frozen in ({}, {"norms": True}))
+
+
+SEVERAL = """
+import sys
+from functools import partial
+from pathlib import Path
+import forks, torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from accelerate import Accelerator
+from tolerances import assert_gradients_close
+from test_backprop_clips import batch, localizer, localizer_gradients
+
+def train(find_unused: bool) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = localizer("clips").eval()
+    model.memory_budget = 2**40
+    inputs = batch()
+    prepared = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused)
+    synchronised = []
+    def hook(state, bucket):
+        synchronised.append([id(p) for p in bucket.parameters()])
+        return allreduce_hook(state, bucket)
+    prepared.register_comm_hook(None, hook)
+    for step in range(2):
+        own = [label | {"class_labels": torch.tensor([accelerator.process_index])} for label in inputs["labels"]]
+        with accelerator.accumulate(prepared):
+            assert accelerator.sync_gradients == (step == 1)
+            accelerator.backward(prepared(**inputs | {"labels": own}).loss)
+    sent = [parameter for bucket in synchronised for parameter in bucket]
+    assert len(sent) == len(set(sent)) == len(list(model.parameters())), synchronised
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    mean = {}
+    for index in (0, 1):
+        own = [label | {"class_labels": torch.tensor([index])} for label in inputs["labels"]]
+        model.backprop = "plain"
+        for name, grad in localizer_gradients(model, inputs | {"labels": own}).items():
+            mean[name] = mean.get(name, 0) + grad / 2
+    assert_gradients_close(found, mean, bound=1e-10)
+
+for find_unused in (False, True):
+    ends = forks.run_group([partial(train, find_unused)] * 2, Path(sys.argv[1]))
+    assert [status for status, _ in ends] == [0, 0], ends
+"""
+
+
+@pytest.mark.training
+def test_two_processes_send_every_gradient_once(tmp_path):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SEVERAL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_autocast_and_the_gradient_of_the_video():
+    found = {}
+    for backprop in ("plain", "clips"):
+        model = localizer(backprop).float()
+        model.memory_budget = 2**40
+        inputs = batch(32)
+        videos = inputs["pixel_values_videos"] = inputs["pixel_values_videos"].float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found[backprop] = localizer_gradients(model, inputs)
+        found[backprop]["video"] = videos.grad
+    assert_gradients_close(found["clips"], found["plain"], depth=depth_of(model))

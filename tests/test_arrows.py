@@ -15,7 +15,7 @@ MODULES = {
 FLOORS = [
     [""],
     ["data", "data/annotation_formats", "licensing"],
-    ["training"],
+    ["training", "doctor"],
     ["conversion", "publishing"],
     ["demo"],
     ["commands"],

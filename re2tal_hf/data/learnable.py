@@ -126,7 +126,7 @@ def check_learnable(
             classes = Counter(label_names[misfit.label] for misfit in found)
             listing = ", ".join(f"{name} {count}" for name, count in classes.most_common())
             text = meaning.format(share=windows.truncation_threshold, step=_feature_step(windows, feature_stride))
-            lines.append(f"- {reason}, {len(found)} ({listing}): {text}{_remedy(windows, reason, found)}")
+            lines.append(f"- {reason}, {len(found)} ({listing}): {text}{remedy(windows, reason, found)}")
     report = "\n".join(lines)
     if len(misfits) > max_unlearnable * total:
         raise AnnotationError(
@@ -141,8 +141,8 @@ def _feature_step(windows: TrainingWindows, feature_stride: int) -> float:
     return feature_stride / float(np.median([windows.frame_rate(video) for video in windows.videos]))
 
 
-def _remedy(windows: TrainingWindows, reason: str, misfits: Sequence[Misfit]) -> str:
-    """Settings that fit, as the end of a sentence."""
+def remedy(windows: TrainingWindows, reason: str, misfits: Sequence[Misfit]) -> str:
+    """Returns settings that fit misfits of one of `REASONS`, as the end of a sentence."""
     if reason == "lost":
         return f"; correct the annotations, or {POINT_HINT}"
     if reason == "no point":

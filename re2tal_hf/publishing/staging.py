@@ -49,10 +49,7 @@ PACKAGE_FILES = (
     "recipes/README.md",
     "training/README.md",
     "*.py",
-    *(
-        f"{folder}/*.py"
-        for folder in ("commands", "conversion", "data", "data/annotation_formats", "demo", "licensing")
-    ),
+    *(f"{folder}/*.py" for folder in ("commands", "conversion", "data", "data/annotation_formats", "demo", "doctor")),
     *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     "data/annotation_page.html",

@@ -100,7 +100,13 @@ def test_names_that_are_different_classes_stay_so() -> None:
 
 @pytest.mark.parametrize(
     ("lengths", "rate", "frames"),
-    [([4.0] * 20, 2.0, 32), ([1.0] * 20, 8.0, 32), ([0.5, 20.0] * 20, 20.0, 608), ([0.01] * 5, 30.0, 32)],
+    [
+        ([4.0] * 20, 3.0, 32),
+        ([1.0] * 20, 12.5, 32),
+        ([0.5, 20.0] * 20, 25.0, 752),
+        ([0.01] * 5, 30.0, 32),
+        ([0.5, 50.0] * 20, 12.5, 944),
+    ],  # fmt: skip
 )
 def test_the_window_holds_the_actions(lengths: list[float], rate: float, frames: int) -> None:
     choice = choose_window(lengths)

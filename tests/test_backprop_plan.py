@@ -218,13 +218,13 @@ def test_what_is_left_of_the_trainings_memory():
     accelerator = Accelerator(cpu=True)
     state = torch.get_rng_state()
     budget = budget_of(arguments, accelerator.device)
-    plan = plan_backprop(model, (2, 16, 3, 32, 32), arguments, accelerator, budget)
+    plan = plan_backprop(model, (2, 16, 3, 32, 32), arguments, budget, accelerator.autocast)
     assert torch.equal(torch.get_rng_state(), state)
     assert set(plan.modes) == {"plain"} and plan.budget == model.memory_budget
     weights = sum(4 * parameter.numel() for parameter in model.parameters())
     assert plan.kept < plan.budget < 10**9 - 5 * weights
     with pytest.raises(ValueError, match=r"training.memory_budget is 1.0 MB, and this training needs \d+\.\d MB: "):
-        plan_backprop(model, (2, 16, 3, 32, 32), arguments, accelerator, 10**6)
+        plan_backprop(model, (2, 16, 3, 32, 32), arguments, 10**6, accelerator.autocast)
 
 
 def test_a_budget_is_for_auto():

@@ -9,8 +9,8 @@ from transformers import VideoMAEConfig, VideoMAEModel
 
 from re2tal_hf import Re2TALModel
 from re2tal_hf.commands.convert import main
-from re2tal_hf.conversion.library import TORCHVISION, backbone_of
 from re2tal_hf.rewiring import BACKBONES
+from re2tal_hf.training.library_weights import TORCHVISION, backbone_of
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 

@@ -31,7 +31,11 @@ OTHERS = (
 def opens_as_the_machine_does(call: ast.Call) -> bool:
     """Whether a call opens a text in the machine's own encoding."""
     name = ast.unparse(call.func)
-    if name in ("read_text", *OTHERS) or name.rpartition(".")[2] not in OPENERS or name.startswith("self.write_text"):
+    if (
+        name in ("read_text", *OTHERS)
+        or name.rpartition(".")[2] not in OPENERS
+        or name.endswith(("self.write_text", "run_folder.write_text"))
+    ):
         return False
     modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)

@@ -2,6 +2,7 @@
 
 re2tal train --recipe quickstart --output runs/first data.annotations=annotations.json data.videos=videos
 
+With --recipe auto it finds its settings from the annotations and the machine; add --print to see them first.
 On several GPUs: re2tal launch train --recipe ...
 """
 
@@ -10,14 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from ..training.arguments import load_recipe
+from ..training import auto_recipe
+from ..training.arguments import load_recipe, parse_recipe
 from ..training.localization import LocalizationTrainer
+from ..training.processes import on_main_process, start_processes
+from ..training.recipe_yaml import write_yaml
+from ..training.run_folder import RunFolder
 from ._command import add_training_options, run_command
+
+CHOSEN = f"{auto_recipe.NAME}.yaml"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_training_options(parser)
+    parser.add_argument("--print", action="store_true", help="print the recipe, train nothing and write nothing")
     parser.add_argument("--dataset", help="in place of data.annotations: a dataset, user/name[@revision] or a folder")
     parser.add_argument(
         "--streaming", action="store_true", help="fetch each video from the Hub when it is first needed"
@@ -30,8 +39,24 @@ def run(options: argparse.Namespace) -> int:
         overrides += [f"data.annotations={json.dumps(options.dataset)}", "data.videos=null"]
     if options.streaming:
         overrides.append("data.streaming=true")
-    recipe = load_recipe(options.recipe, overrides, options.imports)
-    LocalizationTrainer(recipe, options.output, resume=options.resume).run()
+    kept = Path(options.output) / CHOSEN
+    if options.recipe == auto_recipe.NAME and not (RunFolder(options.output).holds_run and kept.is_file()):
+        processes = start_processes()
+        text = on_main_process(processes, lambda: auto_recipe.find_recipe(overrides, options.imports))
+        recipe = parse_recipe(text, auto_recipe.NAME, (), options.imports)
+        processes.print(text)
+    else:
+        # What was chosen for a run stays, whatever memory is free by now.
+        name = str(kept) if options.recipe == auto_recipe.NAME else options.recipe
+        recipe, text = load_recipe(name, overrides, options.imports), ""
+    if options.print:
+        if not text:
+            print(write_yaml(recipe.to_dict()), end="")
+        return 0
+    trainer = LocalizationTrainer(recipe, options.output, resume=options.resume)
+    if text and trainer.accelerator.is_main_process:
+        trainer.run_folder.write_text(CHOSEN, text)
+    trainer.run()
     return 0
 
 

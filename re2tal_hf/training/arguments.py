@@ -257,12 +257,13 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
         ValueError: if the recipe or a field does not exist, a key is there twice, a value is of the wrong type or
             out of its range, or a file cannot be imported.
     """
-    values = {"name": Path(name).stem, **_mapping(read_yaml(_text_of(name), name), name)}
-    for override in overrides:
-        path, separator, value = override.partition("=")
-        if not separator or override.startswith("-"):
-            raise ValueError(f"The override {shown(override)} is not of the form section.field=value.")
-        _set(values, path.split("."), _override_value(value, override))
+    return parse_recipe(_text_of(name), name, overrides, imports)
+
+
+def parse_recipe(text: str | bytes, name: str, overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> Recipe:
+    """Makes a recipe of its text; see [`load_recipe`]."""
+    values = {"name": Path(name).stem, **_mapping(read_yaml(text, name), name)}
+    values = with_overrides(values, overrides)
     where = f"Recipe {name}: "
     recipe = _build(values, where)
     import_files(recipe.imports, f"{where}imports:")
@@ -270,6 +271,16 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
     recipe.imports = list(dict.fromkeys([*recipe.imports, *imports]))
     check_recipe(recipe, where)
     return recipe
+
+
+def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns nested values with those of `section.field=value` in place of their own."""
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        if not separator or override.startswith("-"):
+            raise ValueError(f"The override {shown(override)} is not of the form section.field=value.")
+        _set(values, path.split("."), _override_value(value, override))
+    return values
 
 
 def _text_of(name: str) -> bytes:
@@ -312,13 +323,13 @@ def _build(values: dict[str, Any], where: str) -> Recipe:
     """A recipe from its values, each checked by name, type and range."""
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in _SECTIONS:
+        if name not in SECTIONS:
             arguments[name] = _checked(where, name, value)
             continue
         if not isinstance(value, (dict, type(None))):
             raise ValueError(f"{where}{name} is {shown(value)}; it must be a section with fields.")
         fields = {key: _checked(where, f"{name}.{key}", part) for key, part in (value or {}).items()}
-        arguments[name] = _SECTIONS[name](**fields)
+        arguments[name] = SECTIONS[name](**fields)
     return Recipe(**arguments)
 
 
@@ -337,10 +348,10 @@ def _near(place: str) -> str:
     inside = {field.rpartition(".")[2]: field for field in _FIELDS if field.rpartition(".")[0] == section}
     found = [field for field in _FIELDS if field.rpartition(".")[2] == name]
     found = found or [inside[like] for like in difflib.get_close_matches(name, inside, 1)]
-    found = found or difflib.get_close_matches(place, [*_FIELDS, *_SECTIONS], 1, cutoff=0.75)
+    found = found or difflib.get_close_matches(place, [*_FIELDS, *SECTIONS], 1, cutoff=0.75)
     if found:
         return f"did you mean {' or '.join(map(repr, found))}?"
-    return f"known are {', '.join(sorted(inside if section in _SECTIONS else fields_of(Recipe)))}."
+    return f"known are {', '.join(sorted(inside if section in SECTIONS else fields_of(Recipe)))}."
 
 
 def _fields() -> dict[str, Any]:
@@ -356,7 +367,7 @@ def _fields() -> dict[str, Any]:
     handed_on = {"model": of_model, "processor": of_frames, "augmentation": fields_of(Augmentation)}
     found: dict[str, Any] = {}
     for name, kind in fields_of(Recipe).items():
-        if name in _SECTIONS:
+        if name in SECTIONS:
             fields = handed_on[name] if name in handed_on else fields_of(kind)
             found |= {f"{name}.{field}": hint for field, hint in fields.items()}
         else:
@@ -364,7 +375,7 @@ def _fields() -> dict[str, Any]:
     return found
 
 
-_SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type] = {
     name: get_origin(kind) or kind
     for name, kind in fields_of(Recipe).items()
     if dataclasses.is_dataclass(kind) or get_origin(kind) is dict

@@ -16,7 +16,7 @@ from ..data.timeline_index import TimelineIndex
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
-from .arguments import Recipe
+from .arguments import DataArguments, Recipe
 from .data_checks import check_subsets, check_windows
 from .evaluation import Detections, localize_videos, mean_average_precision, metrics_table
 from .feature_settings import feature_size, with_features
@@ -42,9 +42,9 @@ class LocalizationTrainer(Trainer):
 
     def read_data(self) -> None:
         data = self.recipe.data
-        self.training_set = self._annotations(data.training_subset, repair=True)
+        self.training_set = read_subset(data, data.training_subset, repair=True)
         # The metric's rules keep the benchmark's ground truth as it is.
-        self.validation_set = self._annotations(data.validation_subset, repair=False)
+        self.validation_set = read_subset(data, data.validation_subset, repair=False)
         check_subsets(self.training_set, self.validation_set, data, self.accelerator)
         self.features: FeatureStore | None = None
         if data.features is not None:
@@ -53,30 +53,6 @@ class LocalizationTrainer(Trainer):
             videos = [*self.training_set.videos, *self.validation_set.videos]
             self.features = FeatureStore(videos, self.processor, feature_size(self.recipe))
             self.timelines = self.features.timelines
-
-    def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
-        data = self.recipe.data
-        if not data.annotations:
-            raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
-        try:
-            found = read_annotations(
-                data.annotations,
-                subset=subset or "",  # None would read all
-                video_folder=data.videos,
-                feature_folder=data.features,
-                repair=repair,
-                point_width=data.point_width,
-                max_lost=data.max_unlearnable,
-                streaming=data.streaming,
-            )
-        except AnnotationError as error:
-            field = "training_subset" if repair else "validation_subset"
-            raise AnnotationError(f"data.annotations, data.{field}: {error}") from error
-        if all(video.path is None for video in found.videos):
-            raise ValueError(
-                f"The annotations {data.annotations} name no video files: set data.videos to their folder."
-            )
-        return found.class_agnostic() if data.class_agnostic else found
 
     def build_model(self) -> Re2TALForTemporalActionLocalization:
         model = Re2TALForTemporalActionLocalization(self.model_config(self.training_set.label_names))
@@ -130,3 +106,30 @@ class LocalizationTrainer(Trainer):
     def _write_model(self, pipe: TemporalActionLocalizationPipeline, detections: Detections, folder: Path) -> None:
         pipe.save_pretrained(folder)
         write_results(folder, detections, draw_example(self.validation_set, detections, self.timelines))
+
+
+def read_subset(data: DataArguments, subset: str, *, repair: bool) -> AnnotationSet:
+    """Reads what a recipe trains on or, without `repair`, measures by.
+
+    Raises:
+        ValueError: if there are no annotations, or no videos to them.
+    """
+    if not data.annotations:
+        raise ValueError("The recipe's data.annotations is empty: name the annotation file.")
+    try:
+        found = read_annotations(
+            data.annotations,
+            subset=subset or "",  # None would read all
+            video_folder=data.videos,
+            feature_folder=data.features,
+            repair=repair,
+            point_width=data.point_width,
+            max_lost=data.max_unlearnable,
+            streaming=data.streaming,
+        )
+    except AnnotationError as error:
+        field = "training_subset" if repair else "validation_subset"
+        raise AnnotationError(f"data.annotations, data.{field}: {error}") from error
+    if all(video.path is None for video in found.videos):
+        raise ValueError(f"The annotations {data.annotations} name no video files: set data.videos to their folder.")
+    return found.class_agnostic() if data.class_agnostic else found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..backprop_plan import BackpropPlan, free_memory, read_bytes
@@ -15,12 +16,14 @@ from .arguments import OptimizationArguments
 from .memory import saved_for_backward
 from .random_states import random_states, restore_random_states
 
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
+
 # Gradients of what a module keeps stand beside it while it is differentiated.
 WITH_GRADIENTS = 2
 
 
 def plan_backprop(
-    model: Any, shape: tuple[int, ...], arguments: OptimizationArguments, accelerator: Accelerator, budget: int
+    model: Any, shape: tuple[int, ...], arguments: OptimizationArguments, budget: int, autocast: Autocast
 ) -> BackpropPlan:
     """Sets `model.memory_budget` and makes the plan for a batch.
 
@@ -31,8 +34,8 @@ def plan_backprop(
         model: Of the training, on its device.
         shape: `(B, T, C, H, W)` of a batch.
         arguments: Of the recipe.
-        accelerator: Of the run.
         budget: Bytes: those of the recipe or, where it has none, those that are free.
+        autocast: Of the run's precision.
 
     Raises:
         ValueError: if the training needs more than the budget even in the leanest way; says how much.
@@ -41,8 +44,8 @@ def plan_backprop(
     weights, held = bytes_of_weights(model, arguments)
     # What is free is so beside the weights that are there.
     to_come = weights - held if arguments.memory_budget is None else weights
-    with accelerator.autocast():
-        head = _bytes_of_head(model, shape, accelerator.device)
+    with autocast():
+        head = _bytes_of_head(model, shape, model.device)
         model.memory_budget = 2**62
         leanest = (model.model.backbone.plan_for(shape)).choices[0][0]
         module = model.plan.largest_module

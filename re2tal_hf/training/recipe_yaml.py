@@ -43,6 +43,11 @@ for _name, (_pattern, _first) in _PLAIN_VALUES.items():
         _class.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
+class _CompactDumper(_Dumper):
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = True) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style)
+
+
 def read_yaml(text: str | bytes, source: str) -> Any:
     """Reads a YAML document.
 
@@ -73,9 +78,10 @@ def read_yaml(text: str | bytes, source: str) -> Any:
         raise ValueError(f"{source} is nested too deep for settings.") from error
 
 
-def write_yaml(values: Any) -> str:
-    """Returns a document that `read_yaml` reads as the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def write_yaml(values: Any, *, compact: bool = False) -> str:
+    """Returns a document that `read_yaml` reads as the same values; with `compact`, a list in one line."""
+    dumper = _CompactDumper if compact else _Dumper
+    return yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Reading:

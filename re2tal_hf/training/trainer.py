@@ -234,7 +234,7 @@ class Trainer(ABC):
         shape = (arguments.batch_size, self.processor.num_frames, *frame_shape(self.processor))
         budget = self._on_all(lambda: budget_of(arguments, accelerator.device))
         least = min(gather_object([budget]))  # so that all processes have the same plan
-        return self._on_all(lambda: plan_backprop(self.plain_model, shape, arguments, accelerator, least))
+        return self._on_all(lambda: plan_backprop(self.plain_model, shape, arguments, least, accelerator.autocast))
 
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe, says what came out of it, and returns the last metrics."""

@@ -185,8 +185,8 @@ def test_an_index_of_another_window_is_refused(tmp_path, capsys):
     [
         ([], "does not say head_config.num_attention_heads, head_config.attention_window"),
         (["head_config.num_attention_heads=2"], "does not say head_config.attention_window"),
-        (["head_config.hidden_size=32"], "head_config.hidden_size is 32 by the command line, and 16 by the weights"),
-        (["rewiring=none"], "'none' by the command line, and 're2tal' by the weights"),
+        (["head_config.hidden_size=32"], "head_config.hidden_size is 32 by the settings given, and 16 by the weights"),
+        (["rewiring=none"], "'none' by the settings given, and 're2tal' by the weights"),
         (["hidden_size=32"], "'hidden_size=32' is no setting"),
         (["head_config.max_length=["], "head_config.max_length=["),
     ],

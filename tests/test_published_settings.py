@@ -9,6 +9,7 @@ from published_settings import EVERY, PUBLISHED
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.data.video_files import files_of_id, find_videos
+from re2tal_hf.metrics.published_figures import PUBLISHED as PUBLISHED_FIGURES
 from re2tal_hf.training.arguments import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "re2tal_hf/recipes"
@@ -113,6 +114,7 @@ def test_training_and_measurement(name):
     assert processor.voting_threshold == (None if facts["multiclass"] else facts["voting_thresh"])
     if facts["class_agnostic"]:
         assert processor.num_video_classes == facts["external_cls.topk"]
+    assert PUBLISHED_FIGURES[name].figures[None] == published
     assert f"{published:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
 
 

@@ -16,6 +16,9 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
+
 from ..class_scores import checked_class_scores
 from ..data.annotation_records import clean_label
 from ..data.annotations import AnnotationSet, read_annotations
@@ -26,9 +29,10 @@ from ..data.json_files import read_json, some
 from ..data.subsets import actions_by_class, check_actions, read_video_ids, without_videos
 from ..data.whole_files import check_writable
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
-from ..training.evaluation import localize_videos, mean_average_precision, metrics_table
+from ..training.evaluation import Detections, localize_videos, mean_average_precision, metrics_table
 from ..training.feature_settings import check_described
 from ..training.processes import on_every_process, on_main_process, start_processes
+from ..video_processing_re2tal import Re2TALVideoProcessor
 from ._command import (
     add_annotation_options,
     add_features,
@@ -52,6 +56,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subset", default="validation")
     add_annotation_options(parser)
     add_thresholds(parser)
+    add_truth_options(parser)
+    parser.add_argument("--detections", default="detections.json", help="where to write them")
+    parser.add_argument(
+        "--diagnose", action="store_true", help="also say what is wrong with them; see re2tal diagnose --help"
+    )
+
+
+MISSING = ("missed", "left-out")
+
+
+def add_truth_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what benchmarks differ in: `video_scores`, `missing` and `exclude`."""
     parser.add_argument(
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",
@@ -66,13 +82,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--exclude",
         help="a list of videos that are not measured by: JSON as ActivityNet's blocked.json, or one id a line",
     )
-    parser.add_argument("--detections", default="detections.json", help="where to write them")
-    parser.add_argument(
-        "--diagnose", action="store_true", help="also say what is wrong with them; see re2tal diagnose --help"
-    )
-
-
-MISSING = ("missed", "left-out")
 
 
 def read_video_scores(path: str, label_names: list[str]) -> dict[str, dict[str, float]]:
@@ -146,13 +155,13 @@ def measured_videos(
     return without_videos(annotations, missing, "videos without a readable file"), lines
 
 
-def run(arguments: argparse.Namespace) -> int:
-    processes = start_processes()
-    target = Path(arguments.detections)
-    if target.is_dir() or not target.parent.is_dir():
-        raise ValueError(f"--detections {target}: name a file in a folder that exists.")
-    on_main_process(processes, lambda: check_writable(target.parent, "--detections"))
-    annotations = on_every_process(processes, lambda: read_truth(arguments))
+def localize(
+    arguments: argparse.Namespace,
+    processes: PartialState,
+    annotations: AnnotationSet,
+    processor: Re2TALVideoProcessor | None = None,
+) -> tuple[Detections, torch.device]:
+    """Runs a model over the annotated videos, by default with its own processor; returns what it found, and where."""
     video_scores = None
     if arguments.video_scores:
         names = annotations.label_names
@@ -161,6 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.features:  # of features the model's processor says how far they stand apart
         on_main_process(processes, lambda: check_measured_times(annotations.videos, source, lost))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
+    pipe.video_processor = processor or pipe.video_processor
     features = on_every_process(processes, lambda: find_features(arguments, annotations, pipe))
     if features:
         on_main_process(processes, lambda: check_measured_times(annotations.videos, source, lost, features.timelines))
@@ -174,6 +184,17 @@ def run(arguments: argparse.Namespace) -> int:
         features=features,
         batch_size=arguments.batch_size,
     )
+    return detections, pipe.device
+
+
+def run(arguments: argparse.Namespace) -> int:
+    processes = start_processes()
+    target = Path(arguments.detections)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(f"--detections {target}: name a file in a folder that exists.")
+    on_main_process(processes, lambda: check_writable(target.parent, "--detections"))
+    annotations = on_every_process(processes, lambda: read_truth(arguments))
+    detections, _ = localize(arguments, processes, annotations)
 
     def report() -> None:
         write_submission(target, detections)

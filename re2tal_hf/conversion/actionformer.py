@@ -65,7 +65,7 @@ def plan_actionformer(source: Source, options: Options | None, given: Mapping[st
     Args:
         source: The checkpoint.
         options: Settings of its training.
-        given: Settings from the command line.
+        given: Settings that the user or a recipe names.
 
     Raises:
         ValueError: if the checkpoint is of another network, or a setting is contradicted or not known.
@@ -80,7 +80,7 @@ def plan_actionformer(source: Source, options: Options | None, given: Mapping[st
     settings.add(OF_THE_CODE, "the release's code")
     if options is not None:
         settings.add(actionformer_settings(options, head), options.name)
-    settings.add(given, "the command line")
+    settings.add(given, "the settings given")
     settings.need([f"head_config.{name}" for name in NEEDED[head]], ADVICE)
     names = {name: f"head.{new}" for name, new in ours.items()}
     return Plan(

@@ -19,7 +19,7 @@ def convert_library(name: str, given: Mapping[str, Any], license: str | None) ->
 
     Args:
         name: torchvision's of the weights, a folder or Hub id of a model of transformers, or timm's name.
-        given: Settings from the command line.
+        given: Settings that the user or a recipe names.
         license: That the user states.
 
     Raises:
@@ -27,7 +27,7 @@ def convert_library(name: str, given: Mapping[str, Any], license: str | None) ->
     """
     settings = Settings(name)
     settings.add({f"backbone_config.{key}": value for key, value in backbone_of(name).items()}, "the library")
-    settings.add({"rewiring": "re2tal", **given}, "the command line")
+    settings.add({"rewiring": "re2tal", **given}, "the settings given")
     origin = find_origin(name, license, download=True)
     model = Re2TALModel(Re2TALConfig(origin=origin.record(), **settings.config()))
     load_backbone_weights(model.backbone, name)

@@ -29,7 +29,7 @@ def plan_mmaction2(source: Source, options: Options | None, given: Mapping[str, 
     Args:
         source: The checkpoint.
         options: Config of its training.
-        given: Settings from the command line.
+        given: Settings that the user or a recipe names.
 
     Raises:
         ValueError: if the checkpoint is of another network, or a setting is contradicted or not known.
@@ -45,7 +45,7 @@ def plan_mmaction2(source: Source, options: Options | None, given: Mapping[str, 
     settings.add(found, "the weights")
     if options is not None:
         settings.add(backbone_settings(options), options.name)
-    settings.add(given, "the command line")
+    settings.add(given, "the settings given")
     if "rewiring" not in settings.values:
         settings.add({"rewiring": "none"}, "the weights")
     settings.need(backbone.needed, ADVICE)

@@ -41,7 +41,7 @@ def plan_opentad(source: Source, options: Options | None, given: Mapping[str, An
     Args:
         source: The checkpoint.
         options: Config of its training.
-        given: Settings from the command line.
+        given: Settings that the user or a recipe names.
 
     Raises:
         ValueError: if the checkpoint is of neither, or a setting is contradicted or not known.
@@ -75,7 +75,7 @@ def plan_opentad(source: Source, options: Options | None, given: Mapping[str, An
             names[NORMALIZER] = "criterion.normalizer"
     if options is not None:
         settings.add(opentad_settings(options, head), options.name)
-    settings.add(given, "the command line")
+    settings.add(given, "the settings given")
     settings.need(needed, ADVICE)
     dropped = {name: why for name in source.tensors for pattern, why in DROPPED if re.search(pattern, name)}
     return Plan(

@@ -57,7 +57,7 @@ def _plan(source: Source, options: Options | None, given: Mapping[str, Any], rul
     Args:
         source: The checkpoint.
         options: Config of its training.
-        given: Settings from the command line.
+        given: Settings that the user or a recipe names.
         rules: From the project's names to ours.
         project: What messages call it.
 
@@ -78,7 +78,7 @@ def _plan(source: Source, options: Options | None, given: Mapping[str, Any], rul
     settings.add({name: value for name, value in backbone.settings.items() if name != "rewiring"}, "the weights")
     if options is not None:
         settings.add(_options(options), options.name)
-    settings.add({"rewiring": "none", **given}, "the command line")
+    settings.add({"rewiring": "none", **given}, "the settings given")
     settings.need(backbone.needed, ADVICE)
     classifies = "classifier.weight" in ours
     if classifies:

@@ -24,8 +24,20 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, StagePass, State, called, merged
+from .reversible import (
+    INPUT,
+    Backprop,
+    Coupling,
+    ReconstructionErrors,
+    Stage,
+    StagePass,
+    State,
+    called,
+    merged,
+    module_dtype,
+)
 from .reversible_replay import RecordedCall
+from .stream_grid import StreamGrid
 from .value_checks import one_line, shown
 
 AnyBackprop: TypeAlias = Backprop | Literal["auto", "clips"]
@@ -144,6 +156,7 @@ class BackpropPlanner:
         couplings: Sequence[Coupling],
         invertible: Collection[int],
         norm: Callable[..., Tensor],
+        grid: StreamGrid | None,
         most_together: int = 0,
     ) -> BackpropPlan:
         """Returns the plan of the coming training pass.
@@ -155,6 +168,7 @@ class BackpropPlanner:
             couplings: One for each stage.
             invertible: Positions of the stages that may be inverted.
             norm: What follows on the outputs of the last stages.
+            grid: As for `run_stages`.
             most_together: As for `make_plan`.
 
         Raises:
@@ -169,10 +183,11 @@ class BackpropPlanner:
             tuple(module.training for module in model.modules()),
             (torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)),
             self.memory_budget,
+            grid,
             most_together,
         )
         if (found := self._plans.get(key)) is None:
-            measured = measure(model, stages, inputs, couplings, norm, device)
+            measured = measure(model, stages, inputs, couplings, norm, device, grid)
             budget = self.memory_budget
             if budget is None:
                 budget = free_memory(device) - _bytes_to_come(model) - 2 * largest_module(measured)
@@ -281,6 +296,7 @@ def measure(
     couplings: Sequence[Coupling],
     norm: Callable[..., Tensor],
     device: torch.device,
+    grid: StreamGrid | None = None,
 ) -> list[StageMemory]:
     """Runs the stages without numbers and counts; see [`BackpropPlanner.choose`].
 
@@ -305,7 +321,7 @@ def measure(
             own = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
             unreal: dict[str, Tensor] = {f"model.{name}": fake.from_tensor(tensor) for name, tensor in own.items()}
             counter = _Counter({_storage(tensor) for tensor in (*own.values(), *unreal.values())})
-            walk = functools.partial(_measure_stages, stages, given, couplings, norm, counter)
+            walk = functools.partial(_measure_stages, stages, given, couplings, norm, grid, counter)
             return functional_call(_Holder(model), unreal, (walk,))
     except (RuntimeError, NotImplementedError) as error:  # torch's own for an operation that needs numbers
         raise ValueError(
@@ -330,18 +346,18 @@ def _measure_stages(
     inputs: Tensor,
     couplings: Sequence[Coupling],
     norm: Callable[..., Tensor],
+    grid: StreamGrid | None,
     counter: _Counter,
 ) -> list[StageMemory]:
-    states: list[State] = []
+    states = {INPUT: State((inputs,), (inputs,))}
     found: list[StageMemory] = []
     for index in range(len(stages)):
-        stage_pass = StagePass(stages, couplings, index, ReconstructionErrors())
-        state, memory = _measure_stage(stage_pass, stage_pass.sources(inputs, states), counter)
-        states.append(state)
+        stage_pass = StagePass(stages, couplings, index, ReconstructionErrors(), grid, module_dtype(inputs))
+        states[index], memory = _measure_stage(stage_pass, stage_pass.sources(states), counter)
         found.append(memory)
     ends = set(range(len(stages))).difference(*(s.positions_of_sources(i) for i, s in enumerate(stages)))
     with counter.kept() as tail, _Work() as work:
-        norm(*(merged(states[index], couplings[index]) for index in sorted(ends)))
+        norm(*(stage_pass.for_modules(merged(states[index], couplings[index])) for index in sorted(ends)))
     return [*found, StageMemory({"plain": tail}, work.total, {"plain": 0}, 0, is_trained=bool(tail))]
 
 
@@ -368,15 +384,15 @@ def _measure_stage(stage_pass: StagePass, sources: Sequence[State], counter: _Co
 
     with counter.kept() as between, _Work() as whole:
         state = stage_pass.forward(sources, run)
-    streams = counter.sizes(state) if stage_pass.stage.branches else {}
-    source_sizes = counter.sizes([tensor for source in sources for tensor in source])
+    streams = counter.sizes(state.kept) if stage_pass.stage.branches else {}
+    source_sizes = counter.sizes([tensor for source in sources for tensor in source.kept])
     kept: dict[Backprop, dict[int, int]] = {
         "plain": inside | between,
         "checkpoint": module_inputs | between,
         "reversible": source_sizes | streams,
     }
     # To undo a branch reads the newer stream and its increment, and writes the older stream.
-    undoing = 3 * FLOPS_PER_BYTE * state[0].nbytes * len(stage_pass.stage.branches)
+    undoing = 3 * FLOPS_PER_BYTE * state.streams[0].nbytes * len(stage_pass.stage.branches)
     extra: dict[Backprop, int] = {"plain": 0, "checkpoint": again, "reversible": again + undoing}
     return state, StageMemory(kept, whole.total, extra, largest, is_trained=True)
 

@@ -58,6 +58,7 @@ class RewiredConfig(PreTrainedConfig):
     rewiring: str = "re2tal"
     coupling: list[float] | list[list[float]] | None = None
     backprop: str | None = None
+    stream_bits: int | None = None
     origin: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -90,7 +91,7 @@ class RewiredConfig(PreTrainedConfig):
         check_values("", {name: getattr(self, name) for name in of_library}, of_library)
         if self.backprop is None:
             self.backprop = default_backprop(self.rewiring)
-        check_rewiring(self.rewiring, self.backprop, self.coupling)
+        check_rewiring(self.rewiring, self.backprop, self.coupling, self.stream_bits)
         # A type that is not registered may be of a file of the user's own, without which this may still be read.
         check_part_settings("", {name: getattr(self, name) for name in hints}, unknown_types=True)
         # Where this package is installed its own pipeline is registered, and transformers would ask for
@@ -144,6 +145,8 @@ class Re2TALConfig(RewiredConfig):
         backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not), `"plain"`,
             `"auto"`, the fastest of them stage by stage within `model.memory_budget`, or `"clips"`, the same for a few
             clips of a video at a time, so that nothing grows with its length. Same outputs and gradients, other memory.
+        stream_bits: 16 or 24 rounds what each branch adds, so that the inverse is exact in any precision; of 16 what is
+            kept takes two bytes a number. See `rewire`.
         origin: The pretrained weights that training began with and their license, as training records them.
         num_labels: Number of action classes; 1 for a class-agnostic model.
 
@@ -182,7 +185,7 @@ class Re2TALVideoClassificationConfig(RewiredConfig):
     r"""Configuration of the classifier of clips.
 
     Args:
-        backbone_config, rewiring, coupling, backprop, origin: As in [`Re2TALConfig`].
+        backbone_config, rewiring, coupling, backprop, stream_bits, origin: As in [`Re2TALConfig`].
         classifier_norm: Whether the pooled features are standardised over the batch, as a backbone from scratch needs,
             whose features differ little between clips.
         classifier_dropout: Dropout of the pooled features.

@@ -45,7 +45,8 @@ class Re2TALModel(Re2TALPreTrainedModel):
         settings = dict(config.backbone_config)
         if config._attn_implementation is not None:
             settings["attn_implementation"] = config._attn_implementation
-        self.backbone = build_backbone(settings, config.rewiring, cast(AnyBackprop, config.backprop), config.coupling)
+        backprop = cast(AnyBackprop, config.backprop)
+        self.backbone = build_backbone(settings, config.rewiring, backprop, config.coupling, config.stream_bits)
         architecture = self.backbone.architecture
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)

@@ -18,22 +18,27 @@ Gradients, with ``g`` the gradient of a quantity and ``J_i`` the Jacobian of ``h
 
 Between forward and backward a stage keeps its inputs (the streams of the stages before it, which those keep
 anyway) and its two output streams; one without branches keeps its single output. This file knows nothing of
-video; how a module is run again as it ran is in `reversible_replay.py`.
+video; how a module is run again as it ran is in `reversible_replay.py`, and how `undo` is made exact by rounding what
+is added in `stream_grid.py`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .reversible_replay import RecordedCall, apply, as_leaves, first_derivatives, gradients, recomputed
+from .stream_grid import StreamGrid
 
 Backprop = Literal["reversible", "checkpoint", "plain"]
+
+T = TypeVar("T")
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Streams(NamedTuple):
@@ -51,7 +56,9 @@ class Coupling(NamedTuple):
 
     def start(self, entered: Tensor) -> Streams:
         """Returns the state before the first branch."""
-        return Streams(entered, _scaled(entered, self.beta))
+        # A node of its own: so autograd sums the gradients of the two as the inversion does, to the bit.
+        y = entered.view_as(entered) if self.beta == 1 else _scaled(entered, self.beta)
+        return Streams(entered, y)
 
     def advance(self, streams: Streams, increment: Tensor) -> Streams:
         """Returns the state after a branch, whose `increment` is `h(F_i(x_i) + alpha x_i)`."""
@@ -77,8 +84,17 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
     return torch.zeros_like(x) if factor == 0 else x * factor
 
 
-State: TypeAlias = tuple[Tensor, ...]
-"""The model's input or the output of a stage without branches (one tensor), or two streams."""
+class State(NamedTuple):
+    """What a stage hands on.
+
+    Attributes:
+        streams: The model's input or the output of a stage without branches (one tensor), or two streams.
+        kept: What a later stage keeps of each for its backward pass: the same, or integers in place of it.
+    """
+
+    streams: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+
 
 INPUT = -1
 """Position of the model's input among the sources of a stage."""
@@ -146,6 +162,7 @@ def run_stages(
     errors: ReconstructionErrors | None = None,
     probes: Collection[int] = (),
     stage_outputs: list[Tensor] | None = None,
+    grid: StreamGrid | None = None,
 ) -> list[Tensor]:
     """Runs stages, in order, and returns the merged outputs of those that are no other's source.
 
@@ -160,23 +177,33 @@ def run_stages(
         probes: Positions of stages that are inverted once after their forward pass, for nothing but the error that this
             would have.
         stage_outputs: Receives the merged outputs of all stages.
+        grid: What the streams are rounded to, so that the inverse is exact; needs `beta = 1`.
 
     Raises:
         ValueError: if `backprop` is unknown, or `"reversible"` with a coupling that has no inverse (`beta = 0`).
+        FloatingPointError: if a stage hands on what the grid does not hold.
     """
     couplings = [coupling] * len(stages) if isinstance(coupling, Coupling) else list(coupling)
     modes = [backprop] * len(stages) if isinstance(backprop, str) else list(backprop)
     errors = ReconstructionErrors() if errors is None else errors
-    states: list[State] = []
-    ends = set(range(len(stages)))
+    last_uses = {source: index for index, stage in enumerate(stages) for source in stage.positions_of_sources(index)}
+    states = {INPUT: State((inputs,), (inputs,))}
+    outputs: dict[int, Tensor] = {}
     for index, (stage, own, mode) in enumerate(zip(stages, couplings, modes, strict=True)):
         _check_mode(own, mode)
-        ends -= set(stage.positions_of_sources(index))
-        stage_pass = StagePass(stages, couplings, index, errors)
-        states.append(stage_pass.run(stage_pass.sources(inputs, states), mode, probed=index in probes))
+        stage_pass = StagePass(stages, couplings, index, errors, grid, module_dtype(inputs))
+        state = states[index] = stage_pass.run(stage_pass.sources(states), mode, probed=index in probes)
+        if grid is not None and stage_pass.is_kept and "reversible" in modes:
+            grid.check_range(state.streams, index)
+        if stage_outputs is not None or index not in last_uses:
+            outputs[index] = stage_pass.for_modules(merged(state, own))
+        # Where integers are kept in their place, the streams need not live on.
+        for source in {*stage.positions_of_sources(index), index}:
+            if last_uses.get(source, index) == index:
+                del states[source]
     if stage_outputs is not None:
-        stage_outputs += map(merged, states, couplings)
-    return [merged(states[index], couplings[index]) for index in sorted(ends)]
+        stage_outputs += outputs.values()
+    return [output for index, output in outputs.items() if index not in last_uses]
 
 
 def _check_mode(coupling: Coupling, backprop: str) -> None:
@@ -189,12 +216,17 @@ def _check_mode(coupling: Coupling, backprop: str) -> None:
         )
 
 
+def module_dtype(inputs: Tensor) -> torch.dtype | None:
+    """The type that all modules compute in; None where each sees to its own, as under autocast."""
+    return inputs.dtype if inputs.dtype in HALF and not torch.is_autocast_enabled(inputs.device.type) else None
+
+
 def merged(state: State, coupling: Coupling | None) -> Tensor:
     """Returns the output of a stage, or the model's input, from its state."""
-    if len(state) == 1:
-        return state[0]
+    if len(state.streams) == 1:
+        return state.streams[0]
     assert coupling is not None
-    return coupling.merge(Streams(*state))
+    return coupling.merge(Streams(*state.streams))
 
 
 class StagePass:
@@ -205,13 +237,21 @@ class StagePass:
         couplings: One for each stage.
         index: Position of the stage.
         errors: Receives the error of the inversion.
+        grid: As for `run_stages`.
+        own_dtype: What the modules compute in, see `module_dtype`; streams on a grid are more precise.
 
     Attributes:
         calls: The entry and the branches.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], couplings: Sequence[Coupling], index: int, errors: ReconstructionErrors
+        self,
+        stages: Sequence[Stage],
+        couplings: Sequence[Coupling],
+        index: int,
+        errors: ReconstructionErrors,
+        grid: StreamGrid | None = None,
+        own_dtype: torch.dtype | None = None,
     ):
         self.stage = stage = stages[index]
         self.coupling = couplings[index]
@@ -219,19 +259,23 @@ class StagePass:
         self.source_couplings = [None if position == INPUT else couplings[position] for position in self.positions]
         self.index = index
         self.errors = errors
+        self.grid = grid
+        self.own_dtype = own_dtype
+        # In inference nothing is kept, and nothing inverted.
+        self.is_kept = torch.is_grad_enabled()
         entry_constants = (self.coupling,) if stage.coupled_entry else ()
         self.calls = [RecordedCall(stage.entry, *entry_constants), *map(RecordedCall, stage.branches)]
 
-    def sources(self, inputs: Tensor, states: Sequence[State]) -> list[State]:
+    def sources(self, states: Mapping[int, State]) -> list[State]:
         """Returns what the stage takes, from the model's input and the states of the stages before."""
-        return [(inputs,) if position == INPUT else states[position] for position in self.positions]
+        return [states[position] for position in self.positions]
 
     def is_trained(self, sources: Sequence[State]) -> bool:
         """Whether anything in the stage or before it has a gradient."""
         # Parameters are not asked for in inference, where compilers cannot follow the question.
         if not torch.is_grad_enabled():
             return False
-        tensors = [tensor for state in sources for tensor in state]
+        tensors = [stream for state in sources for stream in state.streams]
         return any(t.requires_grad for t in itertools.chain(tensors, *(call.parameters for call in self.calls)))
 
     def run(self, sources: Sequence[State], backprop: Backprop, probed: bool) -> State:
@@ -240,9 +284,11 @@ class StagePass:
             with torch.no_grad():
                 return self.forward(sources, called)
         if backprop == "reversible":
-            tensors = [tensor for state in sources for tensor in state]
+            streams = [stream for state in sources for stream in state.streams]
             parameters = [parameter for call in self.calls for parameter in call.parameters]
-            return apply(_ReversibleStage, self, [len(state) for state in sources], *tensors, *parameters)
+            tensors = apply(_ReversibleStage, self, sources, *streams, *parameters)
+            number = 2 if self.stage.branches else 1
+            return State(tensors[:number], tensors[-number:])
         if probed:
             state = self.forward(sources, recomputed if backprop == "checkpoint" else RecordedCall.__call__)
             self.probe_inversion(state)
@@ -252,22 +298,43 @@ class StagePass:
     def forward(self, sources: Sequence[State], run: Callable[..., Tensor]) -> State:
         """`run` takes a recorded call and the inputs of its module."""
         entry, *branches = self.calls
-        streams = self.coupling.start(_in_stream_precision(run(entry, *self.entry_inputs(sources))))
-        if not branches:
-            return (streams.x,)
+        streams = self.coupling.start(self.as_stream(run(entry, *self.entry_inputs(sources))))
         for branch in branches:
-            streams = self.coupling.advance(streams, self.increment(run(branch, streams.x), streams.x))
-        return streams
+            increment = self.increment(run(branch, self.for_modules(streams.x)), streams.x)
+            streams = self.coupling.advance(streams, increment)
+        return self.handed_on(streams if branches else (streams.x,))
 
     def entry_inputs(self, sources: Sequence[State]) -> list[Tensor]:
         """Returns the merged outputs of the sources."""
-        return [merged(state, coupling) for state, coupling in zip(sources, self.source_couplings, strict=True)]
+        pairs = zip(sources, self.source_couplings, strict=True)
+        return [self.for_modules(merged(state, coupling)) for state, coupling in pairs]
+
+    def as_stream(self, entered: Tensor) -> Tensor:
+        """The entry's output, in the precision of the streams."""
+        # Streams in half precision would lose the inverse; under autocast only the branches run in it.
+        if entered.dtype in HALF and (self.grid or torch.is_autocast_enabled(entered.device.type)):
+            entered = entered.float()
+        return self.grid.rounded(entered) if self.grid else entered
+
+    def for_modules(self, x: Tensor) -> Tensor:
+        """A stream or what is merged of two, in the precision of the modules."""
+        return x.to(self.own_dtype) if self.grid and self.own_dtype else x
 
     def increment(self, branch_output: Tensor, x: Tensor) -> Tensor:
         """`h(F_i(x) + alpha x)`, in the precision of the streams."""
         alpha, activation = self.coupling.alpha, self.stage.activation
         increment = branch_output if alpha == 0 else branch_output + _scaled(x, alpha)
-        return (increment if activation is None else activation(increment)).to(x.dtype)
+        increment = (increment if activation is None else activation(increment)).to(x.dtype)
+        return self.grid.rounded(increment, like=x) if self.grid else increment
+
+    def handed_on(self, streams: tuple[Tensor, ...]) -> State:
+        """The state of the stage after its last branch."""
+        packed = self.grid.packed(streams) if self.grid is not None and self.is_kept else None
+        return State(streams, packed or streams)
+
+    def restored(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+        """The streams, of this type, of which these are kept."""
+        return kept if self.grid is None else self.grid.unpacked(kept, dtype)
 
     def branch_backward(
         self, position: int, streams: Streams, grad: Streams, parameters: Sequence[Tensor]
@@ -275,11 +342,12 @@ class StagePass:
         """Undoes a branch: state and gradient before it, and the gradients of its parameters."""
         x = self.coupling.input_of_branch(streams).detach().requires_grad_()
         with torch.enable_grad():
-            increment = self.increment(self.calls[position].again(parameters, x), x)
+            increment = self.increment(self.calls[position].again(parameters, self.for_modules(x)), x)
         grad_x, *parameter_grads = gradients(increment, [x, *parameters], grad.x)
         before = self.coupling.undo(streams, x.detach(), increment.detach())
         grad_through_y = _scaled(grad.y, self.coupling.beta)
-        grad_x = grad_through_y if grad_x is None else grad_x + grad_through_y
+        # In this order, as autograd does: the layout of the sum is that of the first.
+        grad_x = grad_through_y if grad_x is None else grad_through_y + grad_x
         return before, Streams(grad_x, grad.x), parameter_grads
 
     @torch.no_grad()
@@ -287,10 +355,10 @@ class StagePass:
         """Inverts the stage for its error only, right after its forward pass."""
         if not self.stage.branches or self.coupling.beta == 0:
             return
-        streams = Streams(*state)
+        streams = Streams(*state.streams)
         for call in reversed(self.calls[1:]):
             x = self.coupling.input_of_branch(streams)
-            increment = self.increment(call.again(call.parameters, x), x)
+            increment = self.increment(call.again(call.parameters, self.for_modules(x)), x)
             streams = self.coupling.undo(streams, x, increment)
         self.errors.note(self.index, streams, self.coupling)
 
@@ -300,77 +368,82 @@ def called(call: RecordedCall, *inputs: Tensor) -> Tensor:
     return call.module(*inputs, *call.constants)
 
 
-def _in_stream_precision(x: Tensor) -> Tensor:
-    # Streams in half precision would lose the inverse; under autocast only the branches run in it.
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if half and torch.is_autocast_enabled(x.device.type) else x
-
-
 class _ReversibleStage(torch.autograd.Function):
     """One stage as a node of the graph: the tensors of its sources, then its parameters, in; its state out."""
 
     @staticmethod
-    def forward(ctx: Any, stage_pass: StagePass, lengths: Sequence[int], *tensors: Tensor) -> State:
+    def forward(ctx: Any, stage_pass: StagePass, sources: Sequence[State], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.stage_pass = stage_pass
-        ctx.lengths = lengths
-        sources = _split(tensors[: sum(lengths)], lengths)
+        ctx.lengths = [len(source.streams) for source in sources]
         state = stage_pass.forward(sources, RecordedCall.__call__)
         # Of a stage without branches nothing is inverted, so its output is not needed.
-        ctx.num_streams = len(state) if stage_pass.stage.branches else 0
-        ctx.save_for_backward(*state[: ctx.num_streams], *tensors)
-        return state
+        own = state.kept if stage_pass.stage.branches else ()
+        ctx.num_own = len(own)
+        kept = [tensor for source in sources for tensor in source.kept]
+        ctx.save_for_backward(*own, *kept, *tensors[len(kept) :])
+        return state.streams if state.kept is state.streams else (*state.streams, *state.kept)
 
     @staticmethod
     def backward(ctx: Any, *state_grads: Tensor) -> tuple[Tensor | None, ...]:
         # An outer checkpoint lets them be read once.
         saved = ctx.saved_tensors
-        state, tensors = saved[: ctx.num_streams], saved[ctx.num_streams :]
+        own, tensors = saved[: ctx.num_own], saved[ctx.num_own :]
         del saved
         with torch.no_grad():
-            leaves = as_leaves(tensors, ctx.needs_input_grad[2:])
-            del tensors
-            grads = _stage_backward(ctx.stage_pass, ctx.lengths, state, leaves, state_grads)
-        return (None, None, *first_derivatives(grads, state_grads))
+            grads = _stage_backward(ctx.stage_pass, ctx.lengths, own, tensors, ctx.needs_input_grad[2:], state_grads)
+        return (None, None, *first_derivatives(grads, state_grads[: ctx.num_own or 1]))
 
 
 def _stage_backward(
-    stage_pass: StagePass, lengths: Sequence[int], state: State, leaves: Sequence[Tensor], state_grads: State
+    stage_pass: StagePass,
+    lengths: Sequence[int],
+    own: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    needed: Sequence[bool],
+    state_grads: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """Gradients of `leaves`, the tensors of a stage's sources and its parameters, where they require one.
+    """Gradients of the streams of a stage's sources and of its parameters, where they are needed.
 
     Args:
         stage_pass: The forward pass.
-        lengths: Number of tensors of each source.
-        state: The output streams; empty if the stage has no branches.
-        leaves: Detached.
+        lengths: Number of streams of each source.
+        own: What is kept of the output streams; empty if the stage has no branches.
+        tensors: What is kept of the sources, and the parameters.
+        needed: Which of them need a gradient.
         state_grads: Gradients of the stage's output.
     """
     sizes = [sum(lengths), *(len(call.parameters) for call in stage_pass.calls)]
-    inputs, entry_parameters, *branch_parameters = _split(leaves, sizes)
+    kept, *parameters = _split(tensors, sizes)
+    needed_inputs, *needed_parameters = _split(needed, sizes)
+    entry_parameters, *branch_parameters = map(as_leaves, parameters, needed_parameters)
     # Once all that is left is without gradient, going on would be for nothing.
-    needed = list(itertools.accumulate((any(t.requires_grad for t in part) for part in _split(leaves, sizes)), max))
+    goes_on = list(itertools.accumulate(map(any, [needed_inputs, *needed_parameters]), max))
     branch_grads: list[Sequence[Tensor | None]] = [[None] * len(part) for part in branch_parameters]
     start_grad = state_grads[0]
-    if state:
-        streams, grad = Streams(*state), Streams(*state_grads)
-        del state, state_grads
+    dtype = start_grad.dtype
+    if own:
+        streams, grad = Streams(*stage_pass.restored(own, dtype)), Streams(*state_grads[:2])
+        del own, state_grads
         for branch in reversed(range(len(branch_parameters))):
-            if not needed[branch + 2]:
+            if not goes_on[branch + 2]:
                 return [*[None] * sum(sizes[:2]), *itertools.chain(*branch_grads)]
             streams, grad, branch_grads[branch] = stage_pass.branch_backward(
                 branch + 1, streams, grad, branch_parameters[branch]
             )
         stage_pass.errors.note(stage_pass.index, streams, stage_pass.coupling)
+        if stage_pass.grid is not None:
+            stage_pass.grid.check_inverse(streams, stage_pass.index)
         start_grad = grad.x + _scaled(grad.y, stage_pass.coupling.beta)
     entry_grads: Sequence[Tensor | None] = [None] * sum(sizes[:2])
-    if needed[1]:
+    if goes_on[1]:
+        inputs = as_leaves(stage_pass.restored(kept, dtype), needed_inputs)
         with torch.enable_grad():
-            merged = stage_pass.entry_inputs(_split(inputs, lengths))
-            entered = stage_pass.calls[0].again(entry_parameters, *merged)
+            sources = [State(part, part) for part in _split(inputs, lengths)]
+            entered = stage_pass.calls[0].again(entry_parameters, *stage_pass.entry_inputs(sources))
         entry_grads = gradients(entered, [*inputs, *entry_parameters], start_grad)
     return [*entry_grads, *itertools.chain(*branch_grads)]
 
 
-def _split(tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[State]:
+def _split(values: Sequence[T], lengths: Sequence[int]) -> list[tuple[T, ...]]:
     ends = list(itertools.accumulate(lengths))
-    return [tuple(tensors[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+    return [tuple(values[end - length : end]) for end, length in zip(ends, lengths, strict=True)]

@@ -21,6 +21,7 @@ from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
 from .dual_residual import BackpropSwitch
 from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
+from .stream_grid import GRIDS, StreamGrid
 from .value_checks import (
     BELOW_ONE,
     NOT_NEGATIVE,
@@ -218,6 +219,7 @@ def build_backbone(
     rewiring: str = "re2tal",
     backprop: AnyBackprop | None = None,
     coupling: AnyCoupling | None = None,
+    stream_bits: int | None = None,
 ) -> RewiredModel:
     """Builds a registered architecture by name, rewired.
 
@@ -226,6 +228,7 @@ def build_backbone(
         rewiring: As for `rewire`.
         backprop: As for `rewire`.
         coupling: As for `rewire`.
+        stream_bits: As for `rewire`.
 
     Raises:
         ValueError: if `model_type` is missing or not registered, or a setting is not the family's.
@@ -233,7 +236,7 @@ def build_backbone(
     # Not by the model's class: several architectures may describe it.
     architecture = BACKBONES.find(backbone_config.get("model_type"))
     model = build_library_model(backbone_config)
-    return _rewired(model, type(model), architecture, rewiring, backprop, coupling)
+    return _rewired(model, type(model), architecture, rewiring, backprop, coupling, stream_bits)
 
 
 def build_library_model(backbone_config: Mapping[str, Any]) -> nn.Module:
@@ -255,6 +258,7 @@ def rewire(
     rewiring: str = "re2tal",
     backprop: AnyBackprop | None = None,
     coupling: AnyCoupling | None = None,
+    stream_bits: int | None = None,
 ) -> RewiredModel:
     """Rewires a model in place, so that its activations need not be stored.
 
@@ -274,6 +278,9 @@ def rewire(
             that nothing grows with its length; the clips must not see each other.
         coupling: Coefficients `(alpha, beta)` of Dr2Net, by default `(1, 0)`, the network as it is. They may be set
             again later by `model.set_coupling`.
+        stream_bits: Rounds what each branch adds, so that the inverse is exact to the bit in any precision: 16 (to
+            2^-8; stages hand on at most 128; they are kept as integers of two bytes) or 24 (to 2^-14, at most 1024). Of
+            `"re2tal"` alone.
 
     Returns:
         The same object, whose class is now a mixture of this and its own.
@@ -294,7 +301,7 @@ def rewire(
         original: type[nn.Module] = type(model).original_class
     else:
         original = type(model)
-    return _rewired(model, original, architecture_of(original), rewiring, backprop, coupling)
+    return _rewired(model, original, architecture_of(original), rewiring, backprop, coupling, stream_bits)
 
 
 def _rewired(
@@ -304,9 +311,10 @@ def _rewired(
     rewiring: str,
     backprop: AnyBackprop | None,
     coupling: AnyCoupling | None,
+    stream_bits: int | None,
 ) -> RewiredModel:
     backprop = default_backprop(rewiring) if backprop is None else backprop
-    check_rewiring(rewiring, backprop, coupling)
+    check_rewiring(rewiring, backprop, coupling, stream_bits)
     for module in model.modules():
         if recast := architecture.recast_modules.get(type(module)):
             module.__class__ = recast
@@ -315,6 +323,7 @@ def _rewired(
     model.architecture = architecture
     model.rewiring = rewiring
     model.backprop = backprop
+    model.stream_bits = stream_bits
     model.reconstruction_errors = ReconstructionErrors()
     model.backprop_switch = BackpropSwitch()
     model.backprop_planner = BackpropPlanner()
@@ -346,7 +355,9 @@ def check_backprop(backprop: Any) -> None:
         raise ValueError(f"backprop is {shown(backprop)}; choose one of {list(BACKPROPS)}.")
 
 
-def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = None) -> None:
+def check_rewiring(
+    rewiring: str, backprop: str, coupling: AnyCoupling | None = None, stream_bits: int | None = None
+) -> None:
     """Raises a `ValueError` if a value is unknown or out of range, or the values do not go together."""
     if not isinstance(rewiring, str) or rewiring not in REWIRINGS:
         raise ValueError(f"rewiring is {shown(rewiring)}; choose one of {sorted(REWIRINGS)}.")
@@ -357,6 +368,19 @@ def check_rewiring(rewiring: str, backprop: str, coupling: AnyCoupling | None = 
         _as_couplings(coupling)
     elif rewiring != DUAL_RESIDUAL and backprop == "reversible" and COUPLINGS[rewiring].beta == 0:
         raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
+    if stream_bits is None:
+        return
+    if isinstance(stream_bits, bool) or stream_bits not in list(GRIDS):
+        raise ValueError(f"stream_bits is {shown(stream_bits)}; choose one of {sorted(GRIDS)}, or None.")
+    if rewiring == DUAL_RESIDUAL:
+        raise ValueError(
+            f"stream_bits={stream_bits} makes the inverse exact where streams are added only, and {rewiring!r} "
+            "multiplies them by its coefficients, too, which rounds: leave it out, or use rewiring='re2tal'."
+        )
+    if COUPLINGS[rewiring].beta != 1:
+        raise ValueError(
+            f"stream_bits={stream_bits} is for an inverse, and rewiring={rewiring!r} has none: leave it out."
+        )
 
 
 def _as_couplings(values: AnyCoupling, num_stages: int | None = None) -> list[Coupling]:
@@ -425,6 +449,12 @@ class RewiredModel(nn.Module):
     reconstruction_errors: ReconstructionErrors
     backprop_switch: BackpropSwitch
     backprop_planner: BackpropPlanner
+    stream_bits: int | None = None
+
+    @property
+    def stream_grid(self) -> StreamGrid | None:
+        """What the streams are rounded to; None: they are not."""
+        return None if self.stream_bits is None else GRIDS[self.stream_bits]
 
     @property
     def memory_budget(self) -> int | None:
@@ -480,7 +510,8 @@ class RewiredModel(nn.Module):
         self._set_modes_of_wrappers(stages)
         couplings = self.couplings()
         modes, probes = self._modes(stages, inputs, couplings) if modes is None else (modes, [])
-        outputs = run_stages(stages, inputs, couplings, modes, self.reconstruction_errors, probes, stage_outputs)
+        errors, grid = self.reconstruction_errors, self.stream_grid
+        outputs = run_stages(stages, inputs, couplings, modes, errors, probes, stage_outputs, grid)
         return self.architecture.norm(self, *outputs)
 
     def plan_for(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> BackpropPlan:
@@ -518,7 +549,8 @@ class RewiredModel(nn.Module):
         most_together: int = 0,
     ) -> BackpropPlan:
         norm = functools.partial(self.architecture.norm, self)
-        return self.backprop_planner.choose(self, stages, inputs, couplings, invertible, norm, most_together)
+        grid = self.stream_grid
+        return self.backprop_planner.choose(self, stages, inputs, couplings, invertible, norm, grid, most_together)
 
     def _modes(
         self, stages: Sequence[Stage], inputs: Tensor, couplings: Sequence[Coupling]
@@ -612,7 +644,7 @@ class RewiredModel(nn.Module):
         if not error <= LARGEST_SILENT_ERROR:
             warnings.warn(
                 f"The reversible backward pass reconstructed its activations with a relative error of {error:.1e}; "
-                "gradients are unreliable. Use backprop='checkpoint', or fp32 streams.",
+                "gradients are unreliable. Use backprop='checkpoint', or stream_bits=24 or 16, which are exact.",
                 stacklevel=3,
             )
 

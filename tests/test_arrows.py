@@ -61,5 +61,5 @@ def test_no_arrow_goes_up():
 
 def test_the_ground_knows_nothing_of_ours():
     assert imports("temporal_segments") == frozenset()
-    assert imports("reversible") <= {"reversible_replay"}
-    assert imports("reversible_replay") == frozenset()
+    assert imports("reversible") <= {"reversible_replay", "stream_grid"}
+    assert imports("reversible_replay") == imports("stream_grid") == frozenset()

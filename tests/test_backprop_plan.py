@@ -59,9 +59,12 @@ def test_predicted_bytes_are_those_measured(case):
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("rewiring", ["re2tal", "none", "dr2net"])
-def test_predicted_bytes_with_frozen_stages_autocast_and_every_rewiring(rewiring):
+@pytest.mark.parametrize(
+    ("rewiring", "bits"), [("re2tal", None), ("re2tal", 16), ("re2tal", 24), ("none", None), ("dr2net", None)]
+)
+def test_predicted_bytes_with_frozen_stages_autocast_and_every_rewiring(rewiring, bits):
     model = backbone(SWIN, "auto", rewiring).train()
+    model.stream_bits = bits
     inputs = clip(model, SWIN)
     for parameter in model.architecture.stages(model)[0].entry.parameters():
         parameter.requires_grad_(False)

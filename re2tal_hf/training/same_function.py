@@ -18,7 +18,7 @@ FREE = re.compile(
     r"|image_size|img_size|crop_size|spatial_size|temporal_size|num_frames|frames_per_clip|num_patches|grid_size|grid_depth"
     r"|feature_stride|num_classes|num_labels|id2label|label2id|problem_type|return_dict|use_cache|norm_pix_loss"
     r"|output_attentions|output_hidden_states|name_or_path|kernel_config|loss_type|architectures|.*dtype|transformers_version|decoder_.*|pred_.*|.*pooler.*"
-    r"|rewiring|backprop|coupling|temporal_shift|_.*"
+    r"|rewiring|backprop|coupling|stream_bits|temporal_shift|_.*"
 )
 
 

@@ -266,3 +266,30 @@ def test_what_is_no_run_folder_is_named(tmp_path):
         read_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no model 'first'"):
         read_run(tmp_path, "first")
+
+
+def test_a_model_on_features_is_said_to_be_one(tmp_path):
+    overrides = ("data.features=/home/someone/kicks/features", "data.videos=null", "augmentation={}")
+    backbone = {"model_type": "features", "size": 8}
+    folder = write_run(tmp_path / "run", overrides=overrides, backbone_config=backbone, rewiring="none")
+    cut = {"feature_stride": 4, "feature_offset": 8, "sampling": "whole"}
+    change_json(folder / "best" / "video_preprocessor_config.json", **cut)
+    encoder = {"encoder": "image_lite0 training.pretrained_backbone=/home/someone/lite0.pth", "window": 16, "step": 4}
+    change_json(folder / "run.json", features=encoder | {"mean": True})
+    text = make_card(read_run(folder), OPTIONS).text
+    assert "Only the head was trained, on stored features" in text and "in the backbone" not in text
+    assert "`[N, 8]`, one every 4 frames, the first one at frame 8, as `re2tal features` computed them with `im" in text
+    assert "training.pretrained_backbone=lite0.pth`, windows of 16 frames, a step of 4, one feature for each." in text
+    assert '"features": np.load("video.npy"), "duration": 62.5, "frame_rate": 30.0}' in text
+    assert "data.features=features\n" in text and "--annotations annotations.json --features features\n" in text
+    assert "trained from scratch, on features of another network, `image_lite0" in text
+    for wrong in ("from pixels", "Frames are", "video.mp4", "someone", "backpropagation", "of the backbone"):
+        assert wrong not in text
+    card = make_card(read_run(folder), OPTIONS)
+    assert row(card, "window") == "16 features, tested on whole videos"
+    assert row(card, "features") == "size 8, feature_stride 4, feature_offset 8, feature_rate None"
+
+    change_json(folder / "run.json", features={})
+    change_json(folder / "best" / "video_preprocessor_config.json", feature_rate=30)
+    text = make_card(read_run(folder), OPTIONS).text
+    assert "at 30 frames a second, as another program computed them" in text and '"frame_rate"' not in text

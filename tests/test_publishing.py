@@ -305,6 +305,18 @@ def test_output_holds_what_would_be_sent(command, run_folder, tmp_path):
     assert re.search("out is not empty: name a new folder", error)
 
 
+def test_a_model_on_features_is_published_as_one(tmp_path, command):
+    backbone = {"model_type": "features", "size": 8}
+    overrides = ("data.features=features", "data.videos=null", "augmentation={}")
+    run = write_run(tmp_path / "run", overrides=overrides, backbone_config=backbone, rewiring="none")
+    error, _ = command(run, "--repo", "user/name", "--output", tmp_path / "out")
+    assert error is None and "It takes features, not videos" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    features = torch.randn(1, 8, 8)
+    models = [load_checked(folder).model for folder in (run / "best", tmp_path / "out")]
+    with torch.no_grad():
+        assert torch.equal(*(model(temporal_features=features).logits for model in models))
+
+
 def test_errors_of_the_command_leave_nothing_behind(command, run_folder, tmp_path):
     broken = Path(shutil.copytree(run_folder, tmp_path / "run"))
     (broken / "best" / "metrics.json").unlink()

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..head import HEADS
 from ..licensing.origins import Origin, find_origin, question, recorded_origin
+from .feature_card import feature_limits, feature_notice, feature_rows, features_of, on_features
 from .markdown import Markdown, code, escape, plain, render
 from .places import file_name, parent_name, without_places
 from .published_run import PublishedRun
@@ -70,13 +71,14 @@ def make_card(run: PublishedRun, options: CardOptions) -> ModelCard:
         repo_id=Markdown(options.repo_id),
         tag=Markdown(options.tag),
         license=origin.license,
-        notice=Markdown(origin.notice),
+        notice=Markdown(feature_notice(run) if on_features(run) and origin.source is None else origin.notice),
         terms=Markdown(origin.terms or ""),
         data_name=name,
         hub_dataset=Markdown((hub_dataset or "").partition("@")[0]),
         class_agnostic=run.recipe["data"].get("class_agnostic", False),
         labels=[label for _, label in sorted(run.config["id2label"].items(), key=lambda item: int(item[0]))],
         how_trained=Markdown(_how_trained(run, origin)),
+        features=features_of(run),
         head=_head(run.config["head_config"]["model_type"]),
         num_parameters=_count(run.record["num_parameters"]),
         backbone_parameters=_count(run.record["backbone_parameters"]),
@@ -197,6 +199,8 @@ def _reversible_tag(run: PublishedRun) -> list[str]:
 
 def _how_trained(run: PublishedRun, origin: Origin) -> str:
     source = origin.source
+    if on_features(run):
+        return "Only the head was trained, on stored features in the place of videos, with `re2tal_hf`."
     start = f"starting from {code(source)}" if source else "from scratch"
     if run.recipe["freeze"]["backbone"]:
         weights = f"from {code(source)}" if source else "at its initial, random weights"
@@ -247,6 +251,8 @@ def _settings(run: PublishedRun) -> dict[str, str]:
         "mixed precision": training["mixed_precision"],
         "augmentation": _describe(run.recipe["augmentation"]) or "none",
     }
+    if on_features(run):
+        settings |= feature_rows(run)
     return {name: value for name, value in settings.items() if value}
 
 
@@ -280,16 +286,20 @@ def _costs(run: PublishedRun) -> dict[str, str]:
 def _limits(run: PublishedRun) -> list[str]:
     data, processor = run.record["training"], run.processor
     amount = f"{data['segments']} actions in {data['videos']} videos"
+    trained = f"Trained on {amount}: other people, places and cameras than these have not been tried."
+    scores = "Scores rank the actions; they are not calibrated probabilities."
+    if on_features(run):
+        return [trained, *feature_limits(run), scores]
     if _is_resized(run):
         window = f"Every video is sampled to {processor['num_frames']} frames: the longer it is, the coarser the times."
     else:
         seconds = processor["num_frames"] / processor["frame_rate"]
         window = f"A window is {seconds:.3g} s long: an action that takes longer is never seen whole."
     return [
-        f"Trained on {amount}: other people, places and cameras than these have not been tried.",
+        trained,
         window,
         f"Frames are scaled to {_frame_size(run)}: what cannot be told at that size is not found. Sound is not used.",
-        "Scores rank the actions; they are not calibrated probabilities.",
+        scores,
     ]
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from ..finite import check_predictions
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from ..training.feature_settings import MODEL_TYPE
 from ..training.recipe_yaml import write_yaml
 from ..training.run_folder import DETECTIONS, LOG, METRICS, PICTURE, RECIPE, RECORD, as_json, as_lines
 from ..video_processing_re2tal import Re2TALVideoProcessor
@@ -114,7 +115,7 @@ def stage_model(
 
 
 def load_checked(folder: Path) -> TemporalActionLocalizationPipeline:
-    """Loads a model and lets it run once on random frames.
+    """Loads a model and lets it run once on random frames, or features where it takes these.
 
     Raises:
         ValueError: if weights are missing or left over, or an output is not finite.
@@ -126,12 +127,18 @@ def load_checked(folder: Path) -> TemporalActionLocalizationPipeline:
     processor = Re2TALVideoProcessor.from_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
     num_frames = min(processor.num_frames, _PROBE_FRAMES)
-    frames = torch.randint(0, 256, (num_frames, 3, 256, 256), generator=generator, dtype=torch.uint8)
-    pixels = processor(frames, return_tensors="pt")["pixel_values_videos"][:, :num_frames].to(model.dtype)
+    kind, inputs = "frames", {}
+    if model.config.backbone_config["model_type"] == MODEL_TYPE:
+        kind, shape = "features", (1, num_frames, model.model.feature_size)
+        inputs["temporal_features"] = torch.randn(shape, generator=generator).to(model.dtype)
+    else:
+        frames = torch.randint(0, 256, (num_frames, 3, 256, 256), generator=generator, dtype=torch.uint8)
+        pixels = processor(frames, return_tensors="pt")["pixel_values_videos"][:, :num_frames]
+        inputs["pixel_values_videos"] = pixels.to(model.dtype)
     with torch.inference_mode():
-        output = model.eval()(pixels)
+        output = model.eval()(**inputs)
     real = output.point_mask
-    check_predictions(f"{folder}, random frames", output.logits[real], output.pred_segments[real])
+    check_predictions(f"{folder}, random {kind}", output.logits[real], output.pred_segments[real])
     return TemporalActionLocalizationPipeline(model=model, video_processor=processor, device="cpu")
 
 

@@ -36,6 +36,12 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     return check_values(f"{path}: ", {name: values[name] for name in hints}, hints)
 
 
+def describe_features(folder: str | Path) -> dict[str, Any]:
+    """What `re2tal features` wrote of a folder: which encoder, which windows; empty where others computed them."""
+    found = read_json(Path(folder) / DESCRIPTION, "{size, ...}") if (Path(folder) / DESCRIPTION).is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
 def with_features(recipe: Recipe) -> Recipe:
     """A recipe with what the folder of its features says of them, where the recipe itself says nothing.
 

@@ -39,6 +39,7 @@ from .checkpoint import PROGRESS, RunState, read_checkpoint
 from .coupling_schedule import coupling_at
 from .data_table import data_table
 from .epoch import EpochSoFar, batches_after
+from .feature_settings import describe_features
 from .finite_updates import ADVICE, DivergedError, FiniteUpdates
 from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the_training
 from .memory import peak_memory
@@ -513,6 +514,8 @@ class Trainer(ABC):
             self.progress.seconds,
         )
         record["hub_dataset"] = hub_dataset(self.recipe.data.annotations)
+        if self.recipe.data.features is not None:
+            record["features"] = describe_features(self.recipe.data.features)
         if self.plan is not None:
             record["backprop_plan"] = self.plan.to_dict()
         if self.progress.extensions:

@@ -6,10 +6,12 @@ Sequences are `[B, T, C]`, masks bool `[B, T]`, True where a step is real; paddi
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 SMALLEST_ATTENTION_BLOCK = 64
@@ -27,6 +29,13 @@ def standardize(x: Tensor, mask: Tensor) -> Tensor:
     centred = zero_padding(x - mean, mask)
     variance = centred.square().sum(dim=1, keepdim=True) / count
     return centred * (variance + 1e-5).rsqrt()
+
+
+def run_block(block: nn.Module, *inputs: Tensor, recomputes: bool) -> Any:
+    """Runs a part of a head; with `recomputes` it keeps its inputs only, and the backward pass runs it again."""
+    if recomputes and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
 
 
 def draw_layers(module: nn.Module, but: Tensor | None = None) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head import LocalizationHeadOutput, Padding, check_choice, prepare_features
-from .head_layers import ConvLayer, draw_layers, zero_padding
+from .head_layers import ConvLayer, draw_layers, run_block, zero_padding
 from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields, shown
 
 Neck = Literal["identity", "fpn"]
@@ -228,9 +228,13 @@ class PyramidHead(nn.Module):
         boundary_size: channels that the boundary branch predicts.
         length_multiple: inputs are padded to a multiple of this, with the reference paddings also to
             `max_length`; by default to whole steps of the coarsest level.
+
+    Attributes:
+        recomputes: whether blocks and branches keep their inputs only, and the backward pass runs them again.
     """
 
     output_class: ClassVar[type[LocalizationHeadOutput]] = LocalizationHeadOutput
+    recomputes = False
 
     def __init__(
         self,
@@ -290,7 +294,7 @@ class PyramidHead(nn.Module):
         """
         levels, masks = self.extract_pyramid(features, mask)
         levels = self.neck(levels, masks)
-        logits = [zero_padding(self.classification(x, m), m) for x, m in zip(levels, masks, strict=True)]
+        logits = [zero_padding(self._run(self.classification, x, m), m) for x, m in zip(levels, masks, strict=True)]
         offsets = [self.offsets(x, m, level) for level, (x, m) in enumerate(zip(levels, masks, strict=True))]
         return self.output_class(
             logits=torch.cat(logits, dim=1),
@@ -305,7 +309,7 @@ class PyramidHead(nn.Module):
 
     def boundary_values(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """`[B, T, C]` of a level -> `[B, T, boundary_size]`, not negative, zero at padding."""
-        return F.relu(self.level_scales(zero_padding(self.boundary(x, mask), mask), level))
+        return F.relu(self.level_scales(zero_padding(self._run(self.boundary, x, mask), mask), level))
 
     def extract_pyramid(self, features: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Features of all levels before the neck.
@@ -332,18 +336,21 @@ class PyramidHead(nn.Module):
             min_length=0 if config.isolate_padding else math.ceil(config.max_length / coarsest) * coarsest,
         )
         for layer in self.embedding:
-            x = layer(x, mask)
+            x = self._run(layer, x, mask)
         if config.use_position_embedding:
             positions = self._positions(x.shape[1], x.shape[2]).to(x)
             x = x + zero_padding(positions.expand_as(x), mask)
         for block in self.stem:
-            x, mask = block(x, mask)
+            x, mask = self._run(block, x, mask)
         levels, masks = [x], [mask]
         for block in self.pyramid:
-            x, mask = block(x, mask)
+            x, mask = self._run(block, x, mask)
             levels.append(x)
             masks.append(mask)
         return levels, masks
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
+        return run_block(block, *inputs, recomputes=self.recomputes)
 
     def _positions(self, length: int, size: int) -> Tensor:
         if length <= self.config.max_length:

@@ -242,7 +242,7 @@ class TriDetHead(PyramidHead):
         The features get no gradient from here (section 3.3 leaves that to the center branch).
         """
         x = x.detach()
-        start, end = self.start(x, mask), self.end(x, mask)
+        start, end = self._run(self.start, x, mask), self._run(self.end, x, mask)
         if self.config.padding != "opentad":
             return zero_padding(start, mask), zero_padding(end, mask)
         return start, end

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head import prepare_features, register_head
-from .head_layers import MaskedGroupNorm, convolve, draw_layers, zero_padding
+from .head_layers import MaskedGroupNorm, convolve, draw_layers, run_block, zero_padding
 from .loss_anchors import VSGNHeadOutput, VSGNLoss
 from .value_checks import COUNT, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields
 
@@ -212,9 +212,13 @@ class VSGNHead(nn.Module):
     every segment from the features at its two boundaries.
 
     Built from the channels of the features, the number of classes and the settings of `VSGNConfig`.
+
+    Attributes:
+        recomputes: as of `PyramidHead`.
     """
 
     config_class: ClassVar = VSGNConfig
+    recomputes = False
 
     def __init__(self, input_size: int, num_labels: int, **settings: Any):
         super().__init__()
@@ -270,7 +274,10 @@ class VSGNHead(nn.Module):
         num_anchors = len(self.anchor_scales)
         class_logits, changes = (
             torch.cat(
-                [tower(x, m).unflatten(2, (num_anchors, -1)).flatten(1, 2) for x, m in zip(levels, masks, strict=True)],
+                [
+                    self._run(tower, x, m).unflatten(2, (num_anchors, -1)).flatten(1, 2)
+                    for x, m in zip(levels, masks, strict=True)
+                ],
                 dim=1,
             )
             for tower in (self.classification, self.regression)
@@ -316,12 +323,15 @@ class VSGNHead(nn.Module):
         for level, conv in enumerate(self.encoder):
             encoded = convolve(cast(nn.Conv1d, conv), x, mask)
             if self.graphs:
-                encoded = encoded + self.graphs[level](x, mask)
+                encoded = encoded + self._run(self.graphs[level], x, mask)
             mask = mask[:, ::2]
             x = zero_padding(F.relu(encoded), mask)
             levels.append(x)
             masks.append(mask)
         return levels, masks, step_mask
+
+    def _run(self, part: nn.Module, *inputs: Tensor) -> Tensor:
+        return run_block(part, *inputs, recomputes=self.recomputes)
 
     def _anchors(self, lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
         centers, widths = [], []
@@ -342,7 +352,7 @@ class VSGNHead(nn.Module):
             x = x.masked_fill(~step_mask.unsqueeze(1), 0)
         else:
             x = F.interpolate(x, length, mode="linear", align_corners=True)
-        return torch.cat([evaluate(x) for evaluate in self.evaluation], dim=1).transpose(1, 2)
+        return torch.cat([self._run(evaluate, x) for evaluate in self.evaluation], dim=1).transpose(1, 2)
 
     def _adjust(self, proposals: Tensor, x: Tensor, step_mask: Tensor) -> Tensor:
         num_steps = step_mask.sum(dim=1)

@@ -211,7 +211,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             feature_mask = temporal_features.new_ones(temporal_features.shape[:2], dtype=torch.bool)
         stride = self.model.feature_stride
         with naming_argument("temporal_features", temporal_features, self):
-            head_output = self.head(temporal_features.transpose(1, 2), feature_mask)
+            head_output = self.run_head(temporal_features.transpose(1, 2), feature_mask)
         losses = None
         if labels is not None:
             targets = [
@@ -227,6 +227,17 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             point_mask=point_mask,
             hidden_states=hidden_states,
         )
+
+    def run_head(self, features: Tensor, mask: Tensor) -> Any:
+        """Runs the head, which of long videos keeps little, too, unless it is one that takes no notice.
+
+        Args:
+            features: `[B, D, T']`.
+            mask: bool `[B, T']`.
+        """
+        if not torch.compiler.is_compiling():
+            cast(Any, self.head).recomputes = self.backprop == "clips"
+        return self.head(features, mask)
 
 
 class Re2TALForVideoClassification(Re2TALPreTrainedModel):

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 from head_cases import HEAD_CASES, assert_learns, assert_survives_saving, features_of, prefix_mask, tiny_model
-from tolerances import assert_close
+from tolerances import assert_close, assert_gradients_close
 
 from re2tal_hf.head import HEADS
+from re2tal_hf.training.memory import saved_for_backward
 
 CASES = list(HEAD_CASES.values())
 TARGET = {"segments": torch.tensor([[3.0, 9.0]]), "class_labels": torch.tensor([1])}
@@ -77,6 +78,27 @@ def test_the_loss_of_windows_with_and_without_actions_is_finite(case):
     losses["loss"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
     assert loss.can_learn(output, torch.tensor([[30.0, 39.0]])).tolist() == [False]
+
+
+@every_case
+def test_a_head_that_recomputes_keeps_less_and_has_the_same_gradients(case):
+    head, loss = (
+        case.trained(**case.learning | {"drop_path": 0.3} if case.learning else {}),
+        HEADS[case.name].loss_class(),
+    )
+    features, mask = features_of(64)
+    kept, found = {}, {}
+    for head.recomputes in (False, True):
+        head.train().zero_grad()
+        torch.manual_seed(0)
+        features = features.detach().requires_grad_()
+        with saved_for_backward([features, *head.parameters()]) as saved:
+            output = head(features, mask)
+        kept[head.recomputes] = saved.total()
+        loss.double().eval()(output, [TARGET])["loss"].backward()
+        found[head.recomputes] = {name: p.grad for name, p in head.named_parameters()} | {"features": features.grad}
+    assert_gradients_close(found[True], found[False])
+    assert kept[True] < 0.6 * kept[False]
 
 
 @every_case

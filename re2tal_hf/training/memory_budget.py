@@ -91,7 +91,7 @@ def _bytes_of_head(model: Any, shape: tuple[int, ...], device: torch.device) -> 
     buffers: list[Tensor] = [buffer.clone() for buffer in model.head.buffers()]
     try:
         with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
-            model.head(features, mask)
+            model.run_head(features, mask)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"model.head_config takes no windows of {shape[1]} frames: {one_line(error)}") from error
     with torch.no_grad():

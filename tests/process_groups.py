@@ -72,6 +72,16 @@ def main() -> None:
         for name, options in {"evaluate": measured, "predict": [*localized, "--format", "vtt", *videos]}.items():
             job = partial(command, name, "--model", model, *options)
             ends[f"{name} on {count}"] = forks.run_group([job] * count, place)
+        kept = ["--model", model, "--videos", data / "videos", "--output", place / f"features_{count}"]
+        ends[f"features on {count}"] = forks.run_group([partial(command, "features", *kept)] * count, place)
+    (place / "features_2" / f"{videos[1].stem}.npy").unlink()
+    ends["features again"] = forks.run_group([partial(command, "features", *kept)] * 2, place)
+    (place / "broken").mkdir()
+    for name in ("a", "b"):
+        (place / "broken" / f"{name}.mp4").write_bytes(b"not a video")
+    shutil.copy(videos[0], place / "broken" / "c.mp4")
+    kept = ["--model", model, "--videos", place / "broken", "--output", place / "features_3"]
+    ends["features of broken"] = forks.run_group([partial(command, "features", *kept)] * 2, place)
     (place / "no.mp4").write_bytes(b"not a video")
     ends["unreadable"] = forks.run_group(
         [partial(command, "predict", "--model", model, "--output", place / "some", place / "no.mp4", *videos)] * 2,

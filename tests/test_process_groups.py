@@ -78,6 +78,19 @@ def test_evaluation_and_prediction_share_the_videos_and_find_the_same(ends, plac
     assert [text.count(" actions, in ") for _, text in ends["predict on 2"]] == [2, 1]
 
 
+def test_processes_share_the_videos_whose_features_they_compute(ends, place):
+    for name in ("features on 1", "features on 2", "features again"):
+        assert all(status == 0 for status, _ in ends[name])
+    alone, shared = ({p.name: p.read_bytes() for p in place.glob(f"features_{n}/*")} for n in (1, 2))
+    assert alone == shared and len(shared) == 4
+    assert "3 videos done, 0 were there" in ends["features on 2"][0][1]
+    assert "1 videos done, 2 were there" in ends["features again"][0][1]
+    (first, told), (second, own) = ends["features of broken"]
+    assert (first, second) == (1, 1) and "2 of 3 videos cannot be read" in told
+    assert "b.mp4" in own and "a.mp4" not in own
+    assert sorted(path.name for path in (place / "features_3").iterdir()) == ["c.npy", "features.json"]
+
+
 def test_all_videos_are_done_before_a_process_says_that_one_is_unreadable(ends, place):
     assert [status for status, _ in ends["unreadable"]] == [1, 1]
     assert "no.mp4" in ends["unreadable"][0][1] and "no.mp4" not in ends["unreadable"][1][1]

@@ -157,7 +157,8 @@ def run(options: argparse.Namespace) -> int:
     extractor = on_every_process(processes, lambda: build_extractor(options, torch.device(device)))
     on_main_process(processes, lambda: claim(folder, describe(options, extractor)))
     targets = {paths[0]: folder / f"{paths[0].stem}.{options.format}" for paths in found.values()}
-    todo = [(path, target) for path, target in targets.items() if not target.is_file()]
+    # All have looked before any writes, or they would not share the same videos.
+    todo = on_every_process(processes, lambda: [pair for pair in targets.items() if not pair[1].is_file()])
     failed = on_every_process(processes, lambda: extract(extractor, todo, processes))
     failed = gather_object(failed)
     if failed and processes.is_main_process:

@@ -114,7 +114,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             progress: `True` for a bar over the windows of each video, or a function that takes the number of windows
                 done and of all of them.
             batch_size: Windows of a video that go through the model together; by default what the pipeline was built
-                with, or 1.
+                with, or 1. Kernels are chosen by the size of a batch, and another adds up in another order: scores
+                differ by rounding from those with 1.
             **settings: Any of those that follow, for this call alone.
             threshold: Lowest score returned.
             top_k: Most actions returned for a video, the best.

@@ -9,6 +9,7 @@ from architecture_cases import CASES
 from run_factory import small_pipeline
 from test_architectures import backbone, clip, every_case
 from tolerances import assert_gradients_close, depth_of
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from re2tal_hf import Re2TALConfig, rewire
@@ -148,6 +149,35 @@ def test_the_choice_is_exact():
     assert all("reversible" not in choice.modes for choice in best_choices(stages, ()))
     with pytest.raises(ValueError, match="memory budget leaves 0.0 MiB"):
         make_plan(stages, 1, (1,), range(5))
+
+
+def test_distributed_training_within_a_budget(tmp_path):
+    model = backbone(SWIN, "plain").double().train()
+    inputs = clip(model, SWIN).double()
+    model.forward_features(inputs).square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.backprop, model.memory_budget = "auto", ENOUGH
+    choices = model.plan_for((2, *SWIN.shape[:1], 3, *SWIN.shape[1:]), torch.float64).choices
+    model.memory_budget = choices[len(choices) // 2][0]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(Features(model), find_unused_parameters=True)  # of its classifier
+        for _ in range(2):
+            model.zero_grad()
+            parallel(inputs).square().sum().backward()
+            assert_gradients_close({n: p.grad for n, p in model.named_parameters()}, expected, depth=depth_of(model))
+        assert len(set(plan_of(model).modes)) > 1 and plan_of(model).kept <= plan_of(model).budget
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Features(torch.nn.Module):
+    def __init__(self, model: RewiredModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.model.forward_features(inputs)
 
 
 def test_another_input_has_another_plan():

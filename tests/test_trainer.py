@@ -222,6 +222,17 @@ def test_benchmark_script():
     assert reversible[0] == reversible[1] < min(saved["not rewired, plain"]) / 10
 
 
+def test_benchmark_of_budgets():
+    backbone = "{model_type: video_swin, embed_dim: 8, depths: [2, 2], num_heads: [1, 2], window_size: [2, 3, 3]}"
+    done = run_command("benchmark", "--budgets", "--backbone", backbone, "--frames", 8, "--size", 64, "--rounds", 1)
+    lines = done.stdout.splitlines()
+    plain, *rows = lines[lines.index("modes by stage: p plain, c checkpoint, r reversible") + 2 :]
+    kept = [(float(row.split()[1]), float(row.split()[4])) for row in rows]  # what it may, what it does
+    assert len(kept) == 6 and all(0 < found <= budget for budget, found in kept)
+    assert plain.startswith("rewired, plain") and " pp " in rows[-1] and " pp " not in rows[0]
+    assert "nan" not in done.stdout and all(float(row.split()[-4]) > 0 for row in rows)  # peaks
+
+
 def test_class_agnostic_evaluation_with_video_scores(places, data, tmp_path):
     LocalizationTrainer(
         load_recipe("quickstart", [*TINY, *places, "data.class_agnostic=true", "training.epochs=1"]), tmp_path / "a"

@@ -126,7 +126,11 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder of a model or of a run, or a Hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
-        "--batch-size", type=number(int, COUNT), default=1, help="more are faster on a GPU and take more memory"
+        "--batch-size",
+        type=number(int, COUNT),
+        default=1,
+        help="windows that go through the model together; more are faster where they are small, take more memory, and "
+        "change the scores by rounding",
     )
 
 
@@ -143,7 +147,7 @@ def check_device(device: str | torch.device | None) -> None:
     """Raises a `ValueError` if there is no such device here; None is any."""
     if device is not None:
         try:
-            torch.empty(0, device=device)
+            torch.empty(1, device=device).cpu()
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--device {device}: {str(error).partition('. ')[0]}.") from error
 

@@ -2,6 +2,7 @@
 
 re2tal benchmark                         # Swin-T, depths 2-2-6-2 and 2-2-18-2, one CPU thread
 re2tal benchmark --families              # one backbone of every family
+re2tal benchmark --families --output scripts/benchmark   # also over depth, frames, size, precision: JSON and a picture
 re2tal benchmark --backbone '{model_type: slowfast, variant: 101_8x8}'
 re2tal benchmark --recipe ut_interaction # the shapes of a recipe, the head included
 re2tal benchmark --budgets       # what is kept and how long a step takes, from the leanest budget to the largest
@@ -19,7 +20,8 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +29,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from ..backprop_plan import BackpropPlan
+from ..data.whole_files import check_writable
 from ..rewiring import architecture_of, build_library_model, cut_into_clips
 from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from ..training.own_files import import_files
 from ..training.recipe_yaml import read_yaml
 from ..value_checks import COUNT, check_value
+from ._benchmark_report import write_report
 from ._command import check_device, number, run_command
 
 AS_SHIPPED = "the library's own forward"
@@ -42,22 +46,41 @@ MODES = {
     "rewired, checkpoint": {"backprop": "checkpoint"},
     "rewired, reversible": {"backprop": "reversible"},
 }
-SWINS = [
+SWINS: list[dict[str, Any]] = [
     {"model_type": "video_swin", "variant": "tiny", "depths": depths, "stochastic_depth_prob": 0.0}
     for depths in ([2, 2, 6, 2], [2, 2, 18, 2])
 ]
-FAMILIES = [
+FAMILIES: list[dict[str, Any]] = [
     SWINS[0],
     {"model_type": "mvit", "variant": "v2_s"},
     {"model_type": "slowfast", "variant": "101_8x8"},
+    {"model_type": "slow_only", "variant": "50_8x8"},
+    {"model_type": "fast_only", "variant": "50_8x8"},
     {"model_type": "video_resnet", "variant": "r3d_18"},
     {"model_type": "videomae", "variant": "base"},
     {"model_type": "vivit", "variant": "base"},
     {"model_type": "timesformer", "variant": "base"},
-    {"model_type": "vjepa2", "variant": "large", "frames_per_clip": 32},
+    {
+        "model_type": "vjepa2",
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 12,
+        "frames_per_clip": 16,
+    },
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
 ]
+# What makes the stages deeper, of families that have a setting for it.
+DEEPER: dict[str, dict[str, Any]] = {
+    "video_swin": {"depths": [2, 2, 18, 2]},
+    "slowfast": {"stage_blocks": [3, 8, 36, 3]},
+    "slow_only": {"stage_blocks": [3, 4, 23, 3]},
+    "fast_only": {"stage_blocks": [3, 4, 23, 3]},
+    "video_resnet": {"layers": [3, 4, 6, 3]},
+    **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2"), {"num_hidden_layers": 24}),
+    "tf_efficientnet_lite0": {"depth_multiplier": 2.0},
+    "vit_small_patch14_dinov2": {"depth": 24},
+}
 # What says the frame size, of families whose models are made for one.
 FRAME_SIZES = {
     "videomae": "image_size",
@@ -68,6 +91,7 @@ FRAME_SIZES = {
 }
 # What a library's own forward needs to do no more than ours.
 LIBRARY_ARGUMENTS = {"vjepa2": {"skip_predictor": True}}
+INFERENCE = "inference, any mode"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
 # Budgets between the leanest and the largest, both included.
@@ -75,17 +99,20 @@ NUM_BUDGETS = 6
 
 
 class Step:
-    """A model and a batch: one training step without the optimiser."""
+    """A model and a batch: one training step without the optimiser, or inference."""
 
-    def __init__(self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None):
-        self.model: Any = model.to(videos.device).train()
+    def __init__(
+        self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None, trains: bool = True
+    ):
+        self.model: Any = model.to(videos.device).train(trains)
         self.videos = videos
         self.labels = labels
+        self.trains = trains
         self.dtype = PRECISIONS[precision]
 
     def forward(self) -> Tensor:
         """Returns the loss, or the mean square of the features of a model without head."""
-        with torch.autocast(self.videos.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        with self._autocast(), torch.set_grad_enabled(self.trains):
             if self.labels is None:
                 return self.model(self.videos).last_hidden_state.float().square().mean()
             return self.model(self.videos, labels=self.labels).loss
@@ -96,7 +123,8 @@ class Step:
         start = self._now()
         loss = self.forward()
         middle = self._now()
-        loss.backward()
+        if self.trains:
+            loss.backward()
         return middle - start, self._now() - start
 
     def saved(self) -> float:
@@ -105,6 +133,14 @@ class Step:
         with saved_for_backward(without) as saved:
             self.forward()
         return saved.total() / MIB
+
+    def plan(self) -> BackpropPlan:
+        """Returns the plan of a step with `backprop=auto`, within `model.memory_budget`."""
+        with self._autocast():
+            return self.model.backbone.plan_for(self.videos.shape, self.videos.dtype)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.videos.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _now(self) -> float:
         if self.videos.device.type == "cuda":
@@ -131,25 +167,36 @@ class LibraryModel(nn.Module):
         return BaseModelOutput(last_hidden_state=output if isinstance(output, Tensor) else output[0])
 
 
-def budget_steps(arguments: argparse.Namespace, backbone: dict) -> dict[str, Step]:
-    """Steps of `backprop=auto` within budgets between the leanest and the largest of use, in equal ratios."""
-    step = backbone_step(arguments, backbone, {"backprop": "auto"})
-    step.model.memory_budget = 2**62
-    step.forward()
-    choices = cast(BackpropPlan, step.model.plan).choices
+def budget_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tuple]:
+    """Rows of `backprop=auto` within budgets between the leanest and the largest of use, in equal ratios."""
+    rows: dict[str, tuple] = {"rewired, plain": (backbone_step, (arguments, backbone, MODES["rewired, plain"]))}
+    step = budget_step(arguments, backbone, 2**62)
+    choices = step.plan().choices
     leanest, most = choices[0][0], choices[-1][0]
-    steps = {"rewired, plain": backbone_step(arguments, backbone, MODES["rewired, plain"])}
     for index in range(NUM_BUDGETS):
         budget = math.ceil(leanest * (most / leanest) ** (index / (NUM_BUDGETS - 1)))
-        step = backbone_step(arguments, backbone, {"backprop": "auto"})
         step.model.memory_budget = budget
-        step.forward()
-        modes = "".join(mode[0] for mode in cast(BackpropPlan, step.model.plan).modes)
-        steps[f"budget {budget / MIB:.1f} MiB: {modes}"] = step
-    return steps
+        modes = "".join(mode[0] for mode in step.plan().modes)
+        rows[f"budget {budget / MIB:.1f} MiB: {modes}"] = (budget_step, (arguments, backbone, budget))
+    return rows
 
 
-def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None) -> Step:
+def budget_step(arguments: argparse.Namespace, backbone: dict, budget: int) -> Step:
+    step = backbone_step(arguments, backbone, {"backprop": "auto"})
+    step.model.memory_budget = budget
+    step.plan()  # not while its peak is measured
+    return step
+
+
+def backbone_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tuple]:
+    """Rows of all modes, and of inference."""
+    rows: dict[str, tuple] = {
+        name: (backbone_step, (arguments, backbone, change)) for name, change in {AS_SHIPPED: None, **MODES}.items()
+    }
+    return rows | {INFERENCE: (backbone_step, (arguments, backbone, {}, False))}
+
+
+def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None, trains: bool = True) -> Step:
     """`change` is to the configuration; None for the library's own model."""
     torch.manual_seed(0)
     if name := FRAME_SIZES.get(backbone["model_type"]):
@@ -160,7 +207,28 @@ def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | 
     else:
         model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
     videos = torch.randn((1, arguments.frames, 3, arguments.size, arguments.size), device=arguments.device)
-    return Step(model, videos, arguments.precision)
+    return Step(model, videos, arguments.precision, trains=trains)
+
+
+def count_kept(arguments: argparse.Namespace, backbone: dict) -> list[dict[str, Any]]:
+    """MiB that all stages plain keep, and the leanest modes, by count: of the backbone, deeper, of larger inputs."""
+    deeper = backbone in FAMILIES and (DEEPER.get(backbone["model_type"]) or DEEPER.get(backbone.get("variant", "")))
+    changed: list[tuple[str, str, dict, dict]] = [
+        ("", "", backbone, {}),
+        ("frames", "x2", backbone, {"frames": 2 * arguments.frames}),
+        ("frames", "x4", backbone, {"frames": 4 * arguments.frames}),
+        ("size", "x2", backbone, {"size": 2 * arguments.size}),
+        ("precision", "bf16", backbone, {"precision": "bf16"}),
+    ]
+    if deeper:
+        changed.insert(1, ("depth", "deeper", {**backbone, **deeper}, {}))
+    found = []
+    for axis, factor, other, change in changed:
+        step = budget_step(argparse.Namespace(**{**vars(arguments), **change}), other, 2**62)
+        choices = step.plan().choices
+        kept = {"leanest_mib": choices[0][0] / MIB, "plain_mib": choices[-1][0] / MIB}
+        found.append({"axis": axis, "factor": factor, **kept})
+    return found
 
 
 def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict, frozen: bool = False) -> Step:
@@ -189,7 +257,10 @@ def _peak(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
 
 def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
     """Returns the MiB that a step adds at its peak to a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    # Where it can be, forked from a process that has imported what a step needs, which takes seconds.
+    multiprocessing.set_forkserver_preload([f"{__package__}._command"])
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(kind)) as process:
         # Ctrl-C reaches both, and the other would show a traceback: it inherits that it pays no heed.
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
         measured = process.submit(_peak, build, parameters, threads)
@@ -202,8 +273,8 @@ def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) ->
             raise
 
 
-def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> None:
-    """Runs the steps in turn and prints medians; ratios are to the first, round by round; peaks as far as given."""
+def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> dict[str, dict[str, float]]:
+    """Runs the steps in turn, prints and returns medians; ratios are to the first, round by round."""
     names = list(steps)
     saved = {name: step.saved() for name, step in steps.items()}
     for step in steps.values():
@@ -213,14 +284,22 @@ def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> Non
         for name, step in steps.items():
             times[name].append(step.run())
     print(f"{'':32}{'saved MiB':>10}{'fewer':>8}{'peak MiB':>10}{'forward s':>11}{'step s':>9}{'ratio':>7}")
+    rows = {}
     for name in names:
-        forward = statistics.median(t[0] for t in times[name])
-        step_time = statistics.median(t[1] for t in times[name])
-        ratio = statistics.median(own[1] / first[1] for own, first in zip(times[name], times[names[0]], strict=True))
+        row = {
+            "kept_mib": saved[name],
+            "peak_mib": peaks[name],
+            "forward_seconds": statistics.median(t[0] for t in times[name]),
+            "step_seconds": statistics.median(t[1] for t in times[name]),
+            "ratio": statistics.median(a[1] / b[1] for a, b in zip(times[name], times[names[0]], strict=True)),
+        }
+        fewer = f"{saved[names[0]] / saved[name]:.1f}x" if saved[name] else ""
         print(
-            f"{name:32}{saved[name]:10.1f}{saved[names[0]] / max(saved[name], 1e-9):7.1f}x"
-            f"{peaks.get(name, math.nan):10.0f}{forward:11.3f}{step_time:9.3f}{ratio:7.2f}"
+            f"{name:32}{saved[name]:10.1f}{fewer:>8}{peaks[name]:10.0f}{row['forward_seconds']:11.3f}"
+            f"{row['step_seconds']:9.3f}{row['ratio']:7.2f}"
         )
+        rows[name] = {field: round(value, 4) for field, value in row.items()}
+    return rows
 
 
 def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
@@ -255,6 +334,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--threads", type=number(int, COUNT), default=1)
     parser.add_argument("--rounds", type=number(int, COUNT), default=7)
+    parser.add_argument(
+        "--output", metavar="NAME", help="also write NAME.json and NAME.png, with counts for larger inputs"
+    )
     parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
 
 
@@ -262,6 +344,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     if arguments.budgets and arguments.recipe:
         raise ValueError("--budgets is for backbones alone: leave out --recipe.")
+    if arguments.output:
+        if arguments.budgets or arguments.recipe:
+            raise ValueError("--output is for the modes of backbones: leave out --budgets and --recipe.")
+        check_writable(Path(arguments.output).parent, "--output")
     torch.set_num_threads(arguments.threads)
 
     builds: dict[str, dict[str, tuple]] = {}
@@ -277,20 +363,29 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.backbone:
             backbones = [check_value("--backbone", read_yaml(arguments.backbone, "--backbone"), dict)]
         for backbone in backbones:
-            builds[str(backbone)] = {
-                name: (backbone_step, (arguments, backbone, change))
-                for name, change in {AS_SHIPPED: None, **MODES}.items()
-            }
+            builds[str(backbone)] = (budget_rows if arguments.budgets else backbone_rows)(arguments, backbone)
+    entries = []
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
         if arguments.budgets:
-            backbone = rows[AS_SHIPPED][1][1]
             print("modes by stage: p plain, c checkpoint, r reversible")
-            compare(budget_steps(arguments, backbone), {}, arguments.rounds)
-            continue
         peaks = {name: peak_of_step(build, parameters, arguments.threads) for name, (build, parameters) in rows.items()}
         steps = {name: build(*parameters) for name, (build, parameters) in rows.items()}
-        compare(steps, peaks, arguments.rounds)
+        measured = compare(steps, peaks, arguments.rounds)
+        if arguments.output:
+            backbone = rows[AS_SHIPPED][1][1]
+            shape = "x".join(map(str, steps[AS_SHIPPED].videos.shape))
+            entries.append(
+                {
+                    "name": " ".join(str(backbone[key]) for key in ("model_type", "variant") if key in backbone),
+                    "backbone": backbone,
+                    "shape": shape,
+                    "precision": arguments.precision,
+                    "rows": measured,
+                    "counted": count_kept(arguments, backbone),
+                }
+            )
+            write_report(arguments.output, entries, arguments.device)
     if arguments.find_frames:
         for mode in MODES:
             print(f"{mode}: {largest_number_of_frames(arguments, mode)} frames of {arguments.size} px fit")

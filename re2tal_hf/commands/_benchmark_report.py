@@ -1,0 +1,94 @@
+"""What `re2tal benchmark --output` writes: JSON of what was measured and counted, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from ..data.whole_files import written_whole
+from ..training.run_record import describe_device
+from ..version import __version__
+
+# Of the bars; the table of the JSON has all rows.
+SHOWN = {"rewired, plain": "0.75", "rewired, checkpoint": "tab:blue", "rewired, reversible": "tab:orange"}
+PLAIN, REVERSIBLE = "rewired, plain", "rewired, reversible"
+AXES = ("depth", "frames", "size", "precision")
+
+
+def write_report(name: str, entries: Sequence[dict[str, Any]], device: str) -> None:
+    """Writes `name.json` and `name.png`.
+
+    Args:
+        name: A path without ending.
+        entries: Of every backbone its `backbone`, `shape` and `precision`, `rows` of modes, and what is `counted`.
+        device: On which it was measured.
+    """
+    report = {
+        "machine": describe_device(torch.device(device)),
+        "versions": {
+            "python": platform.python_version(),
+            "re2tal_hf": __version__,
+            **{package: version(package) for package in ("torch", "torchvision", "transformers", "timm")},
+        },
+        "backbones": list(entries),
+    }
+    with written_whole(Path(f"{name}.json")) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with written_whole(Path(f"{name}.png")) as partial:
+        draw_report(report).savefig(partial, format="png", dpi=110)
+
+
+def draw_report(report: dict[str, Any]) -> Figure:
+    """Draws kept bytes and times of every backbone, and how the kept bytes grow."""
+    entries = report["backbones"]
+    names = [entry["name"] for entry in entries]
+    figure = Figure(figsize=(13, 2 + 0.45 * len(entries)), layout="constrained")
+    kept, times, growth = figure.subplots(1, 3, width_ratios=(3, 2, 3), sharey=True)
+    thickness = 0.8 / len(SHOWN)
+    for index, (mode, colour) in enumerate(SHOWN.items()):
+        places = [row + (index - 1) * thickness for row in range(len(entries))]
+        for axes, field in ((kept, "kept_mib"), (times, "ratio")):
+            values = [entry["rows"][mode][field] for entry in entries]
+            bars = axes.barh(places, values, thickness, color=colour, label=mode.removeprefix("rewired, "))
+            axes.bar_label(bars, fmt="%.3g", fontsize=6, padding=2)
+    kept.set(xscale="log", xlabel="kept between forward and backward, MiB", yticks=range(len(names)), yticklabels=names)
+    kept.invert_yaxis()
+    kept.legend(fontsize=7, loc="lower right")
+    times.axvline(1, color="0.3", linewidth=0.8)
+    times.set(xlabel="time of a step, library's = 1")
+    for name, label, marker in _growth_labels(entries):
+        for row, entry in enumerate(entries):
+            for mode, colour in (("plain", SHOWN[PLAIN]), ("leanest", SHOWN[REVERSIBLE])):
+                if (factor := _factor(entry, name, label, mode)) is not None:
+                    place = row + (0.2 if mode == "leanest" else -0.2)
+                    growth.plot(factor, place, marker, color=colour, markersize=6, fillstyle="none")
+        growth.plot([], [], marker, color="0.3", fillstyle="none", label=f"{name} {label}")
+    growth.axvline(1, color="0.3", linewidth=0.8)
+    growth.set(xscale="log", xlabel="counted: kept, of changed to unchanged (grey plain, orange leanest)")
+    growth.legend(fontsize=7, ncols=3)
+    first = entries[0]
+    figure.suptitle(
+        f"input {first['shape']}, {first['precision']}; {report['machine']}; torch {report['versions']['torch']}",
+        fontsize=9,
+    )
+    return figure
+
+
+def _growth_labels(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    found = {(c["axis"], c["factor"]): None for entry in entries for c in entry["counted"] if c["axis"] in AXES}
+    markers = iter("os^Dvxp*")
+    for axis, factor in found:
+        yield axis, factor, next(markers)
+
+
+def _factor(entry: dict[str, Any], axis: str, factor: str, mode: str) -> float | None:
+    counted = {(c["axis"], c["factor"]): c for c in entry["counted"]}
+    changed, base = counted.get((axis, factor)), counted[("", "")]
+    return None if changed is None else changed[f"{mode}_mib"] / base[f"{mode}_mib"]

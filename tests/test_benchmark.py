@@ -1,0 +1,61 @@
+"""What `re2tal benchmark` covers and writes; its runs are tested in `test_trainer.py`."""
+
+import argparse
+import json
+
+import pytest
+
+from re2tal_hf.commands._benchmark_report import SHOWN, draw_report, write_report
+from re2tal_hf.commands.benchmark import AS_SHIPPED, DEEPER, FAMILIES, INFERENCE, count_kept
+from re2tal_hf.rewiring import BACKBONES
+
+SMALL = {
+    "model_type": "video_swin", "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": [2, 3, 3],
+}  # fmt: skip
+
+
+def entry(name: str, backbone: dict, deeper: bool) -> dict:
+    row = {"kept_mib": 8.0, "peak_mib": 20.0, "forward_seconds": 0.1, "step_seconds": 0.3, "ratio": 1.3}
+    counted = [{"axis": "", "factor": "", "leanest_mib": 2.0, "plain_mib": 8.0}]
+    if deeper:
+        counted.append({"axis": "depth", "factor": "deeper", "leanest_mib": 2.0, "plain_mib": 16.0})
+    rows = dict.fromkeys((AS_SHIPPED, *SHOWN, INFERENCE), row)
+    common = {"shape": "1x8x3x32x32", "precision": "fp32"}
+    return {"name": name, "backbone": backbone, **common, "rows": rows, "counted": counted}
+
+
+def test_every_registered_backbone_is_measured():
+    assert {backbone["model_type"] for backbone in FAMILIES} == BACKBONES.keys() - {"features"}
+    known = {value for backbone in FAMILIES for value in (backbone["model_type"], backbone.get("variant"))}
+    assert DEEPER.keys() <= known
+
+
+def test_the_report_holds_machine_versions_and_rows(tmp_path):
+    entries = [entry("one", SMALL, True), entry("other", SMALL, False)]
+    write_report(str(tmp_path / "found"), entries, "cpu")
+    report = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert report["machine"].startswith("CPU, ") and {"torch", "python", "timm"} <= report["versions"].keys()
+    assert report["backbones"] == entries
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {"found.json", "found.png"}
+    _, times, growth = draw_report(report).axes
+    assert [bar.get_width() for bar in times.patches] == [1.3] * 6
+    plotted = sorted(line.get_xdata()[0] for line in growth.lines if line.get_marker() == "o" and len(line.get_xdata()))
+    assert plotted == [1.0, 2.0]  # leanest and plain, deeper
+
+
+@pytest.mark.training
+def test_kept_bytes_are_counted_for_larger_inputs():
+    arguments = argparse.Namespace(frames=8, size=32, precision="fp32", device="cpu")
+    base, *changed = count_kept(arguments, SMALL)
+    grown = {(c["axis"], c["factor"]): c["plain_mib"] / base["plain_mib"] for c in changed}
+    assert grown.keys() == {("frames", "x2"), ("frames", "x4"), ("size", "x2"), ("precision", "bf16")}
+    assert grown["frames", "x2"] == pytest.approx(2, rel=0.05) and grown["frames", "x4"] == pytest.approx(4, rel=0.05)
+    assert grown["precision", "bf16"] < 0.8 < 3 < grown["size", "x2"]
+    assert all(c["leanest_mib"] < c["plain_mib"] / 2 for c in (base, *changed))
+
+
+def test_deeper_ones_are_settings_of_their_families():
+    for backbone in FAMILIES:
+        settings = {**backbone, **DEEPER.get(backbone["model_type"], DEEPER.get(backbone.get("variant", ""), {}))}
+        BACKBONES.find(settings.pop("model_type")).check(settings)

@@ -1,12 +1,14 @@
 """The recipes of the benchmarks say what OpenTAD's configs say, field by field."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
-from published_settings import EVERY, PUBLISHED
+from published_settings import EVERY, FEATURES, FEATURES_EVERY, PUBLISHED
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel, Re2TALVideoProcessor
 from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.data.video_files import files_of_id, find_videos
 from re2tal_hf.metrics.published_figures import PUBLISHED as PUBLISHED_FIGURES
@@ -116,6 +118,76 @@ def test_training_and_measurement(name):
         assert processor.num_video_classes == facts["external_cls.topk"]
     assert PUBLISHED_FIGURES[name].figures[None] == published
     assert f"{published:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
+
+
+def commands_of_the_page() -> dict[str, list[str]]:
+    """The trainings that the page shows, by their run, with what it abbreviates."""
+    page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    [shared] = re.findall(r"`\$OPENTAD` stands for.*?\n`(.+?)`", page)
+    lines = re.findall(r"^re2tal train (.+)$", page.replace("$OPENTAD", shared), re.MULTILINE)
+    return {re.search(r"--output runs/(\w+)", line)[1]: shlex.split(line) for line in lines}
+
+
+@pytest.mark.parametrize("run", FEATURES)
+def test_the_overrides_for_other_data_sets_say_what_the_configs_say(run):
+    arguments = commands_of_the_page()[run]
+    recipe = load_recipe(arguments[arguments.index("--recipe") + 1], [part for part in arguments if "=" in part])
+    facts, processor = FEATURES_EVERY | FEATURES[run], Re2TALVideoProcessor(**recipe.processor)
+    with torch.device("meta"):
+        model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, id2label={0: "a", 1: "b"}))
+    head, loss = model.head.config, model.criterion
+    assert model.model.feature_size == facts["in_channels"]
+    layers = (head.num_embedding_layers, head.num_stem_layers, len(model.head.pyramid))
+    assert layers == facts["arch"] and head.hidden_size == facts["out_channels"]
+    assert (head.attention_window, head.num_attention_heads) == (facts["n_mha_win_size"], facts["n_head"])
+    assert (head.dropout, head.drop_path) == (facts["proj_pdrop"], facts["path_pdrop"])
+    assert (head.max_length, head.use_position_embedding) == (facts["max_seq_len"], facts["use_abs_pe"])
+    assert tuple(map(tuple, head.ranges)) == facts["regression_range"] and head.num_levels == facts["num_levels"]
+    assert (loss.label_smoothing, loss.center_radius) == (facts["label_smoothing"], facts["center_sample_radius"])
+    assert recipe.model["loss_config"]["initial_normalizer"] == facts["loss_normalizer"]
+    cut = (processor.feature_stride, processor.feature_offset, processor.feature_rate, processor.num_frames)
+    assert cut == tuple(facts[name] for name in ("feature_stride", "offset_frames", "fps", "trunc_len"))
+    assert (
+        recipe.data.truncation_threshold == facts["trunc_thresh"]
+        and tuple(recipe.data.crop_ratio) == facts["crop_ratio"]
+    )
+    kept = (processor.nms_sigma, processor.nms_min_score, processor.max_candidates, processor.max_detections)
+    assert kept == tuple(facts[name] for name in ("sigma", "min_score", "pre_nms_topk", "max_seg_num"))
+    assert processor.nms_per_class == facts["multiclass"] and processor.voting_threshold is None
+    training, evaluation = recipe.training, recipe.evaluation
+    assert (training.batch_size, training.learning_rate) == (facts["batch_size"], facts["lr"])
+    assert (training.weight_decay, training.ema_decay) == (facts["weight_decay"], facts["ema"])
+    assert training.max_gradient_norm == facts["clip_grad_norm"] and training.warmup_epochs == facts["warmup_epoch"]
+    assert (training.schedule_epochs or training.epochs, training.epochs) == (facts["max_epoch"], facts["end_epoch"])
+    assert (training.mixed_precision == "fp16") == facts["amp"]
+    assert (evaluation.start_epoch, evaluation.epochs) == (facts["val_start_epoch"] + 1, 1)
+    assert tuple(evaluation.tiou_thresholds) == facts["tiou_thresholds"]
+
+
+# As torchvision's swin3d_s and swin3d_b have them, and SlowFast's paper.
+OTHER_SIZES = {
+    "small": ("thumos14_swin_tiny", (96, [2, 2, 18, 2], [3, 6, 12, 24])),
+    "base": ("thumos14_swin_tiny", (128, [2, 2, 18, 2], [4, 8, 16, 32])),
+    "50_8x8": ("thumos14_slowfast_101", [3, 4, 6, 3]),
+    "152_8x8": ("thumos14_slowfast_101", [3, 8, 36, 3]),
+}
+
+
+@pytest.mark.parametrize("variant", OTHER_SIZES)
+def test_the_overrides_for_other_sizes(variant):
+    page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8")
+    [overrides] = re.findall(rf"`(model\.backbone_config\.variant={variant}[^`]*)`", page)
+    name, sizes = OTHER_SIZES[variant]
+    recipe = load_recipe(name, overrides.split())
+    with torch.device("meta"):
+        network = Re2TALModel(Re2TALConfig(**recipe.model)).backbone
+    if "swin" in name:
+        stages = network.features[::2]
+        heads = [stage[0].attn.num_heads for stage in stages]
+        assert (network.patch_embed.proj.weight.shape[0], [len(stage) for stage in stages], heads) == sizes
+    else:
+        layers = [getattr(network.slow_path, f"layer{number}") for number in range(1, 5)]
+        assert [len(layer) for layer in layers] == sizes
 
 
 def test_every_recipe_of_the_benchmarks_is_held_against_them():

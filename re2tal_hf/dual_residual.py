@@ -18,7 +18,8 @@ from .reversible import Backprop, Coupling, Stage
 
 logger = logging.getLogger(__name__)
 
-# Largest relative error of the reconstruction that the gradients may rest on.
+# Largest relative error of the reconstruction that the gradients may rest on without a warning, or at all where there
+# is a choice. fp32 reconstructs to about 1e-6 at depth 24, a network all in bf16 to 5e-3.
 LARGEST_ERROR = 1e-3
 # While a stage is not inverted, its error is measured in every so many training passes.
 PROBE_INTERVAL = 25

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .backprop_clips import check_clips_apart, clip_by_clip, plan_clips
 from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
-from .dual_residual import BackpropSwitch
+from .dual_residual import LARGEST_ERROR, BackpropSwitch
 from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from .stream_grid import GRIDS, StreamGrid
@@ -55,8 +55,6 @@ BACKPROPS = (*reversed(MODES), "auto", "clips")
 AnyCoupling: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 """Two coefficients `(alpha, beta)`, or such a pair for each stage."""
 
-# fp32 reconstructs to about 1e-6 at depth 24; at this error gradients are visibly wrong.
-LARGEST_SILENT_ERROR = 1e-2
 # What the libraries' own constructors take without a word, by the names they have there.
 BACKBONE_SETTINGS: dict[str, Any] = {
     **dict.fromkeys(
@@ -641,7 +639,7 @@ class RewiredModel(nn.Module):
     def _warn_of_errors(self) -> None:
         # Read one step late, when the values are there and nothing has to wait for them.
         error = self.reconstruction_errors.largest()
-        if not error <= LARGEST_SILENT_ERROR:
+        if not error <= LARGEST_ERROR:
             warnings.warn(
                 f"The reversible backward pass reconstructed its activations with a relative error of {error:.1e}; "
                 "gradients are unreliable. Use backprop='checkpoint', or stream_bits=24 or 16, which are exact.",

@@ -1,6 +1,7 @@
 """Streams on a grid: the inverse is exact, so that gradients in low precision are to the bit those of checkpointing."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -108,6 +109,20 @@ def test_rounding_is_to_the_nearest_and_its_gradient_is_one(bits):
     rounded.sum().backward()
     assert (rounded / grid.step).tolist() == [-3, 0, 0, 1, 7]
     assert x.grad is not None and (x.grad == grid.step).all()
+
+
+def test_streams_in_bf16_without_a_grid_are_warned_of():
+    model = build_backbone(CASES[0].config).bfloat16()
+    frames, height, width = CASES[0].shape
+    videos = torch.randn(1, frames, 3, height, width).bfloat16()
+    model.video_features(videos).sum().backward()
+    with pytest.warns(UserWarning, match="reconstructed its activations .* stream_bits=24 or 16"):
+        model.video_features(videos)
+    model.stream_bits = 16
+    model.video_features(videos).sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.video_features(videos)
 
 
 def test_every_integer_comes_back():

@@ -7,11 +7,12 @@ import itertools
 import logging
 import numbers
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModel
 from transformers.pipelines.base import ChunkPipeline
@@ -23,7 +24,7 @@ from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_
 from .video_features import FeaturesInMemory, features_at
 from .video_processing_re2tal import Re2TALVideoProcessor
 from .video_source import FramesInMemory, VideoSource, is_video, open_video
-from .video_windows import MAX_FRAMES
+from .video_windows import MAX_FRAMES, Window
 
 logger = logging.getLogger(__name__)
 
@@ -191,22 +192,19 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             max_frames = MAX_FRAMES
             if isinstance(source, FramesInMemory):
                 max_frames = max(MAX_FRAMES_IN_MEMORY, MAX_LOOKS * len(source))
+        read: Callable[[Window], Tensor]
         if isinstance(source, FeaturesInMemory):
-            whole = processor.whole_features(
-                source.name, len(source), duration=source.duration, frame_rate=source.frame_rate
-            )
-            windows = processor.split(whole, overlap=window_overlap, max_frames=max_frames)
+            whole = source.whole(processor)
+            read = partial(features_at, source.features, whole)
         else:
-            windows = processor.windows(source.name, source.duration, overlap=window_overlap, max_frames=max_frames)
+            whole = processor.whole_video(source.name, source.duration, max_frames=max_frames)
+            read = partial(processor.read_frames, source)
+        windows = processor.split(whole, overlap=window_overlap, max_frames=max_frames)
         for first in range(0, len(windows), windows_in_batch):
             chosen = windows[first : first + windows_in_batch]
-            if isinstance(source, FeaturesInMemory):
-                frames = [features_at(source.features, whole, window) for window in chosen]
-            else:
-                frames = [source.frames_at(window.times, resize=processor.resize_and_crop) for window in chosen]
             done = first + len(chosen)
             yield {
-                "frames": frames,
+                "frames": [read(window) for window in chosen],
                 "windows": chosen,
                 "counts": (done, len(windows)),
                 "is_last": done == len(windows),

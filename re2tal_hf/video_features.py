@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,13 +13,33 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from .value_checks import POSITIVE, check_value, shown
+from .value_checks import COUNT, POSITIVE, check_value, shown
+from .video_container import describe
 from .video_reader import VideoReadError
 from .video_windows import Window
 
 FEATURE_EXTENSIONS = frozenset([".npy", ".npz", ".safetensors"])
 # What the array is called in a file that may hold several.
 NAMES = ("features", "feats")
+
+
+class FeatureTimes(Protocol):
+    """When features stand, as a video processor says it."""
+
+    @property
+    def sampling(self) -> str: ...  # noqa: D102
+
+    @property
+    def num_frames(self) -> int: ...  # noqa: D102
+
+    @property
+    def feature_stride(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def feature_offset(self) -> float: ...  # noqa: D102
+
+    @property
+    def feature_rate(self) -> float | None: ...  # noqa: D102
 
 
 class FeaturesInMemory:
@@ -54,6 +74,53 @@ class FeaturesInMemory:
 
     def close(self) -> None:
         """Does nothing: the features are in memory."""
+
+    def whole(self, times: FeatureTimes) -> Window:
+        """All of them as one window; see `whole_features`."""
+        return whole_features(self.name, len(self), times, duration=self.duration, frame_rate=self.frame_rate)
+
+
+def whole_features(
+    video_id: str,
+    num_features: int,
+    times: FeatureTimes,
+    *,
+    duration: float | None = None,
+    frame_rate: float | None = None,
+) -> Window:
+    """All stored features of a video as one window, whose frames are the features.
+
+    Feature `k` stands at the frame `k * feature_stride + feature_offset` of the video, as in ActionFormer. With
+    `sampling="resized"`, or without a stride, features are spread evenly over the video.
+
+    Args:
+        video_id: carried along.
+        num_features: how many are stored.
+        times: the processor of the model.
+        duration: of the video in seconds; None: as long as the features say.
+        frame_rate: frames per second of the video, where `feature_rate` is None.
+
+    Raises:
+        ValueError: if it takes the duration or the frame rate, and there is none.
+    """
+    where = describe(check_value("video_id", video_id, str))
+    num_features = check_value("num_features", num_features, Annotated[int, COUNT])
+    resized, stride = times.sampling == "resized", times.feature_stride
+    steps = times.num_frames if resized else num_features
+    if stride is not None and (duration is None or not resized):
+        rate = times.feature_rate or check_value("frame_rate", frame_rate, Annotated[float | None, POSITIVE])
+        if rate is None:
+            raise ValueError(
+                f"{where}: at how many frames per second its features were computed is not known: set "
+                'processor.feature_rate, or give the frame_rate of each video ("fps" in its annotations, '
+                "--frame-rate of re2tal predict)."
+            )
+        if duration is None:
+            duration = (num_features - 1) * stride / rate + max(2 * times.feature_offset, stride) / rate
+    if duration is None:
+        raise ValueError(f"{where}: its duration is needed, since its features have no stride.")
+    seconds = steps / duration if resized or stride is None else rate / stride
+    return Window(video_id, times.feature_offset / (stride or 1) / seconds, seconds, steps, duration)
 
 
 def features_at(features: Tensor, whole: Window, window: Window) -> Tensor:

@@ -228,43 +228,6 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         self._check_budget(video_id, duration, frames, max_frames)
         return Window(video_id, 0.0, self.frame_rate, max(1, math.ceil(frames)), duration)
 
-    @suggesting
-    def whole_features(
-        self, video_id: str, num_features: int, *, duration: float | None = None, frame_rate: float | None = None
-    ) -> Window:
-        """All stored features of a video as one window, whose frames are the features.
-
-        Feature `k` stands at the frame `k * feature_stride + feature_offset` of the video, as in ActionFormer. With
-        `sampling="resized"`, or without a stride, features are spread evenly over the video.
-
-        Args:
-            video_id: carried along.
-            num_features: how many are stored.
-            duration: of the video in seconds; None: as long as the features say.
-            frame_rate: frames per second of the video, where `feature_rate` is None.
-
-        Raises:
-            ValueError: if it takes the duration or the frame rate, and there is none.
-        """
-        where = describe(check_value("video_id", video_id, str))
-        num_features = check_value("num_features", num_features, Annotated[int, COUNT])
-        resized, stride = self.sampling == "resized", self.feature_stride
-        steps = self.num_frames if resized else num_features
-        if stride is not None and (duration is None or not resized):
-            rate = self.feature_rate or check_value("frame_rate", frame_rate, Annotated[float | None, POSITIVE])
-            if rate is None:
-                raise ValueError(
-                    f"{where}: at how many frames per second its features were computed is not known: set "
-                    'processor.feature_rate, or give the frame_rate of each video ("fps" in its annotations, '
-                    "--frame-rate of re2tal predict)."
-                )
-            if duration is None:
-                duration = (num_features - 1) * stride / rate + max(2 * self.feature_offset, stride) / rate
-        if duration is None:
-            raise ValueError(f"{where}: its duration is needed, since its features have no stride.")
-        seconds = steps / duration if resized or stride is None else rate / stride
-        return Window(video_id, self.feature_offset / (stride or 1) / seconds, seconds, steps, duration)
-
     def _check_budget(self, video_id: str, duration: float, frames: float, max_frames: int) -> None:
         if frames > max_frames:
             raise ValueError(
@@ -299,7 +262,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         return self.split(whole, overlap=overlap, max_frames=max_frames)
 
     def split(self, whole: Window, *, overlap: float | None = None, max_frames: int = MAX_FRAMES) -> list[Window]:
-        """Plans the windows that cover what `whole_video` or `whole_features` returned; see `windows`."""
+        """Plans the windows that cover what `whole_video` returned, or `whole_features`; see `windows`."""
         if self.sampling != "sliding":
             return [whole]
         step = max(1, round(self.num_frames * (1 - (self.window_overlap if overlap is None else overlap))))
@@ -328,8 +291,11 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         if not hasattr(reader, "frames_at"):
             raise TypeError(f"reader is {shown(reader)}; it must be a VideoReader.")
         check_windows([window])
-        frames = reader.frames_at(window.times, resize=self.resize_and_crop)
-        return {name: tensor[0] for name, tensor in self.prepare([frames]).items()}
+        return {name: tensor[0] for name, tensor in self.prepare([self.read_frames(reader, window)]).items()}
+
+    def read_frames(self, reader: VideoSource, window: Window) -> Tensor:
+        """Decodes one window at the size at which the model gets it, uint8 `[T, C, H, W]`."""
+        return reader.frames_at(window.times, resize=self.resize_and_crop)
 
     def resize_and_crop(self, frames: Tensor) -> Tensor:
         """Brings frames as they are decoded to the size at which the model gets them.

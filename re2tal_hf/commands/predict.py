@@ -79,7 +79,7 @@ def localize(
     if is_feature_file(path):
         features = FeaturesInMemory(path, frame_rate=frame_rate)
         check_size(path, features, pipe.model.config.backbone_config)
-        duration = pipe.video_processor.whole_features(path, len(features), frame_rate=frame_rate).duration
+        duration = features.whole(pipe.video_processor).duration
         return pipe({"features": features.features, "frame_rate": frame_rate, "name": path}, **settings), duration
     with VideoReader(path) as reader:
         duration = reader.duration

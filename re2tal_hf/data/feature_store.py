@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..video_features import feature_shape, features_at, read_features
+from ..video_features import feature_shape, features_at, read_features, whole_features
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import VideoReadError
 from ..video_windows import Window
@@ -43,11 +43,14 @@ class FeatureStore:
 
     Attributes:
         timelines: How long the videos are.
+        steps: What the steps of a window are.
 
     Raises:
         FeatureError: A file cannot be read, features are of another size, their rate is not known, or they come to
             other durations than those of the annotations.
     """
+
+    steps = "features"
 
     def __init__(self, videos: Sequence[AnnotatedVideo], processor: Re2TALVideoProcessor, size: int):
         self.processor = processor
@@ -72,8 +75,12 @@ class FeatureStore:
     def whole(self, video: AnnotatedVideo) -> Window:
         """All features of a video as one window."""
         try:
-            return self.processor.whole_features(
-                video.video_id, self._count(video), duration=video.duration, frame_rate=video.frame_rate
+            return whole_features(
+                video.video_id,
+                self._count(video),
+                self.processor,
+                duration=video.duration,
+                frame_rate=video.frame_rate,
             )
         except ValueError as error:
             raise FeatureError(f"{video.local_path()}: {error}") from error

@@ -42,7 +42,12 @@ class FrameStore:
         timelines: When the frames of files are on screen; by default the user's index.
         cache: Folder for decoded frames (see `FrameCache`).
         backend: Of the `VideoReader`.
+
+    Attributes:
+        steps: What the steps of a window are.
     """
+
+    steps = "frames"
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..data.annotation_set import ALWAYS_REPAIRED, RULES, AnnotatedVideo, AnnotationSet
 from ..data.durations import Timelines
-from ..data.feature_store import FeatureStore
 from ..data.subsets import actions_by_class
 from ..data.windows import TrainingWindows
 
@@ -62,11 +61,10 @@ def _window(windows: TrainingWindows, lengths: np.ndarray) -> str:
     if processor.sampling == "resized":
         return f"{total}, each a whole video in {processor.num_frames} frames"
     seconds = processor.num_frames / float(np.median([windows.frame_rate(video) for video in windows.videos]))
-    steps = "features" if isinstance(windows.frames, FeatureStore) else "frames"
     longer = int((lengths > seconds).sum())
     return (
-        f"{total} of {processor.num_frames} {steps}, {seconds:.3g} s; {longer} of {len(lengths)} training actions "
-        "are longer than a window"
+        f"{total} of {processor.num_frames} {windows.frames.steps}, {seconds:.3g} s; {longer} of {len(lengths)} "
+        "training actions are longer than a window"
     )
 
 

@@ -131,7 +131,7 @@ class FeatureExtractor:
         starts, found = self._starts(whole.num_frames), []
         for first in range(0, len(starts), self.batch_size):
             windows = [self._window(whole, start) for start in starts[first : first + self.batch_size]]
-            frames = [reader.frames_at(window.times, resize=processor.resize_and_crop) for window in windows]
+            frames = [processor.read_frames(reader, window) for window in windows]
             batch = processor.prepare([part.to(device) for part in frames])
             features = self.encoder(**batch)
             if self.mean and features.shape[1] > 1:

@@ -16,7 +16,7 @@ FLOORS = [
     [""],
     ["data", "data/annotation_formats", "licensing"],
     ["training", "doctor"],
-    ["conversion", "publishing"],
+    ["conversion", "publishing", "report"],
     ["demo"],
     ["commands"],
 ]

@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from ..report.page import NAME as REPORT
+from ..report.page import write_report
 from ..training import auto_recipe
 from ..training.arguments import load_recipe, parse_recipe
 from ..training.localization import LocalizationTrainer
@@ -57,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
     if text and trainer.accelerator.is_main_process:
         trainer.run_folder.write_text(CHOSEN, text)
     trainer.run()
+    if trainer.accelerator.is_main_process:
+        write_report(trainer.run_folder.path, recipe, trainer.validation_set, trainer.run_folder.path / REPORT)
+        print(f"What came of it: {trainer.run_folder.path / REPORT}")
     return 0
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 
 from ..video_reader import VideoReadError
 from .annotation_check import AnnotationReport, Spread
 from .annotation_set import AnnotatedVideo
+from .html_page import frames_as_addresses, write_html
 from .timeline_index import TimelineIndex
 
 logger = logging.getLogger(__name__)
@@ -59,9 +56,10 @@ def write_page(path: Path, report: AnnotationReport, title: str, pictures: int =
         pictures: Of each class so many random actions are shown, as far as videos can be read.
         seed: Which ones.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True)
     hues = {label: round(number * 360 / max(len(report.labels), 1)) for number, label in enumerate(report.labels)}
-    content = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    write_html(
+        path,
+        _TEMPLATE,
         title=title,
         report=report,
         facts=_facts(report),
@@ -72,7 +70,6 @@ def write_page(path: Path, report: AnnotationReport, title: str, pictures: int =
         more_timelines=max(0, len(report.timelines) - _MOST_TIMELINES),
         spread=_shown,
     )
-    path.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
 def _facts(report: AnnotationReport) -> list[tuple[str, str]]:
@@ -108,23 +105,13 @@ def _pictures(report: AnnotationReport, count: int, seed: int) -> dict[str, list
             video, place = there[chosen]
             start, end = video.segments[place].tolist()
             try:
-                frames = _frames(index, video, start, end)
+                times = [start + share * (end - start) for share in _MOMENTS]
+                frames = frames_as_addresses(index, video.local_path(), times, _PICTURE_HEIGHT)
             except VideoReadError as error:
                 logger.warning("no picture: %s", error)
                 continue
             found[label].append({"video": video.video_id, "start": start, "end": end, "frames": frames})
     return found
-
-
-def _frames(index: TimelineIndex, video: AnnotatedVideo, start: float, end: float) -> list[str]:
-    addresses = []
-    with index.open(video.local_path()) as reader:
-        for frame in reader.frames_at([start + share * (end - start) for share in _MOMENTS]):
-            picture, content = Image.fromarray(frame.permute(1, 2, 0).numpy()), io.BytesIO()
-            picture.thumbnail((3 * _PICTURE_HEIGHT, _PICTURE_HEIGHT))
-            picture.save(content, "JPEG", quality=80)
-            addresses.append(f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}")
-    return addresses
 
 
 def _timeline(video: AnnotatedVideo, labels: list[str]) -> dict[str, Any]:

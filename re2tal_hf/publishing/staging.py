@@ -51,9 +51,11 @@ PACKAGE_FILES = (
     "training/README.md",
     "*.py",
     *(f"{folder}/*.py" for folder in ("commands", "conversion", "data", "data/annotation_formats", "demo", "doctor")),
-    *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "training")),
+    *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "report", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     "data/annotation_page.html",
+    "data/page_style.html",
+    "report/page.html",
     "publishing/model_card_template.md",
     *(
         f"recipes/{data}_{backbone}{way}.yaml"

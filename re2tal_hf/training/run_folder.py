@@ -3,6 +3,8 @@
 | file | what it holds |
 | --- | --- |
 | `recipe.yaml` | the settings; the folder belongs to a run from the moment on at which it is there |
+| `auto.yaml` | with `--recipe auto`, the settings that were found, with their reasons |
+| `report.html` | what came of it, to be looked at |
 | `run.json` | machine, versions, amounts of data, time |
 | `log.jsonl` | one line an epoch |
 | `best/`, `last/` | a model as `from_pretrained` takes it, `metrics.json`; also `detections.json`, `timeline.png` |

@@ -32,8 +32,8 @@ def draw_diagnosis(figures: Mapping[str, Any], title: str = "") -> Figure:
     axes = figure.subplots(2, 4)
     colors = {name: colormaps["tab10"](number) for number, name in enumerate(figures["kinds"])}
     _draw_kinds(axes[0, 0], figures["kinds"], colors)
-    _draw_costs(axes[0, 1], figures["cost"], colors)
-    _draw_confusion(axes[0, 2], figures["confusion_matrix"], figures["tiou_thresholds"][0])
+    draw_costs(axes[0, 1], figures["cost"], colors)
+    draw_confusion(axes[0, 2], figures["confusion_matrix"], figures["tiou_thresholds"][0])
     _draw_calibration(axes[0, 3], figures["calibration"])
     for place, (name, label) in zip(axes[1], CHARACTERISTICS.items(), strict=False):
         _draw_groups(place, figures["sensitivity"].get(name, []), label)
@@ -55,7 +55,8 @@ def _draw_kinds(axes: Axes, kinds: Mapping[str, list[float]], colors: Mapping[st
     axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
-def _draw_costs(axes: Axes, costs: Mapping[str, float], colors: Mapping[str, Any]) -> None:
+def draw_costs(axes: Axes, costs: Mapping[str, float], colors: Mapping[str, Any]) -> None:
+    """Draws what each kind of error costs."""
     names = list(costs)
     bars = axes.barh(names, [costs[name] for name in names], color=[colors.get(name, "0.5") for name in names])
     axes.bar_label(bars, fmt="%+.3f", padding=3)
@@ -64,7 +65,8 @@ def _draw_costs(axes: Axes, costs: Mapping[str, float], colors: Mapping[str, Any
     axes.margins(x=0.2)
 
 
-def _draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], threshold: float) -> None:
+def draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], threshold: float) -> None:
+    """Draws as what actions are seen, and which are missed."""
     rows = list(matrix)[:MAX_CLASSES]
     columns = [*rows, ""]
     counts = np.array([[matrix[row].get(column, 0) for column in columns] for row in rows], float)

@@ -269,3 +269,32 @@ def test_detections_of_a_reference_by_the_command(model_goldens, tmp_path):
         segments, scores = (torch.tensor([row[name] for row in rows]) for name in ("segment", "score"))
         labels = torch.tensor([int(row["label"].removeprefix("LABEL_")) for row in rows])
         assert_same_detections((segments, scores, labels), [value[inside] for value in expected], 2e-4, 1e-5)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["a4_actionformer_opentad_full", "a6_tridet_opentad"])
+def test_detections_of_opentad_by_its_options(name, model_goldens, tmp_path):
+    tensors, metadata = read_golden(model_goldens / f"{name}.safetensors")
+    state = {name.removeprefix("state."): t for name, t in tensors.items() if name.startswith("state.")}
+    meta, count = json.loads(metadata["metas"])[0], int(tensors["masks"][0].sum())
+    test = {"feature_stride": meta["snippet_stride"], "offset_frames": meta["offset_frames"]}
+    config = {"model": json.loads(metadata["config"]), "post_processing": json.loads(metadata["post_cfg"])}
+    config["dataset"] = {"test": test | {"pipeline": [{"type": "LoadFeats", "feat_format": "npy"}]}}
+    (options := tmp_path / "a.json").write_text(json.dumps(config), encoding="utf-8")
+    arguments = ["--from", "opentad", "--output", str(tmp_path / "model"), "--options", str(options)]
+    assert main([str(write(tmp_path / "a.pth", state)), *arguments]) == 0
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "vid_a.npy", tensors["input"][0, :, :count].numpy().T)
+    video = {"subset": "test", "fps": meta["fps"], "duration": meta["duration"]}
+    video["annotations"] = [{"segment": [1, 2], "label": "LABEL_0"}]
+    (annotations := tmp_path / "b.json").write_text(json.dumps({"database": {"vid_a": video}}), encoding="utf-8")
+    places = ["--model", str(tmp_path / "model"), "--features", str(tmp_path / "features"), "--subset", "test"]
+    target = tmp_path / "detections.json"
+    assert evaluate([*places, "--annotations", str(annotations), "--detections", str(target)]) == 0
+    rows = json.loads(target.read_text(encoding="utf-8"))["results"]["vid_a"]
+    segments, scores = (torch.tensor([row[name] for row in rows]) for name in ("segment", "score"))
+    labels = torch.tensor([int(row["label"].removeprefix("LABEL_")) for row in rows])
+    expected = stored_detections(tensors, "det.nosliding.vid_a")
+    inside = expected[0][:, 1] > expected[0][:, 0]  # what lies behind the video is dropped here
+    # Times are rounded to hundredths there, and scores to ten-thousandths.
+    assert_same_detections((segments, scores, labels), [value[inside] for value in expected], 0.011, 1.1e-4)

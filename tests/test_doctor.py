@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.commands import doctor
+from re2tal_hf.data.annotation_set import AnnotationSet
+from re2tal_hf.data.annotations import read_annotations
 from re2tal_hf.data.synthetic import generate
 from re2tal_hf.doctor.examination import findings
+from re2tal_hf.doctor.finding import KINDS
+from re2tal_hf.doctor.run import of_detections, of_run
 from re2tal_hf.doctor.settings import of_settings
 from re2tal_hf.training.arguments import load_recipe, recipe_names
 
@@ -191,3 +197,158 @@ def test_what_is_no_recipe_is_refused(
 @pytest.mark.parametrize("overrides", SETTING_FAULTS)
 def test_a_fault_of_the_settings_is_named(overrides: str, data: Path, tmp_path: Path) -> None:
     assert SETTING_FAULTS[overrides] in kinds(data, tmp_path, *overrides.split())
+
+
+SLOWFAST = "{model_type: slowfast, stage_blocks: [1, 1], base_channels: 8, channel_ratio: 4, norm_eval: false}"
+NUMBER_FAULTS = {
+    f"model.backbone_config={SLOWFAST} training.batch_size=1": "batch_norm",
+    f"model.backbone_config={SLOWFAST} freeze.norms=true": "random_norms",
+    "processor.do_rescale=false": "normalization",
+    "processor.rescale_factor=1.5e-5": "normalization",
+    "model.head_config.class_prior=1.0e-9": "silent_head",
+    "training.learning_rate=0.5 training.backbone_learning_rate=0.5": "high_learning_rate",
+    "processor.image_std=[1e-6,1e-6,1e-6] processor.rescale_factor=1e6": "normalization",
+}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("overrides", NUMBER_FAULTS)
+def test_a_fault_of_numbers_and_weights_is_named(overrides: str, data: Path, tmp_path: Path) -> None:
+    given = overrides.replace(": ", ":").replace(", ", ",").split()
+    given = [override.replace(":", ": ").replace(",", ", ") for override in given]
+    assert NUMBER_FAULTS[overrides] in kinds(data, tmp_path, *given, steps=2)
+
+
+def saved_model(folder: Path, **settings: Any) -> Path:
+    """A small localizer of three classes and its processor."""
+    recipe = load_recipe("quickstart", SMALL)
+    config = Re2TALConfig(**{**recipe.model, **settings}, id2label=dict(enumerate(NAMES)))
+    Re2TALForTemporalActionLocalization(config).save_pretrained(folder)
+    Re2TALVideoProcessor(**recipe.processor).save_pretrained(folder)
+    return folder
+
+
+KINETICS = "Swin3D_T_Weights.KINETICS400_V1"
+NAMES = ["hug", "kick", "push"]
+ACTIONS = [
+    (start, start + 3.0, NAMES[(video + number) % 3])
+    for video in range(2)
+    for number, start in enumerate(range(1, 40, 8))
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["training.pretrained_model={folder}", "model.rewiring=none", "model.backprop=plain"], "another_rewiring"),
+        (["training.pretrained_backbone={folder}", "processor.image_mean=[0, 0, 0]"], "normalization"),
+        (["training.pretrained_backbone={folder}", "processor.image_std=[1, 1, 1]"], "normalization"),
+        (["training.pretrained_backbone=Swin3D_T_Weights.KINETICS400_V1", "freeze.backbone=true"], "frozen_rewired"),
+        (
+            ["training.pretrained_backbone=Swin3D_T_Weights.KINETICS400_V1", "processor.image_std=[1, 1, 1]"],
+            "normalization",
+        ),
+    ],
+)
+def test_weights_that_know_other_inputs_are_named(overrides: list[str], kind: str, tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "old")
+    assert of_settings(load_recipe("quickstart", [*SMALL, f"training.pretrained_model={folder}"])) == []
+    given = [override.format(folder=folder) for override in overrides]
+    assert [found.kind for found in of_settings(load_recipe("quickstart", [*SMALL, *given]))] == [kind]
+
+
+def write_run(folder: Path) -> tuple[Path, AnnotationSet]:
+    """A run that went well, and what it was measured by."""
+    model = saved_model(folder / "best")
+    database = {
+        f"video_{video}": {
+            "subset": "validation",
+            "duration": 45.0,
+            "annotations": [{"segment": [s, e], "label": label} for s, e, label in ACTIONS[5 * video : 5 * video + 5]],
+        }
+        for video in range(2)
+    }
+    (folder / "annotations.json").write_text(json.dumps({"database": database}))
+    write_detections(folder, lambda start, end, label: (start + 0.2, end - 0.3, label))
+    (model / "metrics.json").write_text(json.dumps({"map": 0.8, "epoch": 6}))
+    write_log(folder, [1.2, 0.9, 0.7, 0.6, 0.5, 0.4])
+    return folder, read_annotations(folder / "annotations.json", subset="validation", repair=False)
+
+
+def write_log(folder: Path, losses: list[float], **entry: Any) -> None:
+    rows = [{"epoch": i + 1, "loss": loss, "skipped_steps": 0, **entry} for i, loss in enumerate(losses)]
+    (folder / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def write_detections(
+    folder: Path, change: Callable[[float, float, str], tuple[float, float, str]], score: float = 0.9
+) -> None:
+    results: dict[str, list[dict[str, Any]]] = {}
+    for number, action in enumerate(ACTIONS):
+        start, end, label = change(*action)
+        row = {"label": label, "score": score * 0.95**number, "segment": [start, end]}
+        results.setdefault(f"video_{number // 5}", []).append(row)
+    (folder / "best" / "detections.json").write_text(json.dumps({"results": results}))
+
+
+def spoil_weights(folder: Path) -> None:
+    path = folder / "best" / "model.safetensors"
+    state = load_file(path)
+    next(tensor for tensor in state.values() if tensor.is_floating_point())[...] = float("nan")
+    save_file(state, path, {"format": "pt"})
+
+
+def rewrite(name: str, **values: Any) -> Callable[[Path], None]:
+    def written(folder: Path) -> None:
+        path = folder / "best" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return written
+
+
+def not_learned(folder: Path) -> None:
+    write_detections(folder, lambda start, end, label: (44.0, 44.9, label))
+    rewrite("metrics.json", map=0.0)(folder)
+
+
+RUN_FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "NaN in the weights": ("not_finite_weights", spoil_weights),
+    "skipped steps": ("not_finite", lambda folder: write_log(folder, [1.0, 0.8], skipped_steps=7)),
+    "a loss that is NaN": ("not_finite", lambda folder: write_log(folder, [1.0, float("nan")])),
+    "a loss that rises": ("diverged", lambda folder: write_log(folder, [1.0, 0.7, 0.6, 1.4, 1.9])),
+    "a loss that stays": ("not_learning", lambda folder: write_log(folder, [1.0, 1.0, 1.01, 0.995, 1.0])),
+    "no epoch": ("unfinished", lambda folder: (folder / "log.jsonl").unlink()),
+    "an inexact inversion": ("inversion", lambda folder: write_log(folder, [1.0], reconstruction_error=0.3)),
+    "another rewiring": ("changed_model", rewrite("config.json", rewiring="none", backprop="plain")),
+    "another frame rate": ("changed_model", rewrite("video_preprocessor_config.json", frame_rate=30.0)),
+    "classes exchanged": (
+        "shuffled_classes",
+        lambda folder: write_detections(folder, lambda s, e, label: (s, e, NAMES[NAMES.index(label) - 1])),
+    ),
+    "times twice as long": ("scaled_times", lambda folder: write_detections(folder, lambda s, e, n: (2 * s, 2 * e, n))),
+    "a head that is silent": ("silent_head", lambda folder: write_detections(folder, lambda *a: a, score=0.01)),
+    "nothing found": ("zero_map", not_learned),
+}
+
+
+def run_findings(folder: Path, validation: AnnotationSet) -> list[str]:
+    found = [*of_run(load_recipe("quickstart", SMALL), folder), *of_detections(folder, validation)]
+    return [finding.kind for finding in found]
+
+
+def test_nothing_is_found_in_a_good_run(tmp_path: Path) -> None:
+    assert run_findings(*write_run(tmp_path)) == []
+
+
+@pytest.mark.parametrize("fault", RUN_FAULTS)
+def test_a_fault_of_a_run_is_named(fault: str, tmp_path: Path) -> None:
+    kind, plant = RUN_FAULTS[fault]
+    folder, validation = write_run(tmp_path)
+    plant(folder)
+    assert run_findings(folder, validation) == [kind]
+
+
+def test_faults_of_every_room_are_planted() -> None:
+    planted = {kind for faults in (DATA_FAULTS, RUN_FAULTS) for kind, _ in faults.values()}
+    planted |= {*SETTING_FAULTS.values(), *NUMBER_FAULTS.values()}
+    assert len(planted) > 40 and planted <= KINDS.keys()

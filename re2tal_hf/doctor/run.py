@@ -207,7 +207,7 @@ def _of_clock(predictions: Segments, references: Segments) -> list[Finding]:
     here = float((_overlaps(predictions, references)[0] >= _SAME).mean())
     found = {factor: float((_overlaps(predictions, references, factor)[0] >= _SAME).mean()) for factor in _FACTORS}
     factor = max(found, key=found.__getitem__)
-    if found[factor] < _AGREES or found[factor] < 2 * here:
+    if found[factor] < max(_AGREES, 2 * here, _LEAST_PAIRS / len(references.labels)):
         return []
     seen = f"detections find {here:.0%} of the actions, and {found[factor]:.0%} with times multiplied by {factor:.3g}"
     cause = "annotations and detections count another frame rate or unit"

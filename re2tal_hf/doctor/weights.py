@@ -56,9 +56,10 @@ def of_model(trainer: LocalizationTrainer) -> list[Finding]:
             )
         )
     if norms and not learning and not recipe.training.pretrained_weights:
-        seen = f"freeze.norms is true, and no pretrained weights are named: {len(norms)} batch norms stay as they began"
+        fix = "freeze.norms=false" if recipe.freeze.norms else "model.backbone_config.norm_eval=false"
+        seen = f"no pretrained weights are named, and {len(norms)} batch norms keep the statistics that they began with"
         cause = "they subtract 0 and divide by 1, whatever comes"
-        found.append(Finding("random_norms", seen, cause, "freeze.norms=false, or training.pretrained_backbone"))
+        found.append(Finding("random_norms", seen, cause, f"{fix}, or training.pretrained_backbone"))
     parameters = list(backbone.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     if parameters and trained == 0 and not recipe.freeze.backbone:

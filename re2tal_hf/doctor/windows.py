@@ -17,7 +17,7 @@ from ..video_processing_re2tal import Re2TALVideoProcessor
 from .finding import Finding
 
 # Shares of actions that may be as they should not.
-_UNLEARNED, _LONGER, _CUT = 0.1, 0.25, 0.5
+_UNLEARNED, _LONGER, _CUT = 0.1, 0.25, 0.3
 # Feature steps of a usual action; share of a window that is video; frames a second beside those of the files.
 _LEAST_STEPS, _LEAST_FILLED, _FASTER = 2.0, 0.25, 1.5
 _BACKGROUND = 0.5
@@ -157,7 +157,7 @@ def _of_overlap(windows: TrainingWindows, processor: Re2TALVideoProcessor) -> li
         for start, end in video.segments.tolist()
         if end - start < seconds
     ]
-    cut = float((np.array(lengths) > shared).mean()) if lengths else 0.0
+    cut = float(np.clip((np.array(lengths) - shared) / (seconds - shared), 0, 1).mean()) if lengths else 0.0
     if cut <= _CUT:
         return []
     overlap = min(0.75, np.ceil(20 * np.quantile(lengths, 0.75) / seconds) / 20)
@@ -165,7 +165,7 @@ def _of_overlap(windows: TrainingWindows, processor: Re2TALVideoProcessor) -> li
         Finding(
             "overlap",
             f"windows of the detection share {shared:.2g} s (processor.window_overlap={processor.window_overlap:g}), "
-            f"and {cut:.0%} of the actions are longer",
+            f"and {cut:.0%} of the actions lie where no window shows them whole",
             "an action at the border of two windows is cut in both",
             f"processor.window_overlap={max(0.5, overlap):g}",
         )

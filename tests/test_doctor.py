@@ -5,14 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from doctor_cases import good_recipe
 from safetensors.torch import load_file, save_file
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.commands import doctor
 from re2tal_hf.data.annotation_set import AnnotationSet
 from re2tal_hf.data.annotations import read_annotations
-from re2tal_hf.data.synthetic import generate
+from re2tal_hf.data.synthetic import generate, write_video
 from re2tal_hf.doctor.examination import findings
 from re2tal_hf.doctor.finding import KINDS
 from re2tal_hf.doctor.run import of_detections, of_run
@@ -132,7 +134,7 @@ SETTING_FAULTS = {
     "processor.frame_rate=0.4": "low_rate",
     "processor.frame_rate=60 processor.num_frames=512": "high_rate",
     "model.head_config.regression_ranges=[[0,1],[1,2],[2,3],[3,4]]": "no_point",
-    "processor.window_overlap=0.0": "overlap",
+    "processor.window_overlap=0.0 processor.num_frames=96": "overlap",
     "training.backbone_learning_rate=1e-5": "random_backbone",
     "training.learning_rate=1.0": "high_learning_rate",
     "training.learning_rate=1e-9 training.backbone_learning_rate=1e-9": "low_learning_rate",
@@ -159,6 +161,12 @@ def test_nothing_is_found_in_a_good_recipe_and_nothing_is_written(
     places = [f"data.annotations={data / 'annotations.json'}", f"data.videos={data / 'videos'}"]
     assert doctor.main(["quickstart", *SMALL, *places]) == 0
     assert capsys.readouterr().out == "Nothing was found.\n" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("number", [1, 2])
+def test_nothing_is_found_in_good_recipes_of_other_kinds(number: int, tmp_path: Path) -> None:
+    assert findings(good_recipe(number, tmp_path), steps=2) == []
 
 
 @pytest.mark.training
@@ -217,6 +225,17 @@ def test_a_fault_of_numbers_and_weights_is_named(overrides: str, data: Path, tmp
     given = overrides.replace(": ", ":").replace(", ", ",").split()
     given = [override.replace(":", ": ").replace(",", ", ") for override in given]
     assert NUMBER_FAULTS[overrides] in kinds(data, tmp_path, *given, steps=2)
+
+
+@pytest.mark.training
+def test_black_videos_are_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    black = np.zeros((32, 32, 3), np.uint8)
+    for path in sorted((data / "videos").glob("*.mp4")):
+        frames = (black for _ in range(4 * 18))
+        write_video(tmp_path / "videos" / path.name, frames, frame_rate=4.0, size=(32, 32))
+    given = [f"data.videos={tmp_path / 'videos'}", "processor.frame_rate=4"]
+    assert "dark_videos" in kinds(data, tmp_path, *given, steps=1)
 
 
 def saved_model(folder: Path, **settings: Any) -> Path:

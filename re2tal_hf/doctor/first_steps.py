@@ -23,7 +23,7 @@ _MOST_VALUES = 3e7
 _BATCHES = 2
 # Of frames as the model gets them, normalised: their mean, their spread, and what shows nothing.
 _FAR, _WIDE, _NARROW = 3.0, 5.0, 0.1
-_FLAT = 0.02
+_FLAT = 0.01
 # A loss that rises by so much; an error of the inversion; a best score at the start.
 _RISE, _INEXACT, _SILENT = 5.0, 1e-2, 1e-4
 
@@ -36,8 +36,9 @@ class FirstSteps:
         first, highest: Loss of each batch when it was first seen, and its highest since.
         finite: Whether all losses and gradients were.
         best_score: The highest score before any update.
-        spread: Standard deviation of the frames of each batch, as the model gets them, and over time and place alone.
-        mean: Of the frames of each batch.
+        mean, spread: Mean and standard deviation of the frames of each batch as the model gets them; this one of the
+            channel with the largest.
+        detail: Standard deviation of the decoded frames of each batch, as a share of the way from black to white.
         without_gradient: Groups of parameters that no gradient reached.
         reconstruction_error: The largest relative error of the inversion.
     """
@@ -71,9 +72,7 @@ def take_first_steps(trainer: LocalizationTrainer, steps: int) -> FirstSteps | N
     seen = FirstSteps()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the inversion, which is told
-        batches = [_batch(trainer, number) for number in range(min(_BATCHES, max(1, len(trainer.loader))))]
-        if not _on_features(trainer):
-            _look_at(batches, seen)
+        batches = [_batch(trainer, number, seen) for number in range(min(_BATCHES, max(1, len(trainer.loader))))]
         trainer.model.train()
         for step in range(steps):
             set_learning_rates(trainer.optimizer, min(1.0, (step + 1) / max(1, steps // 2)))
@@ -150,15 +149,15 @@ def _of_frames(seen: FirstSteps) -> list[Finding]:
                 "processor.rescale_factor=0.00392156862745098 (1/255), image_std above 0",
             )
         ]
-    if abs(mean) > _FAR or spread > _WIDE or (spread < _NARROW and max(seen.detail) >= _FLAT * spread):
+    if max(seen.detail) < _FLAT:
+        figures = f"decoded frames vary by {max(seen.detail):.2%} of the way from black to white"
+        cause = "the videos are black or of one colour, or decode to nothing"
+        return [Finding("dark_videos", figures, cause, "look at the videos; encode them again (`re2tal prepare`)")]
+    if abs(mean) > _FAR or spread > _WIDE or spread < _NARROW:
         fix = "processor.do_rescale=true processor.do_normalize=true and rescale_factor, image_mean, image_std as usual"
         figures = f"frames have a mean of {mean:.3g} and a standard deviation of {spread:.3g} as the model gets them"
         cause = "they are not rescaled from 0..255 or rescaled twice, or not normalised: usual is about 0 and 1"
         return [Finding("normalization", figures, cause, fix)]
-    if max(seen.detail) < _FLAT:
-        figures = f"frames vary by {max(seen.detail):.2g} standard deviations over time and place"
-        cause = "the videos are black or of one colour, or decode to nothing"
-        return [Finding("dark_videos", figures, cause, "look at the videos; encode them again (`re2tal prepare`)")]
     return []
 
 
@@ -166,23 +165,21 @@ def _on_features(trainer: LocalizationTrainer) -> bool:
     return (trainer.recipe.model.get("backbone_config") or {}).get("model_type") == MODEL_TYPE
 
 
-def _batch(trainer: LocalizationTrainer, number: int) -> dict[str, Any]:
-    """A batch of windows spread over the training videos."""
+def _batch(trainer: LocalizationTrainer, number: int, seen: FirstSteps) -> dict[str, Any]:
+    """A batch of windows spread over the training videos; what its frames are is noted."""
     windows, size = trainer.windows, trainer.recipe.training.batch_size
     step = max(1, len(windows) // (_BATCHES * size))
     batch = collate([windows[(number * size + k) * step % len(windows)] for k in range(size)])
     del batch["video_ids"]
     batch = send_to_device(batch, trainer.accelerator.device)
-    return batch | trainer.processor.prepare(batch.pop("frames"))
-
-
-def _look_at(batches: list[dict[str, Any]], seen: FirstSteps) -> None:
-    for batch in batches:
-        pixels, mask = batch["pixel_values_videos"].float(), batch["frame_mask"]
-        frames = pixels[mask]  # [N, C, H, W]
-        seen.mean.append(frames.mean().item())
-        seen.spread.append(frames.std().item())
-        seen.detail.append(frames.std(dim=(0, 2, 3)).max().item())
+    frames = batch.pop("frames")
+    batch |= trainer.processor.prepare(frames)
+    if not _on_features(trainer):
+        seen.detail.append(max(each.float().std().item() / 255 for each in frames))
+        pixels = batch["pixel_values_videos"][batch["frame_mask"]].float()
+        seen.mean.append(pixels.mean().item())
+        seen.spread.append(pixels.std(dim=(0, 2, 3)).max().item())
+    return batch
 
 
 def _step(trainer: LocalizationTrainer, batch: dict[str, Any], step: int, seen: FirstSteps) -> None:

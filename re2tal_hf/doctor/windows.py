@@ -17,7 +17,7 @@ from ..video_processing_re2tal import Re2TALVideoProcessor
 from .finding import Finding
 
 # Shares of actions that may be as they should not.
-_UNLEARNED, _LONGER, _CUT = 0.1, 0.25, 0.3
+_UNLEARNED, _LONGER, _CUT = 0.1, 0.25, 0.4
 # Feature steps of a usual action; share of a window that is video; frames a second beside those of the files.
 _LEAST_STEPS, _LEAST_FILLED, _FASTER = 2.0, 0.25, 1.5
 _BACKGROUND = 0.5

@@ -97,6 +97,7 @@ def test_the_published_table_beside_ours(files: dict[str, Path], capsys: pytest.
         ({}, ["model.rewiring=none"], "its rewiring is 're2tal', and the recipe's 'none'"),
         ({}, ["data.validation_subset=test"], "no videos in subset 'test'"),
         ({"weights": "none.pth"}, [], "none.pth: neither a folder nor a Hub id"),
+        ({}, ["model.backbone_config={model_type: features}"], "is on stored features: give --features"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_work(files, change, overrides, message, capsys) -> None:
@@ -104,6 +105,16 @@ def test_what_cannot_be_compared_is_refused_before_any_work(files, change, overr
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not files["output"].exists()
+
+
+def test_a_model_that_was_made_for_nothing_goes(files, capsys, monkeypatch) -> None:
+    def stopped(*_):
+        assert (files["output"] / "model/config.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "localize", stopped)
+    assert reproduce.main(command(files)) == 130
+    assert "used 161 of 161 tensors" in capsys.readouterr().out and not files["output"].exists()
 
 
 def test_other_classes_than_the_weights_have_are_refused(files, capsys) -> None:

@@ -9,11 +9,13 @@ the annotations, and writes the model, the detections and the table with machine
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ from ..data.preparation import check_videos
 from ..data.whole_files import written_whole
 from ..metrics.published_figures import PUBLISHED, PublishedFigures
 from ..training.arguments import Recipe, load_recipe
-from ..training.evaluation import mean_average_precision
+from ..training.evaluation import Detections, mean_average_precision
+from ..training.feature_settings import MODEL_TYPE as FEATURES
 from ..training.processes import on_every_process, on_main_process, start_processes
 from ..training.run_folder import as_json
 from ..training.run_record import describe_device
@@ -38,7 +41,9 @@ from ._command import add_annotation_options, add_features, add_overrides, run_c
 from .evaluate import add_truth_options, localize, measured_videos, read_truth, read_video_scores
 from .prepare import print_findings
 
-DETECTIONS, RECORD, TABLE = "detections.json", "reproduction.json", "reproduction.md"
+MODEL, DETECTIONS, RECORD, TABLE = "model", "detections.json", "reproduction.json", "reproduction.md"
+
+Rows = list[tuple[str, float, float]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +79,9 @@ def make_model(arguments: argparse.Namespace, recipe: Recipe, annotations: Annot
     if recipe.data.class_agnostic:
         labels = ["action"]
     converted = convert_for_recipe(Path(arguments.weights), arguments.kind, recipe, labels)
-    converted.save(arguments.output / "model")
-    return [*converted.lines(), f"classes in the order of the checkpoint: {some(labels)}"]
+    converted.save(arguments.output / MODEL)
+    told = [line for line in converted.lines() if line.startswith(("used", "dropped", "filled"))]
+    return [*told, f"classes in the order of the checkpoint: {some(labels)}"]
 
 
 def check_files(arguments: argparse.Namespace, annotations: AnnotationSet) -> None:
@@ -84,6 +90,18 @@ def check_files(arguments: argparse.Namespace, annotations: AnnotationSet) -> No
         read_video_scores(arguments.video_scores, annotations.label_names)
     if arguments.videos:
         print_findings(check_videos(annotations.videos), len(annotations.videos))
+
+
+@contextlib.contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Leaves no model behind that was made for nothing, so that the same command can be given again."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder / MODEL, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def identity(weights: str) -> str:
@@ -97,7 +115,7 @@ def identity(weights: str) -> str:
     return f"{Path(weights).name}, SHA-256 {digest.hexdigest()}"
 
 
-def compared(published: PublishedFigures, metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+def compared(published: PublishedFigures, metrics: Mapping[str, Any]) -> Rows:
     """Rows of the table: the threshold, the published figure and ours, in percent.
 
     Raises:
@@ -114,7 +132,7 @@ def compared(published: PublishedFigures, metrics: Mapping[str, Any]) -> list[tu
     return rows
 
 
-def table(rows: list[tuple[str, float, float]], record: Mapping[str, Any]) -> str:
+def table(rows: Rows, record: Mapping[str, Any]) -> str:
     lines = ["| tIoU | published | here | difference |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {theirs:.2f} | {ours:.2f} | {ours - theirs:+.2f} |" for name, theirs, ours in rows]
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
@@ -124,7 +142,7 @@ def table(rows: list[tuple[str, float, float]], record: Mapping[str, Any]) -> st
         f"Weights: {record['weights']}.",
         f"{record['videos']} videos, {record['actions']} actions, in {record['seconds']:.0f} s.",
         *(f"{remark[0].upper()}{remark[1:]}." for remark in record["remarks"]),
-        f"Machine: {record['device']}, {record['num_processes']} processes. {versions}.",
+        f"Machine: {record['device']}; processes: {record['num_processes']}. {versions}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -139,46 +157,51 @@ def run(arguments: argparse.Namespace) -> int:
     on_main_process(processes, lambda: check_new(arguments.output))
     annotations = on_every_process(processes, lambda: read_truth(arguments))
     on_main_process(processes, lambda: check_files(arguments, annotations))
-    if Path(arguments.weights).is_file():
-        lines = on_main_process(processes, lambda: make_model(arguments, recipe, annotations))
-        if processes.is_main_process:
-            print("\n".join(lines))
-        arguments.model = str(arguments.output / "model")
-    started = time.perf_counter()
-    processor = Re2TALVideoProcessor(**recipe.processor)
-    detections, device = localize(arguments, processes, annotations, processor)
-    seconds = time.perf_counter() - started
-
-    def report() -> None:
+    with removed_on_failure(arguments.output):
+        if Path(arguments.weights).is_file():
+            lines = on_main_process(processes, lambda: make_model(arguments, recipe, annotations))
+            if processes.is_main_process:
+                print("\n".join(lines))
+            arguments.model = str(arguments.output / MODEL)
+        started = time.perf_counter()
+        processor = Re2TALVideoProcessor(**recipe.processor)
+        detections, device = localize(arguments, processes, annotations, processor)
+        seconds = time.perf_counter() - started
         truth, remarks = measured_videos(annotations, detections, arguments)
-        metrics = mean_average_precision(detections, truth, arguments.tiou)
-        rows = compared(published, metrics)
-        record = {
-            "recipe": recipe.name,
-            "published_in": published.source,
-            "published": {name: theirs for name, theirs, _ in rows},
-            "here": {name: round(ours, 4) for name, _, ours in rows},
-            "weights": identity(arguments.weights),
-            "videos": len(truth.videos),
-            "actions": sum(len(video.labels) for video in truth.videos),
-            "seconds": round(seconds, 1),
-            "remarks": remarks,
-            "device": describe_device(device),
-            "num_processes": processes.num_processes,
-            "versions": versions(),
-            "settings": {"model": recipe.model, "processor": recipe.processor},
-            "metrics": metrics,
-        }
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        write_submission(arguments.output / DETECTIONS, detections)
-        text = table(rows, record)
-        for name, content in ((RECORD, as_json(record)), (TABLE, text)):
-            with written_whole(arguments.output / name) as partial:
-                partial.write_text(content, encoding="utf-8")
-        print(f"\n{text}\nsaved in {arguments.output}")
 
-    on_main_process(processes, report)
+        def report() -> None:
+            metrics = mean_average_precision(detections, truth, arguments.tiou)
+            rows = compared(published, metrics)
+            record = {
+                "recipe": recipe.name,
+                "published_in": published.source,
+                "published": {name: theirs for name, theirs, _ in rows},
+                "here": {name: round(ours, 4) for name, _, ours in rows},
+                "weights": identity(arguments.weights),
+                "videos": len(truth.videos),
+                "actions": sum(len(video.labels) for video in truth.videos),
+                "seconds": round(seconds, 1),
+                "remarks": remarks,
+                "device": describe_device(device),
+                "num_processes": processes.num_processes,
+                "versions": versions(),
+                "settings": {"model": recipe.model, "processor": recipe.processor},
+                "metrics": metrics,
+            }
+            write_all(arguments.output, detections, rows, record)
+
+        on_main_process(processes, report)
     return 0
+
+
+def write_all(output: Path, detections: Detections, rows: Rows, record: Mapping[str, Any]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    write_submission(output / DETECTIONS, detections)
+    text = table(rows, record)
+    for name, content in ((RECORD, as_json(record)), (TABLE, text)):
+        with written_whole(output / name) as partial:
+            partial.write_text(content, encoding="utf-8")
+    print(f"\n{text}\nsaved in {output}")
 
 
 def versions() -> dict[str, str]:
@@ -190,6 +213,9 @@ def check_request(arguments: argparse.Namespace, recipe: Recipe, published: Publ
     """Refuses what would fail after hours."""
     if (arguments.videos is None) == (arguments.features is None):
         raise ValueError("Give the videos by --videos or, for a recipe on features, the features by --features.")
+    if (recipe.model.get("backbone_config", {}).get("model_type") == FEATURES) != (arguments.features is not None):
+        source = "videos: give --videos" if arguments.features else "stored features: give --features"
+        raise ValueError(f"The recipe {recipe.name} is on {source}.")
     if recipe.data.class_agnostic and not arguments.video_scores:
         raise ValueError(
             f"The recipe {recipe.name} takes the classes from a classifier of whole videos: give its scores by "

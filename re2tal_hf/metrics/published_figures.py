@@ -38,5 +38,8 @@ PUBLISHED = {
     "features_actionformer": _row(
         "actionformer_release, README.md, I3D features of THUMOS-14", _THUMOS, 75.49, 72.48, 65.60, 56.56, 42.72, 62.57
     ),
+    "features_tridet": _row(
+        "TriDet's README.md, I3D features of THUMOS-14", _THUMOS, 83.62, 80.07, 72.94, 62.35, 47.35, 69.27
+    ),
 }
 """By the name of the recipe."""

@@ -13,6 +13,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_labels import checked_labels
 from .head import HEADS
+from .lora import check_lora
 from .rewiring import BACKBONES, check_rewiring, default_backprop
 from .saved_files import JSON_NAMES, check_folder, check_json, files_checked, read_json
 from .value_checks import (
@@ -59,7 +60,9 @@ class RewiredConfig(PreTrainedConfig):
     coupling: list[float] | list[list[float]] | None = None
     backprop: str | None = None
     stream_bits: int | None = None
+    lora: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+    backbone_weights: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fills in defaults and checks the values."""
@@ -147,7 +150,11 @@ class Re2TALConfig(RewiredConfig):
             clips of a video at a time, so that nothing grows with its length. Same outputs and gradients, other memory.
         stream_bits: 16 or 24 rounds what each branch adds, so that the inverse is exact in any precision; of 16 what is
             kept takes two bytes a number. See `rewire`.
+        lora: LoRA in a frozen backbone, by peft's names: `r`, `lora_alpha`, `lora_dropout`, `target_modules`; see
+            `lora.py`.
         origin: The pretrained weights that training began with and their license, as training records them.
+        backbone_weights: Where those weights of the backbone are published that are not saved with the model, as
+            `leave_out_published` records it.
         num_labels: Number of action classes; 1 for a class-agnostic model.
 
     Raises:
@@ -185,7 +192,8 @@ class Re2TALVideoClassificationConfig(RewiredConfig):
     r"""Configuration of the classifier of clips.
 
     Args:
-        backbone_config, rewiring, coupling, backprop, stream_bits, origin: As in [`Re2TALConfig`].
+        backbone_config, rewiring, coupling, backprop, stream_bits, lora, origin, backbone_weights: As in
+            [`Re2TALConfig`].
         classifier_norm: Whether the pooled features are standardised over the batch, as a backbone from scratch needs,
             whose features differ little between clips.
         classifier_dropout: Dropout of the pooled features.
@@ -257,6 +265,8 @@ def check_part_settings(where: str, config: Mapping[str, Any], unknown_types: bo
     Raises:
         ValueError: if a setting is unknown, not of its type or range, or does not go with the others.
     """
+    if (lora := config.get("lora")) is not None:
+        check_lora(lora, f"{where}lora.")
     if (backbone := config.get("backbone_config")) is not None:
         settings = dict(backbone)
         if not unknown_types or _is_known(backbone, BACKBONES):

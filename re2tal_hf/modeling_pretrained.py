@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import ModelCard
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from .backprop_plan import AnyBackprop, BackpropPlan
 from .configuration_re2tal import Re2TALConfig, RewiredConfig
 from .loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
+from .lora import begin_lora, is_lora, library_name
+from .published_weights import commit_of, digest, digest_of_all, published_names, read_published
 from .reversible import Stage
 from .rewiring import COUPLING, RewiredModel, adapters_of, check_backprop
 from .saved_code import code_of, save_code
 from .saved_files import WEIGHT_NAMES, cached_folder, check_place, check_weights, files_checked
-from .value_checks import check_value, suggesting
+from .value_checks import check_value, check_values, suggesting
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +83,32 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             model._weight_conversions = []  # saving would put the wrappers back
         folder = cached_folder(source, kwargs) or (source and Path(source, kwargs.get("subfolder") or ""))
         kinds = _kinds_in(folder, kwargs) if folder else {}
+        if model.config.backbone_weights is not None:
+            info["missing_keys"] = set(info["missing_keys"]) - model._load_published(info["missing_keys"])
         model._check_loaded(info, partial, ignored, kinds if unwrap else {})
         model.base_model.compute_buffers(info["missing_keys"])
+        if model.config.lora is not None:
+            model.freeze(backbone=True)  # loading makes new parameters
         return (model, info) if with_info else model
 
     def save_pretrained(
-        self, save_directory: str | Path, is_main_process: bool = True, *args: Any, **kwargs: Any
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        """As in transformers; of our code only what the model uses is saved with it, and a file of the user's own."""
+        """As in transformers; of our code only what the model uses is saved with it, and a file of the user's own.
+
+        After [`leave_out_published`] weights that are as published are left out.
+        """
         check_place("save_directory", save_directory)
         code = code_of(type(self), self.registered_parts())
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if self.config.backbone_weights is not None:
+            state = self.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in state.items() if not self._is_as_published(name, tensor)}
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
         if is_main_process:
             save_code(Path(save_directory), code)
 
@@ -103,6 +120,60 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             card.data.pipeline_tag = self.pipeline_tag
             card.save(Path(working_dir) / "README.md")
         return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def leave_out_published(self, source: str, revision: str | None = None) -> None:
+        """Saves the model from now on without those weights of its backbone that are as published, and loads them anew.
+
+        Of a frozen backbone adapters and head are left, a few MB. `from_pretrained` fetches the others where they are
+        published, and refuses them if they have changed.
+
+        Args:
+            source: A name of torchvision's, or a repository on the Hub: a model of transformers', of timm's or of ours.
+            revision: Of the repository; by default its latest.
+
+        Raises:
+            ValueError: if the weights cannot be had, or those of the backbone are others.
+        """
+        network, revision = self._base.backbone, revision or commit_of(source)
+        published = {name: digest(tensor) for name, tensor in read_published(network, source, revision).items()}
+        own, names = network.state_dict(), published_names(network)
+        if other := [name for name, there in names.items() if digest(own[name]) != published[there]]:
+            raise ValueError(f"The backbone has not the weights of {source}: {some(other)} are others.")
+        self._base.published_digests = published
+        self.config.backbone_weights = {"source": source, "revision": revision, "digest": digest_of_all(published)}
+
+    def _load_published(self, missing: Iterable[str]) -> set[str]:
+        """Fetches what was left out of the saved weights; returns the names of the tensors that were filled."""
+        network, place = self._base.backbone, self.config.backbone_weights
+        check_values("backbone_weights.", place, {"source": str, "revision": str | None, "digest": str})
+        state = read_published(network, place["source"], place["revision"])
+        published = {name: digest(tensor) for name, tensor in state.items()}
+        if digest_of_all(published) != place["digest"]:
+            raise ValueError(
+                f"{self.name_or_path} was saved without the weights of its backbone, which are those of "
+                f"{place['source']}; these have changed. Take an earlier revision of them (config.json, "
+                "backbone_weights.revision)."
+            )
+        self._base.published_digests = published
+        own, filled, prefix = network.state_dict(keep_vars=True), set(), self._backbone_prefix()
+        with torch.no_grad():
+            for name, there in published_names(network).items():
+                if prefix + name in missing:
+                    if own[name].is_meta:
+                        raise ValueError(
+                            "backbone_weights: a model without them cannot be kept on a disk; load it whole."
+                        )
+                    own[name].copy_(state[there])
+                    filled.add(prefix + name)
+        return filled
+
+    def _is_as_published(self, name: str, tensor: Tensor) -> bool:
+        prefix = self._backbone_prefix()
+        known = self._base.published_digests.get(library_name(name.removeprefix(prefix)))
+        return name.startswith(prefix) and known is not None and not is_lora(name) and digest(tensor) == known
+
+    def _backbone_prefix(self) -> str:
+        return "backbone." if self.base_model is self else f"{self.base_model_prefix}.backbone."
 
     def registered_parts(self) -> list[type]:
         """Returns the classes of what the configuration chose by name."""
@@ -149,10 +220,11 @@ class Re2TALPreTrainedModel(PreTrainedModel):
     def freeze(self, backbone: bool = False, stages: int = 0, norms: bool = False) -> None:
         """Takes parts of the backbone out of the training; what was frozen before stays so.
 
-        Nothing of it is saved: whoever loads a model trains the whole of it, unless he freezes parts again.
+        Nothing of it is saved: whoever loads a model trains the whole of it, unless he freezes parts again. Only a
+        backbone with LoRA is frozen whenever it is made.
 
         Args:
-            backbone: Freeze all of its parameters but those of adapters.
+            backbone: Freeze all of its parameters but those of adapters and of LoRA.
             stages: Freeze so many leading stages, the stem included.
             norms: Freeze the parameters of its norms and the running statistics of its batch norms; these stay in
                 evaluation mode when the model is put into training mode.
@@ -177,6 +249,8 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             module.requires_grad_(False)
         if backbone:
             adapters_of(network).requires_grad_(True)
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad or is_lora(name))
 
     def unfreeze(self) -> None:
         """Trains the whole backbone again."""
@@ -270,7 +344,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         """
         for module in self.modules():
             if isinstance(module, RewiredModel):
-                _draw_missing(module, module.architecture.initialize)
+                _draw_missing(module, _draw)
         self.initialize_parts()
 
     def initialize_parts(self) -> None:
@@ -297,7 +371,12 @@ _REMEDY = (
 )
 
 
-def _draw_missing(module: RewiredModel, draw: Callable[[nn.Module], None]) -> None:
+def _draw(backbone: RewiredModel) -> None:
+    backbone.architecture.initialize(backbone)
+    begin_lora(backbone)
+
+
+def _draw_missing(module: RewiredModel, draw: Callable[[RewiredModel], None]) -> None:
     """Draws weights of a module, except those that transformers has marked as loaded.
 
     transformers guards these against `torch.nn.init` only, not against a layer's own `reset_parameters`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from .configuration_re2tal import (
 )
 from .families import FAMILIES  # noqa: F401 - importing them registers them
 from .head import HEADS
+from .lora import add_lora, check_lora
 from .model_inputs import (
     check_classes,
     check_features,
@@ -51,10 +52,29 @@ class Re2TALModel(Re2TALPreTrainedModel):
         self.feature_size = architecture.feature_size(self.backbone)
         self.feature_stride = architecture.feature_stride(self.backbone)
         self.input_channels = input_channels(self.backbone)
+        self.published_digests: dict[str, str] = {}
         # Of `freeze` and of `gradient_checkpointing_enable`.
         self.norms_frozen = False
         self.backprop_before: AnyBackprop = "plain"
+        if config.lora is not None:
+            self.add_lora(config.lora)
         self.post_init()
+
+    def add_lora(self, settings: Mapping[str, Any]) -> None:
+        """Puts LoRA into the backbone and freezes the rest of it.
+
+        Args:
+            settings: Arguments of `add_lora` of `lora.py`, called as peft's are: `r`, `lora_alpha`, `lora_dropout` and
+                `target_modules`.
+
+        Raises:
+            ValueError: if they are not as they must be.
+            ImportError: if peft is not installed.
+        """
+        check_lora(settings)
+        add_lora(self.backbone, **settings)
+        self.config.lora = dict(settings)
+        self.freeze(backbone=True)
 
     @torch.no_grad()
     def compute_buffers(self, missing: Collection[str]) -> None:

@@ -75,6 +75,17 @@ def _seeded() -> None:
 
 
 @pytest.fixture
+def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Softmax in double precision where a library asks for single, as VideoPrism's attention does."""
+    softmax = torch.nn.functional.softmax
+
+    def exact(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return softmax(x, dim, dtype=None if x.dtype == torch.float64 else dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "softmax", exact)
+
+
+@pytest.fixture
 def fresh_accelerator() -> None:
     """Lets a test that trains begin without the accelerator of another."""
     from accelerate.state import AcceleratorState  # the libraries are imported after pytest_configure

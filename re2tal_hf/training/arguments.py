@@ -191,7 +191,8 @@ class FreezeArguments:
     """What of the backbone is not trained; of the run only, a model that was saved trains whole again.
 
     Args:
-        backbone: None of its parameters but those of adapters.
+        backbone: None of its parameters but those of adapters and of LoRA. The model is then saved without the weights
+            that are as published, where `training.pretrained_backbone` is a name and no file.
         stages: So many leading stages, the stem included, are not trained.
         norms: Norms keep their parameters, and batch norms their running statistics.
     """
@@ -356,7 +357,9 @@ def _near(place: str) -> str:
 
 def _fields() -> dict[str, Any]:
     """Every field of a recipe by its dotted name, with its type and range."""
-    of_model = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items() if name != "origin"}
+    recorded = ("origin", "backbone_weights")
+    settings = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items()}
+    of_model = {name: hint for name, hint in settings.items() if name not in recorded}
     of_frames = {
         **fields_of(Re2TALVideoProcessor),
         **dict.fromkeys(("size", "crop_size"), Annotated[int | list[int] | dict[str, int], Range(1, 2**13)]),
@@ -383,5 +386,15 @@ SECTIONS: dict[str, type] = {
 _FIELDS = _fields()
 # From the annotations, training.pretrained_backbone and the class of the model.
 _DERIVED = [
-    f"model.{name}" for name in ("num_labels", "id2label", "label2id", "origin", "model_type", "architectures", "dtype")
+    f"model.{name}"
+    for name in (
+        "num_labels",
+        "id2label",
+        "label2id",
+        "origin",
+        "backbone_weights",
+        "model_type",
+        "architectures",
+        "dtype",
+    )
 ]

@@ -19,6 +19,8 @@ from ..backbone_clip_transformer import ClipTransformer
 from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, LABELS, Re2TALVideoClassificationConfig
 from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
+from ..lora import merged_state
+from ..modeling_re2tal import Re2TALModel
 from ..rewiring import ADAPTERS, COUPLING, RewiredModel, build_backbone, rewire
 from ..saved_files import WEIGHT_NAMES, read_json
 from ..value_checks import check_bounds, one_line, shown
@@ -134,6 +136,12 @@ def load_classifier_weights(model: nn.Module, label_names: Sequence[str], source
 def _read(backbone: RewiredModel, source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
     """Returns the weights, and the network that they belong to, on the meta device, where its settings are known."""
     found = find_weights(backbone, source)
+    if isinstance(found, Path) and found.is_dir() and _model_type(found) in CONFIGS:
+        settings = _settings_in(found)
+        if settings.get("lora") is not None or settings.get("backbone_weights") is not None:
+            # Of the backbone as a whole, what LoRA adds to it included.
+            whole = Re2TALModel.from_pretrained(found, partial=True)
+            return merged_state(whole.backbone), _described(backbone, found)
     if not isinstance(found, Path):
         return dict(found.get_state_dict(progress=True, check_hash=True)), _of_torchvision(found)
     if found.is_file():

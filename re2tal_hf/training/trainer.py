@@ -133,7 +133,7 @@ class Trainer(ABC):
         check_share(self.accelerator, len(self.windows), arguments.batch_size)
         self.checkpoint = self._on_main(lambda: read_checkpoint(self.run_folder, self.data))
         self.plain_model = self._on_all(self.build_model)
-        self.plain_model.freeze(**vars(recipe.freeze))
+        self._on_all(self._freeze)
         self.loader: Any = self._build_loader()
         self._prepare()
         self.plan = self._plan_backprop()
@@ -141,6 +141,20 @@ class Trainer(ABC):
         self.finished = self._on_main(self._read_finished)
         if self.finished is None:
             self._on_main(lambda: check_room(self.run_folder.path, self.state.num_bytes()))
+
+    def _freeze(self) -> None:
+        """Adds LoRA, freezes what the recipe says, and has published weights left out when the model is saved."""
+        recipe, model = self.recipe, self.plain_model
+        lora, source = recipe.model.get("lora"), recipe.training.pretrained_backbone
+        if lora is not None:
+            model.base_model.add_lora(lora)
+        model.freeze(**vars(recipe.freeze))
+        if (lora is None and not recipe.freeze.backbone) or not source or Path(source).exists():
+            return
+        try:
+            model.leave_out_published(str(full_name(source, model.base_model.backbone.architecture.model_type)))
+        except ValueError as error:
+            logger.warning("The model is saved with all of its weights: %s", error)
 
     def _on_all(self, function: Callable[[], Result]) -> Result:
         return on_every_process(self.accelerator, function)
@@ -160,6 +174,7 @@ class Trainer(ABC):
         """Returns the configuration of the recipe's model with these classes; `settings` unless the recipe has them."""
         of_any = {name for kind in CONFIGS.values() for name in settings_of(kind)}
         of_others = of_any - settings_of(self.model_class.config_class).keys()
+        of_others.add("lora")  # which comes after the weights
         settings |= {name: value for name, value in self.recipe.model.items() if name not in of_others}
         return self.model_class.config_class(
             **settings,

@@ -62,7 +62,7 @@ class ClipTransformer(Architecture):
     input_name = "pixel_values"
     max_clip_values: ClassVar[int] = 2**28
     token_dims: ClassVar[int | None] = None
-    classifier_names = ("classifier", "fc_norm", "pooler", "predictor")
+    classifier_names: ClassVar[tuple[str, ...]] = ("classifier", "fc_norm", "pooler", "predictor")
     chooses_attention = True
 
     def build(

@@ -3,6 +3,8 @@
 No other file imports them. Saved with a model, this one names what the model uses; see `saved_code`.
 """
 
+from importlib.util import find_spec
+
 from .backbone_features import StoredFeaturesArchitecture
 from .backbone_image import ImageNetwork
 from .backbone_mvit import MultiscaleViT
@@ -34,3 +36,8 @@ FAMILIES = [
     TriDetHead,
     VSGNHead,
 ]
+
+if find_spec("transformers.models.videoprism"):  # since 5.15
+    from .backbone_videoprism import VideoPrism
+
+    FAMILIES.append(VideoPrism)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from re2tal_hf.rewiring import BACKBONES
+
 
 @dataclass(frozen=True)
 class Case:
@@ -16,6 +18,7 @@ class Case:
         shape: frames, height and width of its input.
         odd_shape: the same, not divisible by clips, patches or windows, as far as the family takes that.
         library_arguments: what the library's own forward needs beside the video.
+        left_out: tensors at the end of what the library returns that ours does not.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Case:
     shape: tuple[int, int, int]
     odd_shape: tuple[int, int, int]
     library_arguments: dict[str, Any] = field(default_factory=dict)
+    left_out: int = 0
 
 
 TRANSFORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -134,6 +138,28 @@ CASES = [
         (9, 35, 24),
         {"skip_predictor": True},
     ),
+    *[
+        Case(
+            "videoprism",
+            {
+                "model_type": "videoprism",
+                "hidden_size": 24,
+                "num_spatial_layers": 2,
+                "num_temporal_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 48,
+                "image_size": 32,
+                "tubelet_size": [1, 8, 8],
+                "num_frames": 4,
+            },
+            {"num_spatial_layers": 4, "num_temporal_layers": 2},
+            DROPOUT,
+            (8, 32, 32),
+            (9, 35, 41),
+            left_out=2,
+        )
+    ]
+    * ("videoprism" in BACKBONES),  # transformers has it since 5.15
     Case(
         "image_efficientnet",
         {"model_type": "image", "variant": "mobilenetv2_035", "depth_multiplier": 2.0},

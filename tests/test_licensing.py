@@ -41,6 +41,7 @@ NON_COMMERCIAL = [
 ]
 PERMISSIVE = {
     "facebook/vjepa2-vitg-fpc64-384": "mit",
+    "google/videoprism-base-f16r288": "cc-by-4.0",
     "google/vivit-b-16x2": "apache-2.0",
     "Swin3D_B_Weights.KINETICS400_IMAGENET22K_V1": "other",
     "MViT_V2_S_Weights.KINETICS400_V1": "other",

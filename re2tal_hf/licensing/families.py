@@ -45,6 +45,12 @@ FAMILIES = (
     ),
     # "The majority of V-JEPA 2 is licensed under MIT"; cards of some sizes are tagged apache-2.0.
     Family("V-JEPA 2", r"^facebook/vjepa2", ("hub",), "mit", "https://github.com/facebookresearch/vjepa2#license"),
+    # "All software is licensed under the Apache License [...] All other materials are licensed under [...] CC-BY".
+    Family(
+        "VideoPrism", r"^google/videoprism", ("hub",), "cc-by-4.0",
+        "https://github.com/google-deepmind/videoprism#license",
+        remark="Name them and their authors where you pass on this model (CC BY 4.0).",
+    ),
     # The license of the repository that published them; the card of their copy on the Hub is tagged mit.
     Family(
         "ViViT", r"^google/vivit", ("hub",), "apache-2.0",

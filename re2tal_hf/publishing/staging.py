@@ -74,6 +74,7 @@ PACKAGE_FILES = (
             "quickstart",
             "ut_clips",
             "ut_interaction",
+            "videoprism_base",
             "vjepa2_large",
         )
     ),

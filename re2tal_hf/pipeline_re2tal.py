@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .class_scores import ClassScores, checked_class_scores
 from .configuration_re2tal import check_model_folder
+from .named_segments import TEMPLATE, TextModel, named
 from .saved_files import check_place, files_checked
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, SHARE, check_value, check_values, did_you_mean, shown
 from .video_features import FeaturesInMemory, features_at
@@ -42,6 +43,11 @@ SETTINGS: dict[str, Any] = {
     "max_segments": Annotated[int | None, COUNT],
     "window_overlap": Annotated[float | None, BELOW_ONE],
     "max_frames": Annotated[int | None, COUNT],
+}
+NAMING: dict[str, Any] = {
+    "candidate_labels": list[str] | tuple[str, ...] | None,
+    "text_model": str | None,
+    "hypothesis_template": str,
 }
 
 
@@ -91,6 +97,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         if self.video_processor is None:
             self.video_processor = _load_processor_of(self.model)
         self.model.eval()
+        self._text_models: dict[str, TextModel] = {}
 
     def __call__(
         self,
@@ -129,6 +136,11 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
                 their classes: by label name, by class id, or `[num_classes]`; for several videos a list with the scores
                 of each. The names are the labels of the actions; a class id is called as the model's configuration
                 names it, `LABEL_7` where it names one class only.
+            candidate_labels: Labels among which `text_model`, which nobody has to train, chooses for each segment of a
+                class-agnostic model; scores are multiplied by the share that it gives to the label.
+            text_model: Name or folder of an image-and-text model of transformers, such as
+                `openai/clip-vit-base-patch32` or `google/siglip2-base-patch16-224`.
+            hypothesis_template: The text that is compared, `{}` in the place of the label.
 
         Returns:
             `label`, `score`, `start` and `end` (seconds) of each action, best first; for several videos a list of
@@ -141,30 +153,67 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         """
         batch_size = check_value("batch_size", batch_size, Annotated[int | None, COUNT])
         settings["windows_in_batch"] = batch_size or self._batch_size or 1
+        naming_settings = {name: settings.pop(name) for name in NAMING if name in settings}
         self._sanitize_parameters(**settings)
+        naming = self._naming(naming_settings, settings)
         if not (isinstance(progress, bool) or callable(progress)):
             raise TypeError(f"progress is {shown(progress)}; give True, False or a function of (done, all).")
         frame_rate = check_value("frame_rate", frame_rate, Annotated[float | None, POSITIVE])
         if is_video(videos):
             if (scores := settings.get("video_scores")) is not None:
                 settings["video_scores"] = checked_class_scores(scores, "the video")
-            return self._localize(videos, frame_rate, progress, settings)
+            return self._localize(videos, frame_rate, progress, settings, naming)
         several = hasattr(videos, "__iter__") or hasattr(videos, "__getitem__")
         if not several or getattr(videos, "ndim", 1) == 0:
             raise TypeError(f"videos is {shown(videos)}, which is no video; give a path, a URL, bytes or frames.")
         scores = _scores_of_each(settings.pop("video_scores", None), videos)
         found = (
-            self._localize(video, frame_rate, progress, {**settings, **of_video})
+            self._localize(video, frame_rate, progress, {**settings, **of_video}, naming)
             for video, of_video in zip(videos, scores, strict=isinstance(scores, list))
         )
         return found if isinstance(videos, Iterator) else list(found)
 
     def _localize(
-        self, video: Any, frame_rate: float | None, progress: bool | Progress, settings: dict[str, Any]
+        self,
+        video: Any,
+        frame_rate: float | None,
+        progress: bool | Progress,
+        settings: dict[str, Any],
+        naming: dict[str, Any] | None,
     ) -> list[dict[str, Any]]:
-        with open_video(video, frame_rate) as source, _reporting(progress, source.name) as report:
-            # Windows are put together here; transformers would put together what a tokenizer pads.
-            return super().__call__(source, batch_size=1, progress=report, **settings)
+        with open_video(video, frame_rate) as source:
+            if naming is not None and isinstance(source, FeaturesInMemory):
+                raise ValueError(f"{source.name} has features and no frames, by which candidate_labels are chosen.")
+            with _reporting(progress, source.name) as report:
+                # Windows are put together here; transformers would put together what a tokenizer pads.
+                rows = super().__call__(source, batch_size=1, progress=report, **settings)
+            return rows if naming is None else named(rows, cast(VideoSource, source), **naming)
+
+    def _naming(self, given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
+        """What chooses labels for segments, checked and loaded; None where it is not asked for."""
+        given = check_values("", given, NAMING)
+        labels, source = given.get("candidate_labels"), given.get("text_model")
+        template = given.get("hypothesis_template", TEMPLATE)
+        if labels is None:
+            if given:
+                raise ValueError(f"{min(given)} is of use with candidate_labels only: give the labels to choose among.")
+            return None
+        if not labels or len(set(labels)) < len(labels) or not all(label.strip() for label in labels):
+            raise ValueError(f"candidate_labels are {shown(labels)}; give one label or more, each once.")
+        if source is None:
+            raise ValueError(
+                "candidate_labels need text_model, an image-and-text model of transformers such as "
+                "'openai/clip-vit-base-patch32' or 'google/siglip2-base-patch16-224'."
+            )
+        if template.count("{}") != 1:
+            raise ValueError(f"hypothesis_template is {shown(template)}; it needs one {{}}, for the label.")
+        if self.model.config.num_labels > 1:
+            raise ValueError("candidate_labels are for a model without classes of its own; this one names its classes.")
+        if settings.get("video_scores") is not None:
+            raise ValueError("candidate_labels and video_scores both name the segments; give one of them.")
+        if source not in self._text_models:
+            self._text_models[source] = TextModel(source, self.device)
+        return {"text_model": self._text_models[source], "labels": list(labels), "template": template}
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         known = {
@@ -173,7 +222,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             "postprocess": ("threshold", "top_k", "max_segments", "video_scores"),
         }
         if unknown := sorted(kwargs.keys() - set(itertools.chain(*known.values()))):
-            options = [*SETTINGS, "frame_rate", "progress", "batch_size", "video_scores"]
+            options = [*SETTINGS, *NAMING, "frame_rate", "progress", "batch_size", "video_scores"]
             raise TypeError(f"The pipeline has no argument {unknown[0]!r}; {did_you_mean(unknown[0], options)}")
         kwargs |= check_values("", {name: value for name, value in kwargs.items() if name in SETTINGS}, SETTINGS)
         chosen = [{name: kwargs[name] for name in names if name in kwargs} for names in known.values()]

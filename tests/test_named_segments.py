@@ -1,0 +1,98 @@
+"""Names for segments by a tiny CLIP that is made here."""
+
+import pytest
+import torch
+from run_factory import small_pipeline
+from tolerances import assert_close
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from re2tal_hf.named_segments import TextModel, named
+from re2tal_hf.video_source import FramesInMemory
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz."
+VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+LABELS = ["jump", "run", "wave"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(3)
+    end = len(VOCABULARY) - 1
+    of_text = {**SIZES, "vocab_size": end + 1, "max_position_embeddings": 40, "eos_token_id": end}
+    of_images = {**SIZES, "image_size": 16, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=of_text, vision_config=of_images, projection_dim=8)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    tokens = CLIPTokenizer(vocab={token: index for index, token in enumerate(VOCABULARY)}, merges=[])
+    CLIPProcessor(image_processor=images, tokenizer=tokens).save_pretrained(folder)
+    return str(folder)
+
+
+def frames(number: int = 40) -> torch.Tensor:
+    return torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+
+
+def test_shares_are_those_of_the_embeddings(clip):
+    text_model, pictures = TextModel(clip, torch.device("cpu")), list(frames(4))
+    shares = text_model.shares(pictures, LABELS)
+    model, processor = text_model.model, text_model.processor
+    inputs = processor(images=pictures, text=LABELS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**inputs)
+        cosines = output.image_embeds @ output.text_embeds.T
+        expected = (model.logit_scale.exp() * cosines).mean(0).softmax(0)
+    assert_close(torch.tensor(shares), expected, depth=4)
+    assert max(shares) - min(shares) > 1e-3
+
+
+def test_each_segment_gets_the_label_that_fits_its_frames(clip):
+    text_model = TextModel(clip, torch.device("cpu"))
+    rows = [
+        {"label": "action", "score": score, "start": start, "end": start + 1.6} for score, start in ((0.9, 0), (0.5, 2))
+    ]
+    found = named(rows, FramesInMemory(frames(), 10.0), text_model, LABELS, "a {}.")
+    assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
+    for row in rows:
+        first = int(10 * row["start"])
+        shares = text_model.shares(
+            list(frames()[[first + 1 + 2 * i for i in range(8)]]), [f"a {label}." for label in LABELS]
+        )
+        [own] = [other for other in found if other["start"] == row["start"]]
+        assert own["label"] == LABELS[max(range(3), key=shares.__getitem__)]
+        assert own["score"] == pytest.approx(row["score"] * max(shares), rel=1e-5)
+
+
+def test_the_pipeline_names_segments_without_training(clip):
+    pipe = small_pipeline(id2label={0: "action"}, label2id={"action": 0})
+    bare = pipe(frames(), frame_rate=10.0)
+    found = pipe(frames(), frame_rate=10.0, candidate_labels=LABELS, text_model=clip)
+    assert {row["label"] for row in found} <= set(LABELS)
+    assert sorted((row["start"], row["end"]) for row in found) == sorted((row["start"], row["end"]) for row in bare)
+    assert pipe([frames()], frame_rate=10.0, candidate_labels=LABELS, text_model=clip) == [found]
+    assert pipe(frames(), frame_rate=10.0, candidate_labels=["run"], text_model=clip)[0]["score"] == bare[0]["score"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidate_labels": LABELS}, "candidate_labels need text_model"),
+        ({"text_model": "x"}, "text_model is of use with candidate_labels only"),
+        ({"candidate_labels": [], "text_model": "x"}, "give one label or more"),
+        ({"candidate_labels": ["a", "a"], "text_model": "x"}, "each once"),
+        ({"candidate_labels": "jump", "text_model": "x"}, "candidate_labels is 'jump'"),
+        ({"candidate_labels": LABELS, "text_model": "x", "hypothesis_template": "a"}, "it needs one {}"),
+        ({"candidate_labels": LABELS, "text_model": "x", "video_scores": {"a": 1.0}}, "both name the segments"),
+        ({"candidate_labels": LABELS, "text_model": "/no/such"}, "'/no/such', which cannot be loaded"),
+        ({"candidate_labels": LABELS, "text_models": "x"}, "did you mean 'text_model'"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    pipe = small_pipeline(id2label={0: "action"}, label2id={"action": 0})
+    with pytest.raises((ValueError, TypeError), match=message):
+        pipe(frames(), frame_rate=10.0, **settings)
+
+
+def test_a_model_with_classes_names_its_own(clip):
+    with pytest.raises(ValueError, match="this one names its classes"):
+        small_pipeline()(frames(), frame_rate=10.0, candidate_labels=LABELS, text_model=clip)

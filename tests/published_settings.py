@@ -1,10 +1,12 @@
-"""What OpenTAD's configs say, as numbers: https://github.com/sming256/OpenTAD, `configs/re2tal/e2e_*.py`.
+"""What the configs of OpenTAD (https://github.com/sming256/OpenTAD) say, as numbers: those of Re2TAL and of AdaTAD.
 
 Read with the files that they build on (`_base_/datasets/thumos-14/e2e_train_trunc_test_sw_256x224x224.py`,
 `_base_/datasets/activitynet-1.3/e2e_resize_768_1x224x224.py`, `_base_/models/actionformer.py`) at the commits cd0ca96
 (rewired) and 01c58b9 (plain). Names are OpenTAD's; lengths count features, and a video of THUMOS-14 has 30 frames a
 second. `ImgAug` (operations, strength), `ColorJitter`, `RandomResizedCrop` and the average of the weights are at the
 defaults of mmaction2 and OpenTAD.
+Of AdaTAD `e2e_{thumos_videomae_{s,b,l}_768x1,anet_videomae_{s,b,l}_192x4}_160_adapter.py`, at 01c58b9 and (ActivityNet,
+L) ac1a42d, `opentad/models/backbones/vit_adapter.py` at 01c58b9, and the figures of its README.
 The config of the plain SlowFast on THUMOS-14 was not read: its settings are those of its three neighbours.
 """
 
@@ -115,6 +117,40 @@ SLOWFAST: dict[str, Any] = {
     "in_channels": 2304,
 }
 
+ADATAD: dict[str, Any] = {
+    "Resize": 182,
+    "crop": 160,
+    "test.Resize": 160,
+    "test.CenterCrop": 160,
+    "norm_eval": False,
+}
+THUMOS_ADATAD = (
+    THUMOS
+    | ADATAD
+    | {
+        "window_size": 768,
+        "scale_factor": 1,
+        "max_epoch": 100,
+        "end_epoch": 60,
+        "val_eval_interval": 2,
+        "val_start_epoch": 40,
+        "min_score": 0.0,  # not named, and so the default of `batched_nms`
+        "backbone.lr": 1e-4,  # of the adapters; 0 of the rest
+    }
+)
+ACTIVITYNET_ADATAD = ACTIVITYNET | ADATAD | {"batch_size": 16, "backbone.lr": 1e-4}
+
+VIDEOMAE: dict[str, Any] = {
+    "patch_size": 16,
+    "num_frames": 16,
+    "tubelet_size": 2,
+    "mlp_ratio": 4,
+    "adapter.mlp_ratio": 0.25,
+}
+VIDEOMAE_S = VIDEOMAE | {"embed_dims": 384, "depth": 12, "num_heads": 6, "in_channels": 384}
+VIDEOMAE_B = VIDEOMAE | {"embed_dims": 768, "depth": 12, "num_heads": 12, "in_channels": 768}
+VIDEOMAE_L = VIDEOMAE | {"embed_dims": 1024, "depth": 24, "num_heads": 16, "in_channels": 1024}
+
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], bool, float]] = {
     "thumos14_swin_tiny": (THUMOS, SWIN | {"drop_path_rate": 0.2}, True, 66.89),
     "thumos14_swin_tiny_plain": (THUMOS, SWIN | {"drop_path_rate": 0.1}, False, 67.10),
@@ -124,6 +160,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], bool, float]] = {
     "activitynet_swin_tiny_plain": (ACTIVITYNET, SWIN | {"drop_path_rate": 0.1}, False, 36.89),
     "activitynet_slowfast_101": (ACTIVITYNET, SLOWFAST, True, 37.55),
     "activitynet_slowfast_101_plain": (ACTIVITYNET, SLOWFAST, False, 37.35),
+    "thumos14_adatad_small": (THUMOS_ADATAD | {"backbone.lr": 2e-4}, VIDEOMAE_S, False, 69.03),
+    "thumos14_adatad_base": (THUMOS_ADATAD, VIDEOMAE_B, False, 71.14),
+    "thumos14_adatad_large": (THUMOS_ADATAD, VIDEOMAE_L, False, 73.51),
+    "activitynet_adatad_small": (ACTIVITYNET_ADATAD, VIDEOMAE_S, False, 37.81),
+    "activitynet_adatad_base": (ACTIVITYNET_ADATAD, VIDEOMAE_B, False, 38.35),
+    "activitynet_adatad_large": (ACTIVITYNET_ADATAD, VIDEOMAE_L, False, 39.21),
 }
 """By recipe: the settings of data and training, of the backbone, whether it is rewired, and the published mAP."""
 

@@ -1,5 +1,6 @@
 """The recipes of the benchmarks say what OpenTAD's configs say, field by field."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +19,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "re2tal_hf/recipes"
 THUMOS_FRAME_RATE = 30
 
 
+@functools.cache
 def built(name: str):
     recipe = load_recipe(name)
     data, backbone, rewired, published = PUBLISHED[name]
@@ -71,6 +73,17 @@ def test_model(name):
         stages = network.features[::2]
         assert tuple(map(len, stages)) == backbone["depths"]
         assert tuple(stage[0].attn.num_heads for stage in stages) == backbone["num_heads"]
+    elif "embed_dims" in backbone:
+        settings = network.config
+        assert (settings.hidden_size, settings.num_hidden_layers) == (backbone["embed_dims"], backbone["depth"])
+        assert settings.num_attention_heads == backbone["num_heads"]
+        assert settings.intermediate_size == backbone["mlp_ratio"] * backbone["embed_dims"]
+        assert (settings.patch_size, settings.tubelet_size) == (backbone["patch_size"], backbone["tubelet_size"])
+        assert settings.num_frames == backbone["num_frames"]
+        assert len(network.adapters) == backbone["depth"]
+        width = int(backbone["embed_dims"] * backbone["adapter.mlp_ratio"])
+        assert {adapter.down.out_features for adapter in network.adapters} == {width}
+        assert recipe.freeze.backbone
     else:
         assert (network.resample_rate, network.speed_ratio) == (backbone["resample_rate"], backbone["speed_ratio"])
         assert recipe.model["backbone_config"]["variant"] == f"{backbone['depth']}_8x8"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _RE2TAL = "OpenTAD, configs/re2tal/README.md"
+_ADATAD = "OpenTAD, configs/adatad/README.md"
 _THUMOS = (0.3, 0.4, 0.5, 0.6, 0.7, None)
 _ACTIVITYNET = (0.5, 0.75, 0.95, None)
 
@@ -35,6 +36,12 @@ PUBLISHED = {
     "activitynet_swin_tiny_plain": _row(_RE2TAL, _ACTIVITYNET, 55.34, 37.68, 9.12, 36.89),
     "activitynet_slowfast_101": _row(_RE2TAL, _ACTIVITYNET, 55.81, 38.49, 9.36, 37.55),
     "activitynet_slowfast_101_plain": _row(_RE2TAL, _ACTIVITYNET, 55.48, 38.32, 9.34, 37.35),
+    "thumos14_adatad_small": _row(_ADATAD, _THUMOS, 83.90, 79.01, 72.38, 61.57, 48.27, 69.03),
+    "thumos14_adatad_base": _row(_ADATAD, _THUMOS, 85.95, 81.86, 75.02, 63.29, 49.56, 71.14),
+    "thumos14_adatad_large": _row(_ADATAD, _THUMOS, 87.17, 83.58, 76.88, 66.81, 53.13, 73.51),
+    "activitynet_adatad_small": _row(_ADATAD, _ACTIVITYNET, 56.23, 38.90, 8.88, 37.81),
+    "activitynet_adatad_base": _row(_ADATAD, _ACTIVITYNET, 56.72, 39.44, 9.54, 38.35),
+    "activitynet_adatad_large": _row(_ADATAD, _ACTIVITYNET, 57.73, 40.53, 9.96, 39.21),
     "features_actionformer": _row(
         "actionformer_release, README.md, I3D features of THUMOS-14", _THUMOS, 75.49, 72.48, 65.60, 56.56, 42.72, 62.57
     ),

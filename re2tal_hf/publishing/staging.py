@@ -64,6 +64,11 @@ PACKAGE_FILES = (
         for way in ("", "_plain")
     ),
     *(
+        f"recipes/{data}_adatad_{size}.yaml"
+        for data in ("activitynet", "thumos14")
+        for size in ("small", "base", "large")
+    ),
+    *(
         f"recipes/{name}.yaml"
         for name in (
             "activitynet_swin_tiny_classes",

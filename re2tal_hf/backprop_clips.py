@@ -22,12 +22,16 @@ from .reversible_replay import RecordedCall, recomputed
 FRAMES_TOGETHER = 64
 
 
-def clip_by_clip(backbone: Any, videos: Tensor) -> Tensor:
+def clip_by_clip(
+    backbone: Any, videos: Tensor, frame_mask: Tensor | None = None, pixel_statistics: Tensor | None = None
+) -> Tensor:
     """Returns the features of all clips, `[B, N, D]`, which keep nothing of the backbone.
 
     Args:
         backbone: A `RewiredModel`.
         videos: `[B, T, C, H, W]`.
+        frame_mask: With `pixel_statistics`, bool `[B, T]`.
+        pixel_statistics: As for `normalized_pixels`, where the videos are uint8: they become numbers some at a time.
 
     Raises:
         ValueError: if its clips are not independent, or one of them takes more memory than the budget has.
@@ -39,8 +43,11 @@ def clip_by_clip(backbone: Any, videos: Tensor) -> Tensor:
     together = most_together(backbone, videos) if plan is None else plan.together
     some_clips = _SomeClips(backbone, None if plan is None else plan.modes)
     run = called if plan is None else recomputed
-    parts = videos.split(together * backbone.architecture.clip_length(backbone), dim=1)
-    return torch.cat([run(RecordedCall(some_clips), part) for part in parts], dim=1)
+    frames = together * backbone.architecture.clip_length(backbone)
+    parts = [videos.split(frames, dim=1)]
+    if pixel_statistics is not None and frame_mask is not None:
+        parts += [frame_mask.split(frames, dim=1), [pixel_statistics] * len(parts[0])]
+    return torch.cat([run(RecordedCall(some_clips), *inputs) for inputs in zip(*parts, strict=True)], dim=1)
 
 
 class _SomeClips(nn.Module):
@@ -51,8 +58,10 @@ class _SomeClips(nn.Module):
         self.backbone = backbone
         self.modes = modes
 
-    def forward(self, videos: Tensor) -> Tensor:
-        return self.backbone.joined_features(videos.contiguous(), modes=self.modes)  # type: ignore[operator]
+    def forward(self, videos: Tensor, *pixels: Tensor) -> Tensor:
+        backbone: Any = self.backbone
+        numbers = backbone.normalized(videos, *pixels) if pixels else videos.contiguous()
+        return backbone.joined_features(numbers, modes=self.modes)
 
 
 def plan_clips(backbone: Any, videos: Tensor) -> BackpropPlan:
@@ -60,7 +69,10 @@ def plan_clips(backbone: Any, videos: Tensor) -> BackpropPlan:
     check_clips_apart(backbone)
     check_norms(backbone)
     first = videos[:, : backbone.architecture.clip_length(backbone)]
-    return backbone.plan_together(torch.empty_like(first, device="meta"), most_together(backbone, videos))
+    numbers = first.dtype if first.is_floating_point() else backbone.number_dtype
+    return backbone.plan_together(
+        torch.empty_like(first, dtype=numbers, device="meta"), most_together(backbone, videos)
+    )
 
 
 def most_together(backbone: Any, videos: Tensor) -> int:

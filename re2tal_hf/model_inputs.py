@@ -47,20 +47,31 @@ def check_tensor(name: str, value: Any, form: str, *, floating: bool = False, fi
         raise ValueError(f"{name} is {_kind(value)} {list(value.shape)}; it must be of floating-point numbers{fix}.")
 
 
-def check_videos(videos: Any, frame_mask: Any, channels: int | None, weights: Tensor | None) -> None:
+def check_videos(
+    videos: Any, frame_mask: Any, channels: int | None, weights: Tensor | None, pixel_statistics: Any = None
+) -> None:
     """Checks what a backbone is given.
 
     Args:
-        videos: must be float `[B, T, C, H, W]`.
+        videos: must be float `[B, T, C, H, W]`; of any type, where `pixel_statistics` are given.
         frame_mask: must be `[B, T]`, or None.
         channels: the `C` that the backbone takes; None where it is not known.
         weights: any of the backbone.
+        pixel_statistics: must be float `[2, C]`, or None.
 
     Raises:
         TypeError, ValueError: see `check_tensor`; also if the channels are in another place.
     """
     name, form = "pixel_values_videos", "[batch, frames, channels, height, width]"
-    check_tensor(name, videos, form, floating=True, fix=", normalised: the video processor makes them of uint8 frames")
+    fix = ", normalised: the video processor makes them of uint8 frames"
+    check_tensor(name, videos, form, floating=pixel_statistics is None, fix=fix)
+    if pixel_statistics is not None:
+        check_tensor("pixel_statistics", pixel_statistics, "[2, channels]", floating=True)
+        if list(pixel_statistics.shape) != [2, videos.shape[2]]:
+            raise ValueError(
+                f"pixel_statistics has shape {list(pixel_statistics.shape)}; it must be [2, {videos.shape[2]}], mean "
+                "and standard deviation of each channel."
+            )
     if videos.is_meta and weights is not None and not weights.is_meta:
         raise ValueError(f"{name} is on the device 'meta', where there are no values.")
     if channels is not None and videos.shape[2] != channels:
@@ -71,6 +82,21 @@ def check_videos(videos: Any, frame_mask: Any, channels: int | None, weights: Te
             f"{channels}{''.join(fixes[-1:])}."
         )
     check_mask("frame_mask", frame_mask, "[batch, frames]", list(videos.shape[:2]))
+
+
+def normalized_pixels(frames: Tensor, mask: Tensor, statistics: Tensor) -> Tensor:
+    """Normalises frames as the video processor does.
+
+    Args:
+        frames: uint8 `[B, T, C, H, W]`.
+        mask: bool `[B, T]`; what is not real becomes 0.
+        statistics: float32 `[2, C]`, mean and standard deviation of the pixels.
+
+    Returns:
+        float32 `[B, T, C, H, W]`.
+    """
+    mean, deviation = statistics[:, :, None, None]
+    return ((frames - mean) / deviation).masked_fill_(~mask.bool()[:, :, None, None, None], 0)
 
 
 def check_features(features: Any, feature_mask: Any, size: int) -> None:

@@ -103,6 +103,7 @@ class Re2TALModel(Re2TALPreTrainedModel):
         pixel_values_videos: Tensor,
         frame_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        pixel_statistics: Tensor | None = None,
     ) -> Re2TALModelOutput:
         """Computes temporal features.
 
@@ -110,6 +111,8 @@ class Re2TALModel(Re2TALPreTrainedModel):
             pixel_values_videos: float `(batch, T, channels, height, width)`. Normalised frames.
             frame_mask: bool `(batch, T)`. True where a frame is real.
             output_hidden_states: Whether to return the output of every stage, too.
+            pixel_statistics: float32 `(2, channels)`. Mean and standard deviation of the pixels, where
+                `pixel_values_videos` is uint8 and not normalised (`Re2TALVideoProcessor.prepare(normalized=False)`).
             return_dict: With `False` a tuple is returned.
 
         Returns:
@@ -118,24 +121,28 @@ class Re2TALModel(Re2TALPreTrainedModel):
         Raises:
             TypeError, ValueError: if an argument is of another type, shape or dtype; names it.
         """
-        self.check_inputs(pixel_values_videos, frame_mask, output_hidden_states)
+        self.check_inputs(pixel_values_videos, frame_mask, output_hidden_states, pixel_statistics)
         if frame_mask is None:
             frame_mask = pixel_values_videos.new_ones(pixel_values_videos.shape[:2], dtype=torch.bool)
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         stage_outputs: list[Tensor] | None = [] if asked else None
         # Frames of a file and of an array differ in strides, and with them kernels in rounding.
         with naming_argument("pixel_values_videos", pixel_values_videos, self):
-            features = self.backbone.video_features(pixel_values_videos.contiguous(), stage_outputs)
+            features = self.backbone.video_features(
+                pixel_values_videos.contiguous(), stage_outputs, frame_mask, pixel_statistics
+            )
         return Re2TALModelOutput(
             last_hidden_state=features,
             feature_mask=frame_mask[:, :: self.feature_stride].bool(),
             hidden_states=None if stage_outputs is None else tuple(stage_outputs),
         )
 
-    def check_inputs(self, videos: Any, frame_mask: Any, output_hidden_states: Any) -> None:
+    def check_inputs(
+        self, videos: Any, frame_mask: Any, output_hidden_states: Any, pixel_statistics: Any = None
+    ) -> None:
         """Checks the arguments of `forward`; a compiled graph takes them as they are."""
         if not torch.compiler.is_compiling():
-            check_videos(videos, frame_mask, self.input_channels, next(self.parameters(), None))
+            check_videos(videos, frame_mask, self.input_channels, next(self.parameters(), None), pixel_statistics)
             check_value("output_hidden_states", output_hidden_states, bool | None)
 
     def train(self, mode: bool = True) -> Re2TALModel:
@@ -193,6 +200,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         temporal_features: Tensor | None = None,
         feature_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        pixel_statistics: Tensor | None = None,
     ) -> TemporalActionLocalizationOutput:
         """Localizes actions in windows of video.
 
@@ -205,6 +213,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
                 in place of the video.
             feature_mask: bool `(batch, T')`. With `temporal_features`.
             output_hidden_states: Whether to return the output of every stage, too.
+            pixel_statistics: float32 `(2, channels)`. With uint8 frames; as of [`Re2TALModel`].
             return_dict: With `False` a tuple is returned.
 
         Returns:
@@ -216,14 +225,16 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         """
         video = _given_one(pixel_values_videos, temporal_features, frame_mask, feature_mask)
         if temporal_features is None:
-            self.model.check_inputs(pixel_values_videos, frame_mask, output_hidden_states)
+            self.model.check_inputs(pixel_values_videos, frame_mask, output_hidden_states, pixel_statistics)
         else:
             check_features(temporal_features, feature_mask, self.model.feature_size)
         if labels is not None and not torch.compiler.is_compiling():
             check_labels("labels", labels, len(video), self.config.num_labels)
         hidden_states = None
         if pixel_values_videos is not None:
-            output = self.model(pixel_values_videos, frame_mask, output_hidden_states, return_dict=True)
+            output = self.model(
+                pixel_values_videos, frame_mask, output_hidden_states, pixel_statistics, return_dict=True
+            )
             temporal_features, feature_mask = output.last_hidden_state, output.feature_mask
             hidden_states = output.hidden_states
         temporal_features = cast(Tensor, temporal_features)

@@ -265,8 +265,10 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def _forward(self, model_inputs: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         carried = {name: model_inputs[name] for name in ("windows", "is_last")}
-        inputs = self.video_processor.prepare(model_inputs["frames"])
-        inputs = {name: x.to(self.model.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
+        normalized = self.model.backprop != "clips"  # else the frames of a long video become numbers some at a time
+        inputs = self.video_processor.prepare(model_inputs["frames"], normalized=normalized)
+        for name in inputs.keys() - {"pixel_statistics"}:
+            inputs[name] = inputs[name].to(self.model.dtype) if inputs[name].is_floating_point() else inputs[name]
         output = self.model(**inputs)
         if progress:
             progress(*model_inputs["counts"])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .backprop_clips import check_clips_apart, clip_by_clip, plan_clips
 from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
 from .dual_residual import LARGEST_ERROR, BackpropSwitch
+from .model_inputs import normalized_pixels
 from .registry import Registry
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from .stream_grid import GRIDS, StreamGrid
@@ -578,23 +579,47 @@ class RewiredModel(nn.Module):
         """From the library's own input form to features `[B, T', D]`; arguments as for `forward_features`."""
         return self.architecture.temporal_features(self, self.forward_features(inputs, stage_outputs, modes))
 
-    def video_features(self, videos: Tensor, stage_outputs: list[Tensor] | None = None) -> Tensor:
+    def video_features(
+        self,
+        videos: Tensor,
+        stage_outputs: list[Tensor] | None = None,
+        frame_mask: Tensor | None = None,
+        pixel_statistics: Tensor | None = None,
+    ) -> Tensor:
         """From videos `[B, T, C, H, W]` to features `[B, T', D]`, one for every `feature_stride` frames.
+
+        Args:
+            videos: Normalised, or uint8 with `frame_mask` and `pixel_statistics`.
+            stage_outputs: Receives the merged outputs of all stages.
+            frame_mask: bool `[B, T]`, True where a frame is real.
+            pixel_statistics: float32 `[2, C]`, mean and standard deviation by which the frames are normalised.
 
         Raises:
             ValueError: if `backprop="clips"` does not go with the backbone or with `stage_outputs`.
         """
         with _own_weights_in_place(self):
             if self.backprop != "clips" or torch.compiler.is_compiling() or videos.is_meta:
+                if pixel_statistics is not None and frame_mask is not None:
+                    videos = self.normalized(videos, frame_mask, pixel_statistics)
                 features = self.joined_features(videos, stage_outputs)
             elif stage_outputs is None:
-                features = clip_by_clip(self, videos)
+                features = clip_by_clip(self, videos, frame_mask, pixel_statistics)
             else:
                 raise ValueError("backprop='clips' keeps no outputs of stages: leave out output_hidden_states.")
         if self.architecture.clip_length(self) is None:
             return features
         num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))
         return self.architecture.at_feature_stride(self, features, num_features)
+
+    def normalized(self, frames: Tensor, frame_mask: Tensor, pixel_statistics: Tensor) -> Tensor:
+        """Normalises uint8 frames, in the precision of the weights; arguments as of `video_features`."""
+        return normalized_pixels(frames, frame_mask, pixel_statistics).to(self.number_dtype)
+
+    @property
+    def number_dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        kinds = (parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
+        return next(kinds, torch.float32)
 
     def joined_features(
         self,

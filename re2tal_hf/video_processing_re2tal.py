@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -315,7 +315,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         return self.center_crop(frames, self.crop_size) if self.do_center_crop else frames
 
     @suggesting
-    def prepare(self, videos: Sequence[Tensor]) -> dict[str, Tensor]:
+    def prepare(self, videos: Sequence[Tensor], *, normalized: bool = True) -> dict[str, Tensor]:
         """Makes a batch for the model of windows that are decoded and resized: rescaled, normalised, padded.
 
         It runs where the frames are. Move them to the model's device first: they take a quarter of the memory there.
@@ -323,6 +323,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         Args:
             videos: frames of each window, uint8 `[T, C, H, W]`, at most `num_frames` of them, of one size; or its
                 stored features, float `[T, D]`.
+            normalized: with False frames stay uint8, and `pixel_statistics` comes with them, by which the model makes
+                numbers of some at a time. Of a long video they take a quarter of the memory.
 
         Returns:
             `pixel_values_videos` float32 `[B, num_frames, C, H, W]` and `frame_mask` bool `[B, num_frames]`, True
@@ -343,8 +345,19 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"videos: frames of the sizes {sorted(sizes)} make no batch; resize them.")
         if (longest := max(map(len, videos))) > self.num_frames:
             raise ValueError(f"videos: a window has {longest} frames, more than num_frames={self.num_frames}.")
-        [size], device = sizes, videos[0].device
-        pixels = torch.zeros((len(videos), self.num_frames, *size), device=device)
+        device = videos[0].device
+        lengths = torch.tensor([len(frames) for frames in videos], device=device)
+        frame_mask = torch.arange(self.num_frames, device=device) < lengths[:, None]
+        if not normalized:
+            whole = [_pad(frames, self.num_frames)[0] for frames in videos]
+            # A video alone is not copied.
+            batch = whole[0].unsqueeze(0) if len(whole) == 1 else torch.stack(whole)
+            return {
+                "pixel_values_videos": batch,
+                "frame_mask": frame_mask,
+                "pixel_statistics": self._pixel_statistics(batch.shape[2]).to(device),
+            }
+        pixels = torch.zeros((len(videos), self.num_frames, *videos[0].shape[1:]), device=device)
         for frames, row in zip(videos, pixels, strict=True):
             # A few at a time, since what is normalised lies beside what it becomes.
             for start in range(0, len(frames), PREPARED_FRAMES):
@@ -352,11 +365,13 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 row[start : start + len(part)] = self.rescale_and_normalize(
                     part, self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std
                 )
-        lengths = torch.tensor([len(frames) for frames in videos], device=device)
-        return {
-            "pixel_values_videos": pixels,
-            "frame_mask": torch.arange(self.num_frames, device=device) < lengths[:, None],
-        }
+        return {"pixel_values_videos": pixels, "frame_mask": frame_mask}
+
+    def _pixel_statistics(self, channels: int) -> Tensor:
+        """Mean and standard deviation `[2, C]` of the pixels, as integers from 0 to 255."""
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
+        statistics = torch.stack([torch.as_tensor(value).float().expand(channels) for value in (mean, std)])
+        return statistics * (1.0 / cast(float, self.rescale_factor)) if self.do_rescale else statistics
 
     def _prepare_features(self, videos: Sequence[Tensor]) -> dict[str, Tensor]:
         longest = max(map(len, videos))

@@ -11,7 +11,7 @@ from test_architectures import backbone, gradients, video
 from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import Tensor, nn
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf import backprop_clips as clips_room
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training.memory import saved_for_backward
@@ -216,6 +216,31 @@ def test_a_localizer_with_frozen_parts_and_accumulated_gradients(frozen):
         found[backprop] = localizer_gradients(model, batch(32), steps=2)
     assert_gradients_close(found["clips"], found["plain"], bound=1e-10)
     assert any(name.startswith("model.backbone") for name in found["clips"]) == (frozen in ({}, {"norms": True}))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_frames_that_become_numbers_some_at_a_time(dtype, monkeypatch):
+    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 8)
+    processor = Re2TALVideoProcessor(num_frames=24)
+    lengths = (24, 13)
+    frames = [torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) for n in lengths]
+    floats, pixels = processor.prepare(frames), processor.prepare(frames, normalized=False)
+    assert pixels["pixel_values_videos"].dtype == torch.uint8
+    alone = processor.prepare(frames[:1], normalized=False)["pixel_values_videos"]
+    assert alone.data_ptr() == frames[0].data_ptr()
+    floats["pixel_values_videos"] = floats["pixel_values_videos"].to(dtype)
+    found = {}
+    for name, inputs in (("floats", floats), ("pixels", pixels)):
+        model = localizer("clips").to(dtype)
+        model.memory_budget = 2**40
+        found[name] = localizer_gradients(model, {**inputs, "labels": batch()["labels"]})
+    assert_gradients_close(found["pixels"], found["floats"], bound=1e-6)
+    with torch.no_grad():
+        model.eval().backprop = "plain"
+        assert_close(model(**pixels).logits, model(**floats).logits)
+    with pytest.raises(ValueError, match=r"pixel_statistics has shape \[2, 4\]; it must be \[2, 3\]"):
+        model(**pixels | {"pixel_statistics": torch.ones(2, 4)})
 
 
 SEVERAL = """

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -444,7 +445,7 @@ class Trainer(ABC):
     def _step(self, batch: dict[str, Any]) -> dict[str, float] | None:
         video_ids = batch.pop("video_ids")
         # Frames come as uint8: a quarter of what floats would take between the processes and on the way to the GPU.
-        batch |= self.processor.prepare(batch.pop("frames"))
+        batch |= self.processor.prepare(batch.pop("frames"), normalized=not self._keeps_pixels)
         losses = self.updates.step(lambda: self.losses(batch), video_ids)
         if self.accelerator.sync_gradients:
             self.progress.updates += 1
@@ -454,6 +455,14 @@ class Trainer(ABC):
             if self.average is not None and not kept:
                 self.average.update_parameters(self.plain_model)
         return losses
+
+    @property
+    def _keeps_pixels(self) -> bool:
+        """Whether frames become numbers some at a time, in the model."""
+        return (
+            self.plain_model.backprop == "clips"
+            and "pixel_statistics" in signature(self.plain_model.forward).parameters
+        )
 
     @property
     def backbone_model(self) -> Any:

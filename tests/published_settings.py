@@ -1,10 +1,10 @@
-"""What the configs of OpenTAD (https://github.com/sming256/OpenTAD) say, as numbers: those of Re2TAL and of AdaTAD.
+"""What OpenTAD's configs say, as numbers: https://github.com/sming256/OpenTAD, `configs/re2tal/e2e_*.py`.
 
 Read with the files that they build on (`_base_/datasets/thumos-14/e2e_train_trunc_test_sw_256x224x224.py`,
 `_base_/datasets/activitynet-1.3/e2e_resize_768_1x224x224.py`, `_base_/models/actionformer.py`) at the commits cd0ca96
 (rewired), 01c58b9 (plain) and 1e4c962 (plain SlowFast on THUMOS-14). Names are OpenTAD's; lengths count features, and
-a video of THUMOS-14 has 30 frames a second. `ImgAug` (operations, strength), `ColorJitter`, `RandomResizedCrop` and the average of the weights are at the
-defaults of mmaction2 and OpenTAD.
+a video of THUMOS-14 has 30 frames a second. `ImgAug` (operations, strength), `ColorJitter`, `RandomResizedCrop` and the
+average of the weights are at the defaults of mmaction2 and OpenTAD.
 Of AdaTAD `e2e_{thumos_videomae_{s,b,l}_768x1,anet_videomae_{s,b,l}_192x4}_160_adapter.py`, at 01c58b9 and (ActivityNet,
 L) ac1a42d, `opentad/models/backbones/vit_adapter.py` at 01c58b9, and the figures of its README.
 """

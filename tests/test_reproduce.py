@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conversion_cases import ACTIONFORMER, SWIN, detector, write
@@ -13,6 +14,8 @@ from re2tal_hf.commands import reproduce
 from re2tal_hf.commands.evaluate import main as evaluate
 from re2tal_hf.conversion.opentad_export import opentad_state
 from re2tal_hf.conversion.recipe_weights import convert_for_recipe
+from re2tal_hf.data.annotations import read_annotations
+from re2tal_hf.metrics.measurement import measure
 from re2tal_hf.metrics.published_figures import PUBLISHED, PublishedFigures
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.recipe_yaml import write_yaml
@@ -162,3 +165,40 @@ def test_the_page_shows_the_figures_that_are_compared_with() -> None:
         figures = " | ".join(f"{figure:.2f}" for figure in row.figures.values())
         assert f"| `{name}` | {figures} |" in page
         assert f"{row.figures[None]:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+SLIPS = {
+    "none": lambda start, end: (start, end),
+    "videos of 30 frames a second taken for 25": lambda start, end: (start * 25 / 30, end * 25 / 30),
+    "29.97 taken for 30": lambda start, end: (start * 29.97 / 30, end * 29.97 / 30),
+    "all half a second late": lambda start, end: (start + 0.5, end + 0.5),
+    "all a second late": lambda start, end: (start + 1, end + 1),
+    "frames in place of seconds": lambda start, end: (start * 30, end * 30),
+}
+
+
+@pytest.mark.training
+def test_the_page_says_what_slips_cost(public_annotations: Path) -> None:
+    found = read_annotations(public_annotations / "thumos14_opentad_style.json", subset="validation", repair=False)
+    random, names = np.random.default_rng(0), found.label_names
+    page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8")
+    slips = {**SLIPS, "classes in another order": SLIPS["none"]}
+    for slip, change in slips.items():
+        predictions, truth = [], []
+        for video in found.videos:
+            row = {"video_id": video.video_id, "segments": video.segments.tolist(), "labels": list(video.labels)}
+            shift = int(slip.startswith("classes"))
+            changed = {
+                "segments": [list(change(*segment)) for segment in row["segments"]],
+                "labels": [(label + shift) % len(names) for label in row["labels"]],
+                "scores": random.random(len(row["labels"])).tolist(),
+            }
+            truth.append(row)
+            predictions.append(row | changed)
+        metrics = measure(predictions, truth, names, [0.3, 0.4, 0.5, 0.6, 0.7])
+        [row] = [line for line in page.splitlines() if line.startswith(f"| {slip} |")]
+        figures = [100 * metrics[f"map@{threshold}"] for threshold in (0.3, 0.4, 0.5, 0.6, 0.7)] + [
+            100 * metrics["map"]
+        ]
+        # To what another draw of the scores moves them by.
+        assert [float(cell) for cell in row.split("|")[2:-1]] == pytest.approx(figures, abs=1.5)

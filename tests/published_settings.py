@@ -1,4 +1,4 @@
-"""What OpenTAD's configs say, as numbers: https://github.com/sming256/OpenTAD, `configs/re2tal/e2e_*.py`.
+"""What the configs of OpenTAD (https://github.com/sming256/OpenTAD) say, as numbers: those of Re2TAL and of AdaTAD.
 
 Read with the files that they build on (`_base_/datasets/thumos-14/e2e_train_trunc_test_sw_256x224x224.py`,
 `_base_/datasets/activitynet-1.3/e2e_resize_768_1x224x224.py`, `_base_/models/actionformer.py`) at the commits cd0ca96

@@ -150,7 +150,7 @@ def change(state, name, tensor=None):
     [
         ("projection.stem.0.gate.weight", torch.ones(3), "no place for 1 tensors (projection.stem.0.gate.weight)"),
         ("backbone.model.backbone.norm1.bias", None, "it lacks 1 (model.backbone.norm.bias)"),
-        ("neck.fpn_norms.0.weight", torch.ones(3), "has the shape [3]; ours is [16]"),
+        ("neck.fpn_norms.1.weight", torch.ones(3), "has the shape [3]; ours is [16]"),
         ("neck.fpn_norms.0.weight", torch.full((16,), torch.nan), "holds NaN"),
         ("rpn_head.cls_head.weight", None, "head looks like actionformer, but is not complete"),
         ("backbone.model.backbone.layers.0.blocks.0.inv_block.Gm.mlp.fc1.weight", None, "not complete"),

@@ -6,6 +6,8 @@ re2tal benchmark --families --output scripts/benchmark   # also over depth, fram
 re2tal benchmark --backbone '{model_type: slowfast, variant: 101_8x8}'
 re2tal benchmark --recipe ut_interaction # the shapes of a recipe, the head included
 re2tal benchmark --budgets       # what is kept and how long a step takes, from the leanest budget to the largest
+re2tal benchmark --adapters 96 --backbone '{model_type: videomae, variant: small}'   # beside all weights, and LoRA
+re2tal benchmark --calculate --frames 128 --size 224   # large backbones and 8 to 80 GB, by calculation: nothing runs
 re2tal benchmark --device cuda --size 224 --frames 128 --find-frames
 """
 
@@ -30,12 +32,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from ..backprop_plan import BackpropPlan
 from ..data.whole_files import check_writable
-from ..rewiring import architecture_of, build_library_model, cut_into_clips
+from ..rewiring import BACKBONES, architecture_of, build_library_model, cut_into_clips
 from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from ..training.own_files import import_files
 from ..training.recipe_yaml import read_yaml
 from ..value_checks import COUNT, check_value
+from ._benchmark_calculation import calculate
 from ._benchmark_report import write_report
 from ._command import check_device, number, run_command
 
@@ -50,6 +53,8 @@ SWINS: list[dict[str, Any]] = [
     {"model_type": "video_swin", "variant": "tiny", "depths": depths, "stochastic_depth_prob": 0.0}
     for depths in ([2, 2, 6, 2], [2, 2, 18, 2])
 ]
+# VideoPrism's have 18 pixels, which divide few frame sizes of others.
+PATCHES_OF_16 = {"tubelet_size": [1, 16, 16]}
 FAMILIES: list[dict[str, Any]] = [
     SWINS[0],
     {"model_type": "mvit", "variant": "v2_s"},
@@ -67,8 +72,22 @@ FAMILIES: list[dict[str, Any]] = [
         "num_hidden_layers": 12,
         "frames_per_clip": 16,
     },
+    *[{"model_type": "videoprism", "variant": "base", **PATCHES_OF_16}] * ("videoprism" in BACKBONES),
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
+]
+# Whose needs are calculated.
+LARGE: list[dict[str, Any]] = [
+    {"model_type": "video_swin", "variant": "tiny"},
+    {"model_type": "video_swin", "variant": "base"},
+    {"model_type": "mvit", "variant": "v2_s"},
+    {"model_type": "slowfast", "variant": "101_8x8"},
+    *[{"model_type": "videomae", "variant": variant} for variant in ("small", "base", "large")],
+    {"model_type": "vjepa2", "variant": "large"},
+    *[{"model_type": "videoprism", "variant": variant, **PATCHES_OF_16} for variant in ("base", "large")]
+    * ("videoprism" in BACKBONES),
+    {"model_type": "image", "variant": "tf_efficientnet_lite0"},
+    {"model_type": "image", "variant": "vit_small_patch14_dinov2", "img_size": 224},
 ]
 # What makes the stages deeper, of families that have a setting for it.
 DEEPER: dict[str, dict[str, Any]] = {
@@ -78,6 +97,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "fast_only": {"stage_blocks": [3, 4, 23, 3]},
     "video_resnet": {"layers": [3, 4, 6, 3]},
     **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2"), {"num_hidden_layers": 24}),
+    **dict.fromkeys(["videoprism"] * ("videoprism" in BACKBONES), {"num_spatial_layers": 24}),
     "tf_efficientnet_lite0": {"depth_multiplier": 2.0},
     "vit_small_patch14_dinov2": {"depth": 24},
 }
@@ -87,6 +107,7 @@ FRAME_SIZES = {
     "vivit": "image_size",
     "timesformer": "image_size",
     "vjepa2": "crop_size",
+    "videoprism": "image_size",
     "mvit": "spatial_size",
 }
 # What a library's own forward needs to do no more than ours.
@@ -196,16 +217,35 @@ def backbone_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tu
     return rows | {INFERENCE: (backbone_step, (arguments, backbone, {}, False))}
 
 
-def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None, trains: bool = True) -> Step:
-    """`change` is to the configuration; None for the library's own model."""
-    torch.manual_seed(0)
+def adapted_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tuple]:
+    """Steps that train all weights, LoRA in a frozen backbone, and adapters in one, in each of the three modes."""
+    ways: dict[str, tuple[dict, dict]] = {"all weights": ({}, {}), "LoRA": ({}, {"lora": {"r": 8}})}
+    if "adapter_width" in BACKBONES.find(backbone["model_type"]).settings():
+        ways["adapters"] = ({"adapter_width": arguments.adapters}, {})
+    return {
+        f"{way}, {mode}": (backbone_step, (arguments, {**backbone, **settings}, {"backprop": mode, **change}))
+        for mode in ("plain", "checkpoint", "reversible")
+        for way, (settings, change) in ways.items()
+    }
+
+
+def sized(arguments: argparse.Namespace, backbone: dict) -> dict:
+    """A `backbone_config` for frames of the size that is asked for."""
     if name := FRAME_SIZES.get(backbone["model_type"]):
-        size = [arguments.size] * 2 if name == "spatial_size" else arguments.size
-        backbone = {name: size, **backbone}
+        return {name: [arguments.size] * 2 if name == "spatial_size" else arguments.size, **backbone}
+    return backbone
+
+
+def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None, trains: bool = True) -> Step:
+    """`change` is to the configuration; None for the library's own model. With adapters only these are trained."""
+    torch.manual_seed(0)
+    backbone = sized(arguments, backbone)
     if change is None:
         model: nn.Module = LibraryModel(backbone)
     else:
         model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
+        if backbone.get("adapter_width"):
+            model.freeze(backbone=True)
     videos = torch.randn((1, arguments.frames, 3, arguments.size, arguments.size), device=arguments.device)
     return Step(model, videos, arguments.precision, trains=trains)
 
@@ -328,6 +368,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", help="a backbone_config in YAML, in place of the two Video Swins")
     parser.add_argument("--recipe", help="measure the shapes of this recipe, head included")
     parser.add_argument("--budgets", action="store_true", help="backprop=auto within several budgets of memory")
+    parser.add_argument(
+        "--adapters",
+        type=number(int, COUNT),
+        metavar="WIDTH",
+        help="train adapters of this width, and LoRA, beside all",
+    )
+    parser.add_argument("--calculate", action="store_true", help="large backbones and 8 to 80 GB, by calculation")
     parser.add_argument("--frames", type=number(int, COUNT), default=32)
     parser.add_argument("--size", type=number(int, COUNT), default=112)
     parser.add_argument("--device", default="cpu")
@@ -340,13 +387,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
 
 
+def read_backbone(text: str) -> dict[str, Any]:
+    return check_value("--backbone", read_yaml(text, "--backbone"), dict)
+
+
 def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     if arguments.budgets and arguments.recipe:
         raise ValueError("--budgets is for backbones alone: leave out --recipe.")
+    if arguments.adapters and (arguments.recipe or arguments.budgets):
+        raise ValueError("--adapters is for backbones alone: leave out --recipe and --budgets.")
+    if arguments.calculate:
+        chosen = [read_backbone(arguments.backbone)] if arguments.backbone else LARGE
+        calculate([sized(arguments, backbone) for backbone in chosen], arguments.frames, arguments.size)
+        return 0
     if arguments.output:
         if arguments.budgets or arguments.recipe:
             raise ValueError("--output is for the modes of backbones: leave out --budgets and --recipe.")
+        if arguments.adapters:
+            raise ValueError("--output is for the modes of backbones: leave out --adapters.")
         check_writable(Path(arguments.output).parent, "--output")
     torch.set_num_threads(arguments.threads)
 
@@ -361,9 +420,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         backbones = FAMILIES if arguments.families else SWINS
         if arguments.backbone:
-            backbones = [check_value("--backbone", read_yaml(arguments.backbone, "--backbone"), dict)]
+            backbones = [read_backbone(arguments.backbone)]
+        rows_of = adapted_rows if arguments.adapters else budget_rows if arguments.budgets else backbone_rows
         for backbone in backbones:
-            builds[str(backbone)] = (budget_rows if arguments.budgets else backbone_rows)(arguments, backbone)
+            builds[str(backbone)] = rows_of(arguments, backbone)
     entries = []
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")

@@ -1,5 +1,7 @@
 """Recipes that find their own settings."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,24 +133,42 @@ def test_the_network_of_a_file_is_told_by_its_tensors(tmp_path):
         backbone_of(str(tmp_path / "other.safetensors"))
 
 
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """Of a training of seconds, without the folder."""
+    folder = tmp_path_factory.mktemp("generated")
+    generate(folder, num_training=2, num_validation=1, num_test=0, durations=(20, 22))
+    return [
+        "--recipe", "auto", f"data.annotations={folder / 'annotations.json'}", f"data.videos={folder / 'videos'}",
+        SCRATCH, "training.epochs=1", "processor.size={height: 32, width: 32}", "processor.num_frames=32",
+        "data.num_workers=0", "training.trackers=[]", "model.backbone_config.embed_dim=8",
+    ]  # fmt: skip
+
+
 @pytest.mark.training
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_one_command_trains(tmp_path, capsys):
-    generate(tmp_path, num_training=2, num_validation=1, num_test=0, durations=(20, 22))
-    command = [
-        "--recipe", "auto", "--output", str(tmp_path / "run"), f"data.annotations={tmp_path / 'annotations.json'}",
-        f"data.videos={tmp_path / 'videos'}", SCRATCH, "training.epochs=1", "processor.size={height: 32, width: 32}",
-        "processor.num_frames=32", "data.num_workers=0", "training.trackers=[]", "model.backbone_config.embed_dim=8",
-    ]  # fmt: skip
+def test_one_command_trains(arguments, tmp_path, capsys):
+    command = [*arguments, "--output", str(tmp_path / "run")]
     assert main([*command, "--print"]) == 0
     printed = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     (tmp_path / "mine.yaml").write_text(printed, encoding="utf-8")
     assert load_recipe(str(tmp_path / "mine.yaml")).training.epochs == 1
     assert main(command) == 0
+    assert "data:image/jpeg" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     kept = Path(tmp_path / "run" / "auto.yaml").read_text(encoding="utf-8")
     assert kept.startswith("# Chosen by re2tal train --recipe auto") and kept in capsys.readouterr().out
     # Whatever memory is free by now, the same command goes on with the run.
     (tmp_path / "run" / "auto.yaml").write_text(kept.replace("few videos", "very few videos"), encoding="utf-8")
     assert main(command) == 0
     assert "is finished: its 1 epochs are trained." in capsys.readouterr().out
+
+
+@pytest.mark.training
+def test_several_processes_train_by_what_one_has_found(arguments, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, "-m", "re2tal_hf.commands.train", *arguments, "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("# Chosen by") == 1 and "for 2 processes" in done.stdout
+    assert (tmp_path / "run" / "report.html").is_file()

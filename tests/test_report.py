@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from re2tal_hf.report.advice import advice
 from re2tal_hf.report.videos import stories
 from re2tal_hf.training.training_run import TrainingRun
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 EVIL = "<script>alert(1)</script>"
 VIDEOS = {
     "a": [("jump", 0.0, 1.0), ("run", 1.0, 2.0)],
@@ -71,6 +74,22 @@ def test_one_file_says_all_and_runs_nothing(run, capsys):
     assert "&#39;run&#39; is seen as &#39;jump&#39; (1 times)" in page
     rows = re.findall(r"<tr><td>(\w+)</td><td>([\d.]+)</td>", page)
     assert rows == [("run", "0.000"), ("jump", "0.833")]  # the worst first
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_fits_a_desktop_and_a_phone(run, width):
+    playwright = pytest.importorskip("playwright.sync_api")
+    assert report(run) == 0
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto((run / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator("img").evaluate_all("all => all.every(one => one.naturalWidth > 0 && one.width > 20)")
+        assert page.locator(".track i").evaluate_all("all => all.every(one => one.getBoundingClientRect().width >= 2)")
+        browser.close()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -43,8 +44,11 @@ def run(options: argparse.Namespace) -> int:
         overrides.append("data.streaming=true")
     kept = Path(options.output) / CHOSEN
     if options.recipe == auto_recipe.NAME and not (RunFolder(options.output).holds_run and kept.is_file()):
+        # The first process tries steps alone, before it meets the others: in a group, their losses wait for each other.
+        is_first = os.environ.get("RANK", "0") == "0"
+        found = auto_recipe.find_recipe(overrides, options.imports) if is_first else ""
         processes = start_processes()
-        text = on_main_process(processes, lambda: auto_recipe.find_recipe(overrides, options.imports))
+        text = on_main_process(processes, lambda: found)
         recipe = parse_recipe(text, auto_recipe.NAME, (), options.imports)
         processes.print(text)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def memory_for_training(device: torch.device) -> tuple[str, str]:
         ValueError: if the device does not say what is free.
     """
     free, share = free_memory(device), SHARES.get(device.type, OTHER_SHARE)
-    return f"{max(share * free // 10**8, 1) / 10:g}GB", f"{share:.0%} of {free / 1e9:.1f} GB that were free"
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    reason = f"{share:.0%} of {free / 1e9:.1f} GB that were free{f', for {sharing} processes' if sharing > 1 else ''}"
+    return f"{max(share * free / sharing // 10**8, 1) / 10:g}GB", reason
 
 
 def fit_frames(

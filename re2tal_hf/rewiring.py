@@ -505,6 +505,10 @@ class RewiredModel(nn.Module):
             stage_outputs: Receives the merged outputs of all stages.
             modes: Of the backward pass, one for each stage; by default those of `backprop`.
         """
+        recomputes = torch.is_grad_enabled() and self.backprop != "plain"
+        return (self._features_not_compiled if recomputes else self._features)(inputs, stage_outputs, modes)
+
+    def _features(self, inputs: Tensor, stage_outputs: list[Tensor] | None, modes: Sequence[Backprop] | None) -> Tensor:
         stages = self.architecture.stages(self, inputs.shape)
         self._set_modes_of_wrappers(stages)
         couplings = self.couplings()
@@ -512,6 +516,10 @@ class RewiredModel(nn.Module):
         errors, grid = self.reconstruction_errors, self.stream_grid
         outputs = run_stages(stages, inputs, couplings, modes, errors, probes, stage_outputs, grid)
         return self.architecture.norm(self, *outputs)
+
+    # What recomputation notes of every module, such as the generators' states, breaks a graph, and each piece would be
+    # compiled anew for each module. Modules that were compiled by themselves run so.
+    _features_not_compiled = torch.compiler.disable(_features)
 
     def plan_for(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> BackpropPlan:
         """Makes the plan of training passes over videos, before there are any; see `memory_budget`.

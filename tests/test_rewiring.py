@@ -1,10 +1,13 @@
 """Which architecture and which backpropagation a rewired model has; cutting videos into clips and joining features."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from own_files import examples, own_registrations
-from tolerances import assert_close
+from tolerances import assert_close, assert_gradients_close, depth_of
 from torchvision.models.video import r3d_18
+from torchvision.ops import MLP
 
 from re2tal_hf.rewiring import (
     BACKBONES,
@@ -38,6 +41,44 @@ def test_a_model_is_rewired_by_the_architecture_that_built_it():
         BACKBONES["other_video"].model_class = BACKBONES["residual_video"].model_class
         for name in ("residual_video", "other_video"):
             assert build_backbone({"model_type": name}).architecture is BACKBONES[name]
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("parts", ["whole", "branches"])
+def test_compilers_take_the_modules_of_a_recomputed_network_and_leave_the_rest(parts):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    sizes = {
+        "embed_dim": 8,
+        "depths": [2, 2],
+        "num_heads": [1, 2],
+        "window_size": [2, 3, 3],
+        "stochastic_depth_prob": 0.0,
+    }
+    model = build_backbone({"model_type": "video_swin", **sizes}).double()
+    videos = torch.randn(1, 3, 4, 24, 24, dtype=torch.float64)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    def gradients(forward: Callable) -> dict[str, torch.Tensor | None]:
+        model.zero_grad()
+        forward(videos).square().mean().backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    expected = gradients(model.forward_features)
+    forward = model.forward_features
+    if parts == "whole":
+        forward = torch.compile(forward, backend=backend)
+    else:
+        for module in model.modules():
+            if isinstance(module, MLP):
+                module.compile(backend=backend)
+    for _ in range(2):
+        assert_gradients_close(gradients(forward), expected, depth=depth_of(model))
+    assert bool(graphs) == (parts == "branches")
 
 
 def frames(num_videos: int, num_frames: int) -> torch.Tensor:

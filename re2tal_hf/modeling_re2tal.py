@@ -259,15 +259,16 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             hidden_states=hidden_states,
         )
 
-    def run_head(self, features: Tensor, mask: Tensor) -> Any:
+    def run_head(self, features: Tensor, mask: Tensor, recomputes: bool | None = None) -> Any:
         """Runs the head, which of long videos keeps little, too, unless it is one that takes no notice.
 
         Args:
             features: `[B, D, T']`.
             mask: bool `[B, T']`.
+            recomputes: Whether it keeps the inputs of its blocks only; by default with `backprop="clips"`.
         """
         if not torch.compiler.is_compiling():
-            cast(Any, self.head).recomputes = self.backprop == "clips"
+            cast(Any, self.head).recomputes = self.backprop == "clips" if recomputes is None else recomputes
         return self.head(features, mask)
 
 

@@ -1,6 +1,8 @@
 """`backprop="clips"`: the features and gradients of one graph over all clips, and memory that does not grow."""
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf import backprop_clips as clips_room
 from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.memory import saved_for_backward
+from re2tal_hf.training.memory_budget import plan_backprop
 
 BY_CLIP = [
     case for case in CASES if case.config["model_type"] in {"mvit", "videomae", "vivit", "timesformer", "vjepa2"}
@@ -241,6 +245,24 @@ def test_frames_that_become_numbers_some_at_a_time(dtype, monkeypatch):
         assert_close(model(**pixels).logits, model(**floats).logits)
     with pytest.raises(ValueError, match=r"pixel_statistics has shape \[2, 4\]; it must be \[2, 3\]"):
         model(**pixels | {"pixel_statistics": torch.ones(2, 4)})
+
+
+def test_the_plan_of_a_training_counts_frames_features_and_the_largest_block():
+    model = localizer("clips").float()
+    arguments = OptimizationArguments(memory_budget="1GB")
+    needed = {}
+    for frames in (4096, 8192):
+        with pytest.raises(ValueError, match="for the head, the frames and their features") as refused:
+            plan_backprop(model, (1, frames, 3, 32, 32), arguments, 10**6, contextlib.nullcontext)
+        needed[frames] = float(re.search(r"needs ([\d.]+) MB", str(refused.value))[1]) * 1e6
+    pixels, features = 3 * 32 * 32, 2 * 4 * 24 / 2
+    kept_by_head = (needed[8192] - needed[4096]) / 4096 - pixels - features
+    assert 2 * 16 * 4 < kept_by_head < 80 * 16 * 4
+    plan = plan_backprop(model, (1, 8192, 3, 32, 32), arguments, 10**9, contextlib.nullcontext)
+    assert plan.together == 16 and set(plan.modes) == {"plain"}
+    with pytest.raises(ValueError, match="needs"):
+        plan_backprop(model, (1, 8192, 3, 32, 32), arguments, int(needed[8192]) - 10**5, contextlib.nullcontext)
+    plan_backprop(model, (1, 8192, 3, 32, 32), arguments, int(needed[8192]) + 10**5, contextlib.nullcontext)
 
 
 SEVERAL = """

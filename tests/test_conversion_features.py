@@ -18,10 +18,16 @@ from tolerances import assert_close, assert_same_detections
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf.commands.convert import main
 from re2tal_hf.commands.evaluate import main as evaluate
+from re2tal_hf.conversion.actionformer import actionformer_settings
 from re2tal_hf.conversion.names import HEADS_BACK, renamed
 from re2tal_hf.conversion.opentad_export import opentad_state
+from re2tal_hf.conversion.options_file import Options
 from re2tal_hf.head_pyramid import sinusoidal_positions
+from re2tal_hf.head_tridet import TriDetConfig
+from re2tal_hf.loss_points import TriDetLoss
+from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.recipe_yaml import write_yaml
+from re2tal_hf.value_checks import arguments_of
 
 FEATURES = {"model_type": "features", "size": 12, "stride": 1}
 RELEASE = {**ACTIONFORMER, "padding": "actionformer", "norm_eps": 1e-5}
@@ -185,6 +191,38 @@ def test_a_detector_of_the_release_of_tridet(case, tmp_path):
     assert back.config.loss_config["iou_weight_power"] == 0.2
     processor = Re2TALVideoProcessor.from_pretrained(tmp_path / "model")
     assert processor.feature_stride == 4 and processor.feature_offset == 8 and processor.sampling == "whole"
+
+
+# What configs/thumos_i3d.yaml of TriDet's release says (commit 70e774f).
+TRIDET_THUMOS = {
+    "dataset": {"feat_stride": 4, "num_frames": 16, "trunc_thresh": 0.5, "crop_ratio": [0.9, 1.0], "max_seq_len": 2304},
+    "model": {"n_sgp_win_size": 1, "num_bins": 16, "k": 5, "iou_weight_power": 0.2, "sgp_mlp_dim": 768},
+    "opt": {"learning_rate": 1e-4, "warmup_epochs": 20, "epochs": 20, "weight_decay": 0.025},
+    "train_cfg": {"init_loss_norm": 100, "clip_grad_l2norm": 1.0},
+    "test_cfg": {"voting_thresh": 0.7, "pre_nms_topk": 2000, "max_seg_num": 2000, "min_score": 0.001},
+}
+TRIDET_THUMOS["model"]["regression_range"] = [[0, 4], [4, 8], [8, 16], [16, 32], [32, 64], [64, 10000]]
+
+
+def test_the_recipe_of_tridet_has_the_settings_of_its_release():
+    recipe = load_recipe("features_tridet")
+    head = {name: value for name, value in recipe.model["head_config"].items() if name != "model_type"}
+    processor, config = Re2TALVideoProcessor(**recipe.processor), TriDetConfig(**head)
+    loss = arguments_of(TriDetLoss).defaults | recipe.model["loss_config"]
+    said = actionformer_settings(Options(TRIDET_THUMOS, "thumos_i3d.yaml"), "tridet")
+    assert config.ranges == [tuple(pair) for pair in said.pop("head_config.regression_ranges")]
+    del said["processor.nms_iou_threshold"]  # of hard suppression
+    for name, value in said.items():
+        section, _, field = name.partition(".")
+        if section == "loss_config":
+            assert loss[field] == value, name
+        elif not field.startswith("feature_"):  # those are of the folder
+            assert getattr(config if section == "head_config" else processor, field) == value, name
+    training, opt, cut = recipe.training, TRIDET_THUMOS["opt"], TRIDET_THUMOS["dataset"]
+    assert (training.epochs, training.warmup_epochs) == (opt["epochs"] + opt["warmup_epochs"], opt["warmup_epochs"])
+    assert (training.learning_rate, training.weight_decay) == (opt["learning_rate"], opt["weight_decay"])
+    assert training.max_gradient_norm == TRIDET_THUMOS["train_cfg"]["clip_grad_l2norm"]
+    assert (recipe.data.truncation_threshold, recipe.data.crop_ratio) == (cut["trunc_thresh"], cut["crop_ratio"])
 
 
 @pytest.mark.parametrize("case", TRIDETS)

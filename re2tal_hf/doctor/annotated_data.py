@@ -50,7 +50,7 @@ def read_subsets(recipe: Recipe) -> tuple[list[AnnotationSet], list[Finding]]:
                 check_actions(subset, f"data.{field}={name}")
             subsets.append(subset)
         except (ValueError, OSError) as error:
-            found.append(_unreadable(one_line(error), f"data.{field}", name))
+            found.append(_unreadable(one_line(error), recipe, field))
     if len(subsets) < 2:
         return [], list(dict.fromkeys(found))
     for subset, name in zip(subsets, ("training", "validation"), strict=True):
@@ -80,21 +80,28 @@ def _read(recipe: Recipe, subset: str) -> AnnotationSet:
     return found.class_agnostic() if data.class_agnostic else found
 
 
-def _unreadable(message: str, field: str, name: str) -> Finding:
-    """What keeps a subset from being read at all."""
-    if "subset" in message:
+def _unreadable(message: str, recipe: Recipe, field: str) -> Finding:
+    """What keeps a subset, named by a field of the data, from being read at all."""
+    name, data = getattr(recipe.data, field), recipe.data
+    text = message
+    for place in filter(None, (data.annotations, data.videos, data.features)):
+        text = text.replace(place, "")  # whose own words say nothing
+    if "subset" in text:
         return Finding(
             "subset",
             message,
-            f"the annotations call their subsets otherwise than {field}={name}, or nothing in it is annotated",
-            f"set {field} to a subset of the file that has actions",
+            f"the annotations call their subsets otherwise than data.{field}={name}, or nothing in it is annotated",
+            f"set data.{field} to a subset of the file that has actions",
         )
-    if "label" in message:
+    if "label" in text:
         fix = "give each class one name and one number, as `re2tal annotations check` lists them"
         return Finding("labels", message, "one class under several names or numbers", fix)
-    if "video" in message and ("annotated ones" in message or "names no video files" in message):
+    if "annotated ones" in text or "names no video files" in text:
         fix = "set data.videos to the folder of the files, called as in the annotations"
         return Finding("missing_videos", message, "another folder, or files that are called otherwise", fix)
+    if "not exist" in text:
+        cause = "a path of another folder than this one, from which the training was started, or a file that was moved"
+        return Finding("annotations", message, cause, "name them anew: data.annotations=FILE data.videos=FOLDER")
     return Finding("annotations", message, "the file is not what training reads", "mend data.annotations as it says")
 
 
@@ -181,11 +188,8 @@ def _of_times(subset: AnnotationSet, name: str) -> list[Finding]:
         kind = "time_units" if reach >= _ANOTHER_UNIT else "outside_videos"
         first = rules.first.get("outside_video") or rules.first["past_video_edge"]
         seen = f"{outside} of {total} {name} actions leave their video, whose length they reach {reach:.3g} times"
-        guess = _guess(subset.videos) or (
-            "the times are of another frame rate or of longer cuts of these videos, or the files are other ones"
-        )
-        fix = "write times in seconds of these files into data.annotations"
-        found.append(Finding(kind, f"{seen} (first: {first})", guess, fix))
+        cause, fix = _guess(subset.videos)
+        found.append(Finding(kind, f"{seen} (first: {first})", cause, fix))
     elif len(ends) >= _LEAST_VIDEOS and max(ends) < _TINY_SHARE:
         seen = f"all actions of {len(ends)} {name} videos lie in the first {100 * max(ends):.2g}% of them"
         cause = "times are minutes, or shares of the video"
@@ -198,14 +202,19 @@ def _of_times(subset: AnnotationSet, name: str) -> list[Finding]:
     return found
 
 
-def _guess(videos: Sequence[AnnotatedVideo]) -> str:
-    """What else than seconds the times may be."""
+def _guess(videos: Sequence[AnnotatedVideo]) -> tuple[str, str]:
+    """What else than seconds the times may be, and what is to be done."""
+    cause = "the times are of another frame rate or of longer cuts of these videos, or the files are other ones"
+    fix = "write times in seconds of these files into data.annotations"
     try:
         check_times(videos, "", max_lost=FEW)
     except AnnotationError as error:
         _, _, guess = str(error).partition("durations: ")
-        return guess.rstrip(".")
-    return ""
+        if guess:
+            cause, _, way = guess.partition("; ")
+            division = way.partition(",")[0]
+            fix = f"{division}, in data.annotations" if division.startswith("divide") else fix
+    return cause, fix
 
 
 def _of_classes(training: AnnotationSet, validation: AnnotationSet) -> list[Finding]:

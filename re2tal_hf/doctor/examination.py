@@ -43,29 +43,35 @@ def findings(recipe: Recipe, run: Path | None = None, steps: int = NUM_STEPS) ->
     if run is not None and subsets:
         found += of_detections(run, subsets[1])
     if subsets:
-        found += _of_training(recipe, steps, bool(found))
-    return _first_of_each(found)
+        found += _of_training(recipe, steps)
+    return _causes(found)
 
 
-def _first_of_each(found: list[Finding]) -> list[Finding]:
-    """One finding of each kind for each subset; what a figure shows again is left out."""
-    seen: dict[tuple[str, str], Finding] = {}
+def _causes(found: list[Finding]) -> list[Finding]:
+    """Without what is told once already, and without what follows from another finding."""
+    kinds = {finding.kind for finding in found}
+    told: dict[tuple[str, str], Finding] = {}
     for finding in found:
-        seen.setdefault((finding.kind, finding.seen if finding.kind not in _ONCE else ""), finding)
-    return list(seen.values())
+        if not kinds & set(_FOLLOWS.get(finding.kind, ())):
+            told.setdefault((finding.kind, "" if finding.kind in _ONCE else finding.seen), finding)
+    return list(told.values())
 
 
 _ONCE = ("high_learning_rate", "normalization", "frozen", "not_finite")
+# What one finding follows from; it is told where it stays when that is mended.
+_DATA = ("time_units", "start_length", "points", "outside_videos", "missing_videos", "unreadable_videos")
+_FOLLOWS = {
+    "refused": _DATA,
+    "background": _DATA,
+    "overlap": ("short_window", "high_rate"),
+    "short_window": ("high_rate",),
+    "long_window": ("low_rate",),
+    "weight_decay": ("high_learning_rate",),
+}
 
 
-def _of_training(recipe: Recipe, steps: int, explained: bool) -> list[Finding]:
-    """Builds what training builds, and trains a little.
-
-    Args:
-        recipe: Of the training.
-        steps: Of training.
-        explained: Whether there are findings that may be why training refuses the recipe.
-    """
+def _of_training(recipe: Recipe, steps: int) -> list[Finding]:
+    """Builds what training builds, and trains a little."""
     lenient = copy.deepcopy(recipe)
     lenient.data.max_unlearnable = lenient.data.max_unreadable = 1.0
     lenient.data.allow_shared_videos = True
@@ -76,8 +82,7 @@ def _of_training(recipe: Recipe, steps: int, explained: bool) -> list[Finding]:
             with contextlib.redirect_stdout(printed):
                 trainer = LocalizationTrainer(lenient, folder)
         except (ValueError, OSError, UnreadableVideosError) as error:
-            cause = "what the findings above say" if explained else "the message says"
-            return [Finding("refused", one_line(error), cause, "as the message says")]
+            return [Finding("refused", one_line(error), "training would end with this message", "as it says")]
         kept = random_states(trainer.accelerator.device)
         found = of_windows(trainer.windows, trainer.plain_model) + of_detection(trainer.windows)
         found += of_updates(recipe, trainer.updates_per_epoch)

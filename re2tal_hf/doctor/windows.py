@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ..data.frame_store import FrameStore
 from ..data.learnable import Misfit, find_misfits, remedy
 from ..data.timeline_index import TimelineIndex
+from ..data.window_choice import choose_window
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..training.data_checks import label_assignment
@@ -106,31 +108,46 @@ def _of_background(windows: TrainingWindows) -> list[Finding]:
 
 
 def _of_lengths(windows: TrainingWindows, stride: int, known: set[str]) -> list[Finding]:
-    processor, found = windows.processor, []
+    """Windows and frames beside the lengths of actions and videos."""
     rates = np.array([windows.frame_rate(video) for video in windows.videos])
-    lengths = np.concatenate([np.diff(v.segments).ravel() * r for v, r in zip(windows.videos, rates, strict=True)])
-    longer = float((lengths > processor.num_frames).mean()) if len(lengths) else 0.0
-    usual = float(np.median(lengths)) if len(lengths) else np.inf
-    rate = float(np.median(rates))
-    if longer > _LONGER and "short_window" not in known:
-        needed = int(np.ceil(1.5 * np.quantile(lengths, 0.95) / 64) * 64)
-        seen = f"{longer:.0%} of the training actions are longer than a window of {processor.num_frames / rate:.3g} s"
-        cause = "their start and end are never seen together"
-        found.append(Finding("short_window", seen, cause, f"processor.num_frames={needed}, or a lower frame rate"))
-    if usual < _LEAST_STEPS * stride and "low_rate" not in known:
-        factor = 2 * _LEAST_STEPS * stride / usual
-        seen = f"a usual action has {usual:.2g} frames at {rate:.3g} a second, {usual / stride:.2g} feature steps"
-        frames = max(64, 64 * round(processor.num_frames * factor / 64))
-        fix = f"processor.frame_rate={rate * factor:.2g} processor.num_frames={frames}"
-        found.append(Finding("low_rate", seen, "its borders cannot be told that coarsely", fix))
-    filled = float(np.median([windows.longest_window(video) for video in windows.videos])) / processor.num_frames
+    seconds = np.concatenate([np.diff(video.segments).ravel() for video in windows.videos])
+    frames = seconds * np.repeat(rates, [len(video.labels) for video in windows.videos])
+    rate, found = float(np.median(rates)), []
+    if len(frames) and "short_window" not in known:
+        found += _of_long_actions(frames, windows.processor.num_frames, rate)
+    if len(frames) and "low_rate" not in known:
+        found += _of_coarse_actions(seconds, frames, stride, rate)
+    num_frames = windows.processor.num_frames
+    filled = float(np.median([windows.longest_window(video) for video in windows.videos])) / num_frames
     if filled < _LEAST_FILLED:
-        seen = f"a usual video fills {filled:.0%} of a window of {processor.num_frames / rate:.3g} s"
-        fix = f"processor.num_frames={max(64, 64 * int(np.ceil(filled * processor.num_frames / 64)))}"
+        seen = f"a usual video fills {filled:.0%} of a window of {num_frames / rate:.3g} s"
+        fix = f"processor.num_frames={64 * math.ceil(filled * num_frames / 64)}"
         found.append(Finding("long_window", seen, "the rest is padding, which costs time and teaches nothing", fix))
     if isinstance(windows.frames, FrameStore):
         found += _of_frame_rate(windows, windows.frames.timelines, rate)
     return found
+
+
+def _of_long_actions(frames: np.ndarray, num_frames: int, rate: float) -> list[Finding]:
+    longer = float((frames > num_frames).mean())
+    if longer <= _LONGER:
+        return []
+    needed = 64 * math.ceil(1.5 * float(np.quantile(frames, 0.95)) / 64)
+    seen = f"{longer:.0%} of the training actions are longer than a window of {num_frames / rate:.3g} s"
+    cause = "their start and end are never seen together"
+    return [Finding("short_window", seen, cause, f"processor.num_frames={needed}, or a lower frame rate")]
+
+
+def _of_coarse_actions(seconds: np.ndarray, frames: np.ndarray, stride: int, rate: float) -> list[Finding]:
+    usual, choice = float(np.median(frames)), choose_window(seconds)
+    if usual >= _LEAST_STEPS * stride or choice is None:
+        return []
+    # The choice is for networks that see each frame.
+    factor = max(1.0, 2 * _LEAST_STEPS * stride * rate / usual / choice.frame_rate)
+    num_frames = 64 * math.ceil(choice.num_frames * factor / 64)
+    seen = f"a usual action has {usual:.2g} frames at {rate:.3g} a second, {usual / stride:.2g} feature steps"
+    fix = f"processor.frame_rate={choice.frame_rate * factor:.3g} processor.num_frames={num_frames}"
+    return [Finding("low_rate", seen, "its borders cannot be told that coarsely", fix)]
 
 
 def _of_frame_rate(windows: TrainingWindows, timelines: TimelineIndex, rate: float) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Faults that are planted in good recipes and runs, each named; and no alarm on the good ones."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from doctor_cases import good_recipe
 from safetensors.torch import load_file, save_file
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel, Re2TALVideoProcessor
 from re2tal_hf.commands import doctor
 from re2tal_hf.data.annotation_set import AnnotationSet
 from re2tal_hf.data.annotations import read_annotations
@@ -98,6 +99,11 @@ def hardly_annotated(database: Database) -> None:
             entry["annotations"] = []
 
 
+def odd_durations(database: Database) -> None:
+    for number, entry in enumerate(database.values()):
+        entry["duration"] *= 0.7 + 0.2 * (number % 4)
+
+
 def half_missing(database: Database) -> None:
     for video_id in [name for name in database if name.endswith(("1", "3", "5"))]:
         database[f"{video_id}_hd"] = database.pop(video_id)
@@ -111,6 +117,7 @@ DATA_FAULTS: dict[str, tuple[str, Callable[[Database], None]]] = {
     "start and length": ("start_length", times(lambda start, end: (start, end - start))),
     "points": ("points", times(lambda start, end: (start, start))),
     "outside": ("outside_videos", times(lambda start, end: (start + 9, end + 9))),
+    "other videos": ("wrong_durations", odd_durations),
     "files at another rate": ("time_rate", other_durations(1.2)),
     "subset called otherwise": ("subset", subset("validation", "holdout")),
     "nothing annotated": ("subset", lambda database: [e.update(annotations=[]) for e in database.values()]),
@@ -228,6 +235,43 @@ def test_a_fault_of_numbers_and_weights_is_named(overrides: str, data: Path, tmp
 
 
 @pytest.mark.training
+def test_damaged_videos_are_named(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "videos", tmp_path / "videos")
+    for path in sorted((tmp_path / "videos").glob("*.mp4"))[::3]:
+        path.write_bytes(path.read_bytes()[:500])
+    assert "unreadable_videos" in kinds(data, tmp_path, f"data.videos={tmp_path / 'videos'}")
+
+
+@pytest.mark.training
+def test_copies_of_training_videos_are_named(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "videos", tmp_path / "videos")
+    shutil.copyfile(data / "videos" / "training_000.mp4", tmp_path / "videos" / "validation_000.mp4")
+    assert "shared_videos" in kinds(data, tmp_path, f"data.videos={tmp_path / 'videos'}")
+
+
+@pytest.mark.training
+def test_weights_that_hardly_fit_are_named(data: Path, tmp_path: Path) -> None:
+    other = saved_model(tmp_path / "other", backbone_config={"model_type": "video_swin", **WIDER})
+    source = [f"training.pretrained_backbone={other}", "training.pretrained_partial=true"]
+    assert "few_weights" in kinds(data, tmp_path, *source)
+
+
+@pytest.mark.training
+def test_a_backbone_that_no_gradient_reaches_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Re2TALModel.forward
+
+    def detached(*given: Any, **settings: Any) -> Any:
+        output = forward(*given, **settings)
+        output.last_hidden_state = output.last_hidden_state.detach()
+        return output
+
+    monkeypatch.setattr(Re2TALModel, "forward", detached)
+    assert kinds(data, tmp_path, steps=1) == ["no_gradient"]
+
+
+@pytest.mark.training
 def test_black_videos_are_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     black = np.zeros((32, 32, 3), np.uint8)
@@ -247,6 +291,7 @@ def saved_model(folder: Path, **settings: Any) -> Path:
     return folder
 
 
+WIDER = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "patch_size": [2, 8, 8], "window_size": [8, 4, 4]}
 KINETICS = "Swin3D_T_Weights.KINETICS400_V1"
 NAMES = ["hug", "kick", "push"]
 ACTIONS = [

@@ -218,8 +218,10 @@ def _of_metrics(model: Path) -> list[Finding]:
     path = model / METRICS
     metrics = read_json(path) if path.is_file() else {}
     value = metrics.get("map") if isinstance(metrics, dict) else None
-    if value is None or (is_number(value) and value >= _NO_MAP):
+    if not isinstance(value, int | float) or value >= _NO_MAP:  # NaN is not
         return []
-    seen = f"mAP is {value!r} after epoch {metrics.get('epoch')}, and detections have neither another clock nor classes"
+    seen = (
+        f"mAP is {value:.4g} after epoch {metrics.get('epoch')}, and detections have neither another clock nor classes"
+    )
     cause = "the model has not learned; see the other findings"
     return [Finding("zero_map", seen, cause, "`re2tal diagnose` says what the detections are; train longer")]

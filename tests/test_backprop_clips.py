@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from architecture_cases import CASES, Case
-from test_architectures import backbone, gradients, video
+from test_architectures import CLIP_MODELS, backbone, gradients, video
 from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import Tensor, nn
 
@@ -20,9 +20,7 @@ from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.memory import saved_for_backward
 from re2tal_hf.training.memory_budget import plan_backprop
 
-BY_CLIP = [
-    case for case in CASES if case.config["model_type"] in {"mvit", "videomae", "vivit", "timesformer", "vjepa2"}
-]
+BY_CLIP = [case for case in CASES if case.config["model_type"] in CLIP_MODELS]
 BY_FRAME = [case for case in CASES if case.config["model_type"] == "image"]
 WHOLE = [case for case in CASES if case not in BY_CLIP + BY_FRAME]
 apart = pytest.mark.parametrize("case", BY_CLIP + BY_FRAME, ids=lambda case: case.name)

@@ -83,7 +83,7 @@ class Re2TALPreTrainedModel(PreTrainedModel):
             model._weight_conversions = []  # saving would put the wrappers back
         folder = cached_folder(source, kwargs) or (source and Path(source, kwargs.get("subfolder") or ""))
         kinds = _kinds_in(folder, kwargs) if folder else {}
-        if model.config.backbone_weights is not None:
+        if model.config.backbone_weights is not None and info["missing_keys"]:
             info["missing_keys"] = set(info["missing_keys"]) - model._load_published(info["missing_keys"])
         model._check_loaded(info, partial, ignored, kinds if unwrap else {})
         model.base_model.compute_buffers(info["missing_keys"])
@@ -134,13 +134,17 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the weights cannot be had, or those of the backbone are others.
         """
-        network, revision = self._base.backbone, revision or commit_of(source)
+        network = self._base.backbone
         published = {name: digest(tensor) for name, tensor in read_published(network, source, revision).items()}
         own, names = network.state_dict(), published_names(network)
         if other := [name for name, there in names.items() if digest(own[name]) != published[there]]:
             raise ValueError(f"The backbone has not the weights of {source}: {some(other)} are others.")
         self._base.published_digests = published
-        self.config.backbone_weights = {"source": source, "revision": revision, "digest": digest_of_all(published)}
+        self.config.backbone_weights = {
+            "source": source,
+            "revision": revision or commit_of(source),
+            "digest": digest_of_all(published),
+        }
 
     def _load_published(self, missing: Iterable[str]) -> set[str]:
         """Fetches what was left out of the saved weights; returns the names of the tensors that were filled."""

@@ -16,10 +16,8 @@ from transformers import PreTrainedModel
 from .loaded_weights import without_loading_report
 from .lora import is_lora, library_name
 from .rewiring import ADAPTERS, COUPLING, RewiredModel
-from .saved_files import read_json
+from .saved_files import WEIGHT_NAMES, read_json
 from .value_checks import one_line, shown
-
-PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model.bin")
 
 
 def published_names(backbone: RewiredModel) -> dict[str, str]:
@@ -72,17 +70,24 @@ def digest_of_all(digests: dict[str, str]) -> str:
 
 def commit_of(source: str) -> str | None:
     """Returns the commit that a repository is at; None of torchvision's names."""
-    return _download(source, None).name if "/" in source else None
+    return download(source).name if "/" in source else None
 
 
-def _download(source: str, revision: str | None) -> Path:
-    return Path(snapshot_download(source, revision=revision, allow_patterns=list(PATTERNS)))
+def download(repository: str, revision: str | None = None) -> Path:
+    """Fetches configuration and weights of a model on the Hub, in the older format where there is no other."""
+    for name in WEIGHT_NAMES:
+        stem, _, suffix = name.rpartition(".")
+        patterns = ["config.json", name, f"{name}.index.json", f"{stem}-*-of-*.{suffix}"]
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        if (folder / name).exists() or (folder / f"{name}.index.json").exists():
+            break
+    return folder
 
 
 def _read(backbone: RewiredModel, source: str, revision: str | None) -> dict[str, Tensor]:
     if "/" not in source:
         return dict(torchvision.models.get_weight(source).get_state_dict(progress=True, check_hash=True))
-    folder = _download(source, revision)
+    folder = download(source, revision)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if isinstance(backbone, PreTrainedModel) and config.get("model_type") == backbone.config.model_type:
         library: Any = cast(Any, type(backbone)).original_class

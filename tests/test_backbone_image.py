@@ -187,7 +187,7 @@ def test_a_folder_of_timms(tmp_path, monkeypatch):
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": model_args}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({**library.state_dict(), "head.weight": torch.zeros(3, 24)}, tmp_path / "model.safetensors")
-    monkeypatch.setattr(re2tal_hf.training.pretrained, "_download", lambda name: tmp_path)
+    monkeypatch.setattr(re2tal_hf.training.pretrained, "download", lambda name: tmp_path)
     model = build_backbone({"model_type": "image", **SMALL["transformer"], "temporal_shift": 0.125})
     for source in (str(tmp_path), "timm/vit_tiny_patch16_224.mine"):
         assert "head.weight" in load_backbone_weights(model, source)

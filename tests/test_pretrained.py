@@ -19,10 +19,10 @@ from re2tal_hf import (
     Re2TALForVideoClassification,
     Re2TALModel,
     Re2TALVideoClassificationConfig,
+    published_weights,
 )
 from re2tal_hf.licensing.origins import find_origin
 from re2tal_hf.rewiring import build_backbone
-from re2tal_hf.training import pretrained
 from re2tal_hf.training.pretrained import load_backbone_weights, load_classifier_weights
 
 CONFIGS = {case.name: case.config for case in CASES}
@@ -325,7 +325,7 @@ def test_names_of_torchvision(name, builder, config, message, monkeypatch):
 def test_a_model_of_ours_on_the_hub(tmp_path, monkeypatch):
     trained = Re2TALModel(Re2TALConfig(backbone_config=SWIN))
     trained.save_pretrained(tmp_path)
-    monkeypatch.setattr(pretrained, "snapshot_download", lambda repository, **settings: str(tmp_path))
+    monkeypatch.setattr(published_weights, "snapshot_download", lambda repository, **settings: str(tmp_path))
     model = backbone()
     load_backbone_weights(model, "user/model")
     assert_loaded(model, trained.backbone.state_dict())

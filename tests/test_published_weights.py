@@ -156,6 +156,17 @@ def test_a_name_of_torchvision(monkeypatch, tmp_path):
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_a_model_that_lacks_nothing_asks_for_nothing(tmp_path, monkeypatch):
+    write_ours(tmp_path / "whole")
+    config = json.loads((tmp_path / "whole/config.json").read_text(encoding="utf-8"))
+    config["backbone_weights"] = {"source": "user/gone", "revision": None, "digest": ""}
+    (tmp_path / "whole/config.json").write_text(json.dumps(config), encoding="utf-8")
+    asked: list[str] = []
+    monkeypatch.setattr(re2tal_hf.published_weights, "snapshot_download", lambda *_, **__: asked.append("asked"))
+    Re2TALForTemporalActionLocalization.from_pretrained(tmp_path / "whole")
+    assert not asked
+
+
 WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["re2tal_hf"] = None  # an import of it fails as if it were not installed

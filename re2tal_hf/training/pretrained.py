@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 import torchvision
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from transformers import PreTrainedModel
@@ -21,8 +20,9 @@ from ..configuration_re2tal import CONFIGS, LABELS, Re2TALVideoClassificationCon
 from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from ..lora import merged_state
 from ..modeling_re2tal import Re2TALModel
+from ..published_weights import download
 from ..rewiring import ADAPTERS, COUPLING, RewiredModel, build_backbone, rewire
-from ..saved_files import WEIGHT_NAMES, read_json
+from ..saved_files import read_json
 from ..value_checks import check_bounds, one_line, shown
 from .model_source import model_folder, near_folder
 from .same_function import differences
@@ -175,7 +175,7 @@ def find_weights(
             raise FileNotFoundError(f"there is no such file{near_folder(source)}")
         if _known_name(backbone).endswith("torchvision weights") and "/" not in source:
             return torchvision.models.get_weight(source)
-        return _download(source)
+        return download(source)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
             f"{field} is {shown(source)}: neither a file of weights ({', '.join(FILE_SUFFIXES)}), "
@@ -188,17 +188,6 @@ def _known_name(backbone: RewiredModel) -> str:
     if isinstance(backbone.architecture, ImageNetwork):
         return "name or Hub id of timm's"
     return "Hub id of transformers" if isinstance(backbone, PreTrainedModel) else "name of torchvision weights"
-
-
-def _download(repository: str) -> Path:
-    """Fetches configuration and weights of a model on the Hub, in the older format where there is no other."""
-    for name in WEIGHT_NAMES:
-        stem, _, suffix = name.rpartition(".")
-        patterns = ["config.json", name, f"{name}.index.json", f"{stem}-*-of-*.{suffix}"]
-        folder = Path(snapshot_download(repository, allow_patterns=patterns))
-        if (folder / name).exists() or (folder / f"{name}.index.json").exists():
-            break
-    return folder
 
 
 def _settings_in(folder: Path) -> dict[str, Any]:

@@ -98,7 +98,6 @@ DEEPER: dict[str, dict[str, Any]] = {
     "video_resnet": {"layers": [3, 4, 6, 3]},
     **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2"), {"num_hidden_layers": 24}),
     **dict.fromkeys(["videoprism"] * ("videoprism" in BACKBONES), {"num_spatial_layers": 24}),
-    "tf_efficientnet_lite0": {"depth_multiplier": 2.0},
     "vit_small_patch14_dinov2": {"depth": 24},
 }
 # What says the frame size, of families whose models are made for one.

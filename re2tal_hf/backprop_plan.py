@@ -352,7 +352,7 @@ def _measure_stages(
     states = {INPUT: State((inputs,), (inputs,))}
     found: list[StageMemory] = []
     for index in range(len(stages)):
-        stage_pass = StagePass(stages, couplings, index, ReconstructionErrors(), grid, module_dtype(inputs))
+        stage_pass = StagePass(stages, couplings, index, ReconstructionErrors(), grid, module_dtype(stages, inputs))
         states[index], memory = _measure_stage(stage_pass, stage_pass.sources(states), counter)
         found.append(memory)
     ends = set(range(len(stages))).difference(*(s.positions_of_sources(i) for i, s in enumerate(stages)))

@@ -191,7 +191,7 @@ def run_stages(
     outputs: dict[int, Tensor] = {}
     for index, (stage, own, mode) in enumerate(zip(stages, couplings, modes, strict=True)):
         _check_mode(own, mode)
-        stage_pass = StagePass(stages, couplings, index, errors, grid, module_dtype(inputs))
+        stage_pass = StagePass(stages, couplings, index, errors, grid, module_dtype(stages, inputs))
         state = states[index] = stage_pass.run(stage_pass.sources(states), mode, probed=index in probes)
         if grid is not None and stage_pass.is_kept and "reversible" in modes:
             grid.check_range(state.streams, index)
@@ -216,9 +216,12 @@ def _check_mode(coupling: Coupling, backprop: str) -> None:
         )
 
 
-def module_dtype(inputs: Tensor) -> torch.dtype | None:
+def module_dtype(stages: Sequence[Stage], inputs: Tensor) -> torch.dtype | None:
     """The type that all modules compute in; None where each sees to its own, as under autocast."""
-    return inputs.dtype if inputs.dtype in HALF and not torch.is_autocast_enabled(inputs.device.type) else None
+    dtype = inputs.dtype
+    if not dtype.is_floating_point:  # frames as bytes
+        dtype = next((p.dtype for stage in stages for module in stage.modules for p in module.parameters()), dtype)
+    return dtype if dtype in HALF and not torch.is_autocast_enabled(inputs.device.type) else None
 
 
 def merged(state: State, coupling: Coupling | None) -> Tensor:
@@ -307,7 +310,10 @@ class StagePass:
     def entry_inputs(self, sources: Sequence[State]) -> list[Tensor]:
         """Returns the merged outputs of the sources."""
         pairs = zip(sources, self.source_couplings, strict=True)
-        return [self.for_modules(merged(state, coupling)) for state, coupling in pairs]
+        # The model's input is as it is given, which may be bytes.
+        return [
+            merged(s, coupling) if coupling is None else self.for_modules(merged(s, coupling)) for s, coupling in pairs
+        ]
 
     def as_stream(self, entered: Tensor) -> Tensor:
         """The entry's output, in the precision of the streams."""

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .backprop_clips import check_clips_apart, clip_by_clip, plan_clips
 from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
+from .byte_frames import taking_bytes
 from .dual_residual import LARGEST_ERROR, BackpropSwitch
 from .model_inputs import normalized_pixels
 from .registry import Registry
@@ -496,7 +497,11 @@ class RewiredModel(nn.Module):
         self.couplings()
 
     def forward_features(
-        self, inputs: Tensor, stage_outputs: list[Tensor] | None = None, modes: Sequence[Backprop] | None = None
+        self,
+        inputs: Tensor,
+        stage_outputs: list[Tensor] | None = None,
+        modes: Sequence[Backprop] | None = None,
+        prepared: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """From the library's own input form to normalised features `[B, T', ..., D]`.
 
@@ -504,12 +509,23 @@ class RewiredModel(nn.Module):
             inputs: Of the library's own form.
             stage_outputs: Receives the merged outputs of all stages.
             modes: Of the backward pass, one for each stage; by default those of `backprop`.
+            prepared: From videos in uint8, given as inputs, to that form.
         """
         recomputes = torch.is_grad_enabled() and self.backprop != "plain"
-        return (self._features_not_compiled if recomputes else self._features)(inputs, stage_outputs, modes)
+        return (self._features_not_compiled if recomputes else self._features)(inputs, stage_outputs, modes, prepared)
 
-    def _features(self, inputs: Tensor, stage_outputs: list[Tensor] | None, modes: Sequence[Backprop] | None) -> Tensor:
-        stages = self.architecture.stages(self, inputs.shape)
+    def _features(
+        self,
+        inputs: Tensor,
+        stage_outputs: list[Tensor] | None,
+        modes: Sequence[Backprop] | None,
+        prepared: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
+        if prepared is None:
+            stages = self.architecture.stages(self, inputs.shape)
+        else:
+            shape = self._library_input(torch.empty_like(inputs, device="meta")).shape
+            stages = taking_bytes(self.architecture.stages(self, shape), prepared)
         self._set_modes_of_wrappers(stages)
         couplings = self.couplings()
         modes, probes = self._modes(stages, inputs, couplings) if modes is None else (modes, [])
@@ -582,10 +598,14 @@ class RewiredModel(nn.Module):
         return modes, probes
 
     def temporal_features(
-        self, inputs: Tensor, stage_outputs: list[Tensor] | None = None, modes: Sequence[Backprop] | None = None
+        self,
+        inputs: Tensor,
+        stage_outputs: list[Tensor] | None = None,
+        modes: Sequence[Backprop] | None = None,
+        prepared: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """From the library's own input form to features `[B, T', D]`; arguments as for `forward_features`."""
-        return self.architecture.temporal_features(self, self.forward_features(inputs, stage_outputs, modes))
+        return self.architecture.temporal_features(self, self.forward_features(inputs, stage_outputs, modes, prepared))
 
     def video_features(
         self,
@@ -607,9 +627,11 @@ class RewiredModel(nn.Module):
         """
         with _own_weights_in_place(self):
             if self.backprop != "clips" or torch.compiler.is_compiling() or videos.is_meta:
-                if pixel_statistics is not None and frame_mask is not None:
-                    videos = self.normalized(videos, frame_mask, pixel_statistics)
-                features = self.joined_features(videos, stage_outputs)
+                pixels = None if pixel_statistics is None or frame_mask is None else (frame_mask, pixel_statistics)
+                if pixels is not None and self.backprop != "reversible":
+                    # What is computed of them is kept, too.
+                    videos, pixels = self.normalized(videos, *pixels), None
+                features = self.joined_features(videos, stage_outputs, pixels=pixels)
             elif stage_outputs is None:
                 features = clip_by_clip(self, videos, frame_mask, pixel_statistics)
             else:
@@ -634,9 +656,21 @@ class RewiredModel(nn.Module):
         videos: Tensor,
         stage_outputs: list[Tensor] | None = None,
         modes: Sequence[Backprop] | None = None,
+        pixels: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Features `[B, N, D]` of all clips one after the other; `modes` as for `forward_features`."""
-        features = self.temporal_features(self._library_input(videos), stage_outputs, modes)
+        """Features `[B, N, D]` of all clips one after the other.
+
+        `modes` as for `forward_features`; of videos in uint8 `pixels` are `frame_mask` and `pixel_statistics`.
+        """
+        if pixels is None:
+            features = self.temporal_features(self._library_input(videos), stage_outputs, modes)
+        else:
+            mask, statistics = pixels
+
+            def prepared(frames: Tensor) -> Tensor:
+                return self._library_input(self.normalized(frames, mask, statistics))
+
+            features = self.temporal_features(videos, stage_outputs, modes, prepared)
         return features if self.architecture.clip_length(self) is None else join_clips(features, len(videos))
 
     def _library_input(self, videos: Tensor) -> Tensor:

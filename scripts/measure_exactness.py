@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from re2tal_hf import Re2TALConfig, Re2TALModel
+from re2tal_hf import Re2TALConfig, Re2TALModel, Re2TALVideoProcessor
 from re2tal_hf.reversible import Coupling, ReconstructionErrors, Stage, run_stages
 from re2tal_hf.stream_grid import GRIDS
 from re2tal_hf.training.memory import saved_for_backward
@@ -25,7 +25,6 @@ DEPTHS = (24, 200, 1000)
 # Autocast, all parameters in bf16, and single precision.
 PRECISIONS = ("bf16 autocast", "bf16 parameters", "fp32")
 SWIN = {"model_type": "video_swin", "variant": "tiny", "depths": [2, 2, 6, 2], "stochastic_depth_prob": 0.0}
-ROUNDS = 5
 
 
 def gradients(stage: Stage, x: Tensor, mode: Any, bits: int | None, autocast: bool) -> tuple[list[Tensor], float]:
@@ -53,33 +52,39 @@ def measure_depths() -> None:
         print(json.dumps(row | {"largest_gradient_error": off, "equal_to_the_bit": same}), flush=True)
 
 
-def measure_swin() -> None:
+def measure_swin(rounds: int) -> None:
     torch.set_num_threads(1)
-    videos = torch.randn(1, 32, 3, 112, 112)
-    rows: dict[tuple[str, int | None], list[float]] = {}
-    models = {}
-    for bits in (None, *GRIDS):
+    processor = Re2TALVideoProcessor(num_frames=32, size={"height": 112, "width": 112})
+    frames = [torch.randint(0, 256, (32, 3, 112, 112), dtype=torch.uint8)]
+    models, batches = {}, {}
+    for bits, as_bytes in ((None, False), (24, False), (16, False), (16, True)):
         torch.manual_seed(0)
-        models[bits] = Re2TALModel(Re2TALConfig(backbone_config=SWIN, stream_bits=bits)).train()
-    kept = {}
-    for _, precision, bits in itertools.product(range(ROUNDS), ("bf16 autocast", "fp32"), models):
-        model = models[bits]
+        model = Re2TALModel(Re2TALConfig(backbone_config=SWIN, stream_bits=bits)).train()
+        models[bits, as_bytes] = model
+        batches[bits, as_bytes] = processor.prepare(frames, normalized=not as_bytes)
+    kept: dict[Any, float] = {}
+    seconds: dict[Any, list[float]] = {}
+    for _, precision, setting in itertools.product(range(rounds), ("bf16 autocast", "fp32"), models):
+        model = models[setting]
         start = time.process_time()
         with (
             saved_for_backward([*model.parameters(), *model.buffers()]) as saved,
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "fp32"),
         ):
-            loss = model(videos).last_hidden_state.float().square().mean()
-        kept[precision, bits] = saved.total() / 2**20
+            loss = model(**batches[setting]).last_hidden_state.float().square().mean()
+        kept[precision, setting] = saved.total() / 2**20
         loss.backward()
-        rows.setdefault((precision, bits), []).append(time.process_time() - start)
-    for (precision, bits), seconds in rows.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, rows[precision, None], strict=True))
-        row = {"precision": precision, "stream_bits": bits, "kept_mib": round(kept[precision, bits], 1)}
-        print(json.dumps(row | {"step_s": round(statistics.median(seconds), 2), "ratio": round(ratio, 2)}), flush=True)
+        seconds.setdefault((precision, setting), []).append(time.process_time() - start)
+    for (precision, (bits, as_bytes)), times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, seconds[precision, (None, False)], strict=True))
+        row = {"precision": precision, "stream_bits": bits, "uint8": as_bytes}
+        row["kept_mib"] = round(kept[precision, (bits, as_bytes)], 1)
+        print(json.dumps(row | {"step_s": round(statistics.median(times), 2), "ratio": round(ratio, 2)}), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swin", action="store_true", help="bytes and time of Swin-T in place of the depths")
-    measure_swin() if parser.parse_args().swin else measure_depths()
+    parser.add_argument("--rounds", type=int, default=5, help="of steps of Swin-T")
+    arguments = parser.parse_args()
+    measure_swin(arguments.rounds) if arguments.swin else measure_depths()

@@ -110,6 +110,15 @@ def test_the_same_numbers_on_a_second_run(finished, places, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_frames_as_bytes_train_to_the_weights_of_normalised_ones(finished, places, tmp_path, monkeypatch):
+    trainer = LocalizationTrainer(load_recipe("quickstart", [*TINY, *places]), tmp_path / "floats")
+    assert trainer._keeps_pixels
+    monkeypatch.setattr(LocalizationTrainer, "_keeps_pixels", False)
+    trainer.run()
+    first, second = (load_file(f / "last/model.safetensors") for f in (finished, tmp_path / "floats"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_workers_need_no_fork(finished, places, tmp_path, monkeypatch):
     context = multiprocessing.context._default_context
     monkeypatch.setattr(context, "_actual_context", multiprocessing.get_context("spawn"))

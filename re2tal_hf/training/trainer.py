@@ -458,9 +458,9 @@ class Trainer(ABC):
 
     @property
     def _keeps_pixels(self) -> bool:
-        """Whether frames become numbers some at a time, in the model."""
+        """Whether frames become numbers in the model, which keeps them as bytes."""
         return (
-            self.plain_model.backprop == "clips"
+            self.plain_model.backprop in ("clips", "reversible")
             and "pixel_statistics" in signature(self.plain_model.forward).parameters
         )
 

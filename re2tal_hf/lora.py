@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor, nn
 
-from .rewiring import RewiredModel
+from .rewiring import ADAPTERS, RewiredModel
 from .value_checks import BELOW_ONE, POSITIVE, Range, arguments_of, check_arguments, one_line
 
 KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)
@@ -44,12 +44,12 @@ def add_lora(
         ImportError: if peft is not installed.
     """
     peft = import_peft()
-    layers = {name: layer for name, layer in backbone.named_modules() if _kind(layer)}
+    layers = {n: layer for n, layer in backbone.named_modules() if _kind(layer) and not n.startswith(f"{ADAPTERS}.")}
     if target_modules is None:
         inside = {
             part for stage in backbone.architecture.stages(backbone) for b in stage.branches for part in b.modules()
         }
-        chosen = [name for name, layer in layers.items() if layer in inside and not name.startswith("adapters.")]
+        chosen = [name for name, layer in layers.items() if layer in inside]
     else:
         for end in target_modules:
             if not any(f".{name}".endswith(f".{end}") for name in layers):

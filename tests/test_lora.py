@@ -105,3 +105,12 @@ def test_wrong_settings_are_named(settings, message):
     case = next(case for case in CASES if case.name == "videomae")
     with pytest.raises(ValueError, match=message):
         Re2TALModel(Re2TALConfig(backbone_config=case.config, lora=settings))
+
+
+def test_lora_stands_beside_adapters():
+    case = next(case for case in CASES if case.name == "videomae")
+    config = {**case.config, "adapter_width": 4}
+    model = Re2TALModel(Re2TALConfig(backbone_config=config, lora={"r": 2, "target_modules": ["dense"]}))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {n for n, _ in model.named_parameters() if ".adapters." in n or is_lora(n)}
+    assert not any(is_lora(name) for name in trained if ".adapters." in name)

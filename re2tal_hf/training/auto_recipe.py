@@ -128,6 +128,7 @@ def find_recipe(overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> s
             f"--recipe {NAME} is for videos and pretrained backbones, without {field}: take the recipe {fitting}."
         )
     subset = read_subset(recipe.data, recipe.data.training_subset, repair=True)
+    read_subset(recipe.data, recipe.data.validation_subset, repair=False)  # said before anything long
     footage = look_at(subset.videos, subset.label_names)
     choices = Choices(with_overrides({}, overrides))
     device = device_of_training()
@@ -193,7 +194,7 @@ def _choose_backbone(choices: Choices, device: torch.device) -> bool:
     elif source is None:
         settings, reason = SCRATCH, "no weights: a small network that learns from scratch"
     else:
-        settings, reason = backbone_of(str(source)), "the network of the weights"
+        settings, reason = _network_of(str(source)), "the network of the weights"
         if settings["model_type"] == "image" and "temporal_shift" not in settings:
             settings["temporal_shift"] = 0.125
             reason += "; an eighth of the channels sees the frames beside (TSM), since single frames show no motion"
@@ -204,6 +205,13 @@ def _choose_backbone(choices: Choices, device: torch.device) -> bool:
     )  # fmt: skip
     choices.choose("model.backprop", "auto", "every stage is recomputed or kept, whichever is faster in the memory")
     return source is None
+
+
+def _network_of(source: str) -> dict[str, Any]:
+    try:
+        return backbone_of(source)
+    except ValueError as error:
+        raise ValueError(f"training.pretrained_backbone: {error}") from error
 
 
 def _choose_window(choices: Choices, footage: Footage) -> float:

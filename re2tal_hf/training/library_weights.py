@@ -16,7 +16,7 @@ from ..loaded_weights import is_computed
 from ..rewiring import BACKBONES, build_backbone
 from ..saved_files import check_json
 from ..value_checks import fields_of, shown
-from .model_source import model_folder
+from .model_source import model_folder, near_folder
 from .weight_files import FILE_SUFFIXES, read_weight_file, unwrap
 
 # What stands before the dot in torchvision's names of weights.
@@ -43,7 +43,9 @@ def backbone_of(name: str) -> dict[str, Any]:
     Raises:
         ValueError: if there is no such model, or it is none of a family that is known.
     """
-    if Path(name).suffix in FILE_SUFFIXES and Path(name).is_file():
+    if Path(name).suffix in FILE_SUFFIXES:
+        if not Path(name).is_file():
+            raise ValueError(f"{name}: there is no such file{near_folder(name)}.")
         return _network_in(Path(name))
     weights = name.partition(".")[0]
     if weights in TORCHVISION and not Path(name).exists():

@@ -1,6 +1,7 @@
 """Good recipes of many kinds, in which the doctor should find nothing.
 
-python tests/doctor_cases.py 100   # so many; prints those in which it finds something
+python tests/doctor_cases.py 100       # so many; prints those in which it finds something
+python tests/doctor_cases.py 100 100   # the next hundred
 """
 
 from __future__ import annotations
@@ -97,22 +98,22 @@ def _with_classes(file: Path, number: int, which: int) -> Path:
     return changed
 
 
-def main(count: int) -> None:
+def main(count: int, first: int = 0) -> None:
     """Looks at so many and prints the kinds of what is found."""
     from re2tal_hf.doctor.examination import findings
 
     alarms: Counter[str] = Counter()
     alarmed = 0
     with tempfile.TemporaryDirectory(prefix="re2tal-good-") as folder:
-        for number in range(count):
+        for number in range(first, first + count):
             found = findings(good_recipe(number, Path(folder)), steps=4)
             alarmed += bool(found)
             alarms.update(finding.kind for finding in found)
             for finding in found:
                 print(f"{number}: {finding}", flush=True)
-            print(f"{number + 1} looked at, {alarmed} with an alarm", flush=True)
+            print(f"{number - first + 1} looked at, {alarmed} with an alarm", flush=True)
     print(f"{alarmed} of {count} good recipes with an alarm: {dict(alarms)}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

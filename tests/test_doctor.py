@@ -188,6 +188,33 @@ def test_findings_are_text_and_json(data: Path, tmp_path: Path, capsys: pytest.C
     assert all(found[name] in said for name in found) and said.endswith("1 finding.\n")
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("", "annotations"),
+        ({"subset_a": {"subset": "training", "annotations": [{"segment": ["x", 1], "label": "a"}]}}, "annotations"),
+        ({"a": {"subset": "subset", "annotations": [{"segment": [0, 1], "label": "a"}]}}, "subset"),
+        (
+            {
+                "a": {
+                    "subset": "training",
+                    "annotations": [{"segment": [i, i + 1], "label": n} for i, n in enumerate("aA")],
+                }
+            },
+            "labels",
+        ),
+        (None, "annotations"),
+    ],
+)
+def test_annotations_that_cannot_be_read_are_named(content: Any, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels of a subset.json"
+    if content is not None:
+        file.write_text(json.dumps({"database": content}) if content else "")
+    recipe = load_recipe("quickstart", [*SMALL, f"data.annotations={file}"])
+    found = findings(recipe)
+    assert {finding.kind for finding in found} == {kind} and str(file) in found[0].seen
+
+
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "finetune" not in name and "clips" not in name])
 def test_no_recipe_of_ours_has_a_fault_by_itself(name: str) -> None:
     assert of_settings(load_recipe(name)) == []

@@ -82,27 +82,26 @@ def _read(recipe: Recipe, subset: str) -> AnnotationSet:
 
 def _unreadable(message: str, recipe: Recipe, field: str) -> Finding:
     """What keeps a subset, named by a field of the data, from being read at all."""
-    name, data = getattr(recipe.data, field), recipe.data
-    text = message
-    for place in filter(None, (data.annotations, data.videos, data.features)):
-        text = text.replace(place, "")  # whose own words say nothing
-    if "subset" in text:
-        return Finding(
-            "subset",
-            message,
-            f"the annotations call their subsets otherwise than data.{field}={name}, or nothing in it is annotated",
-            f"set data.{field} to a subset of the file that has actions",
-        )
-    if "label" in text:
+    name = getattr(recipe.data, field)
+    # Of the readers' messages what only these say.
+    if any(sign in message for sign in ("no videos in subset", "name of the subset", "videos of the subset")):
+        cause = f"the annotations call their subsets otherwise than data.{field}={name}, or nothing in it is annotated"
+        return Finding("subset", message, cause, f"set data.{field} to a subset of the file that has actions")
+    if any(sign in message for sign in ("differ only in case", "has label_id", "some are ids")):
         fix = "give each class one name and one number, as `re2tal annotations check` lists them"
         return Finding("labels", message, "one class under several names or numbers", fix)
-    if "annotated ones" in text or "names no video files" in text:
+    if "annotated ones" in message or "names no video files" in message:
         fix = "set data.videos to the folder of the files, called as in the annotations"
         return Finding("missing_videos", message, "another folder, or files that are called otherwise", fix)
-    if "not exist" in text:
-        cause = "a path of another folder than this one, from which the training was started, or a file that was moved"
-        return Finding("annotations", message, cause, "name them anew: data.annotations=FILE data.videos=FOLDER")
-    return Finding("annotations", message, "the file is not what training reads", "mend data.annotations as it says")
+    if "not exist" in message or not recipe.data.annotations:
+        cause = "no file is named, a path of another folder than this one, or a file that was moved"
+        return Finding(
+            "annotations", message, cause, "data.annotations=FILE data.videos=FOLDER after the run or recipe"
+        )
+    cause = "the file is not what training reads"
+    if recipe.model.get("head_config") is None:
+        cause += "; a recipe that has no head is for clips (re2tal finetune), of which nothing is known here"
+    return Finding("annotations", message, cause, "mend data.annotations as it says")
 
 
 def _of_files(subset: AnnotationSet, name: str, features: bool) -> list[Finding]:

@@ -53,7 +53,7 @@ def check_videos(
     """Checks what a backbone is given.
 
     Args:
-        videos: must be float `[B, T, C, H, W]`; of any type, where `pixel_statistics` are given.
+        videos: must be float `[B, T, C, H, W]`; uint8, where `pixel_statistics` are given.
         frame_mask: must be `[B, T]`, or None.
         channels: the `C` that the backbone takes; None where it is not known.
         weights: any of the backbone.
@@ -67,6 +67,8 @@ def check_videos(
     check_tensor(name, videos, form, floating=pixel_statistics is None, fix=fix)
     if pixel_statistics is not None:
         check_tensor("pixel_statistics", pixel_statistics, "[2, channels]", floating=True)
+        if videos.dtype != torch.uint8:
+            raise ValueError(f"{name} is {_kind(videos)}; with pixel_statistics it must be uint8, from 0 to 255.")
         if list(pixel_statistics.shape) != [2, videos.shape[2]]:
             raise ValueError(
                 f"pixel_statistics has shape {list(pixel_statistics.shape)}; it must be [2, {videos.shape[2]}], mean "

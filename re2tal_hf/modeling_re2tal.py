@@ -228,6 +228,10 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             self.model.check_inputs(pixel_values_videos, frame_mask, output_hidden_states, pixel_statistics)
         else:
             check_features(temporal_features, feature_mask, self.model.feature_size)
+            if pixel_statistics is not None:
+                raise ValueError(
+                    "pixel_statistics belongs to pixel_values_videos; with features leave it out."
+                )
         if labels is not None and not torch.compiler.is_compiling():
             check_labels("labels", labels, len(video), self.config.num_labels)
         hidden_states = None

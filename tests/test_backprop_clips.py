@@ -243,6 +243,10 @@ def test_frames_that_become_numbers_some_at_a_time(dtype, monkeypatch):
         assert_close(model(**pixels).logits, model(**floats).logits)
     with pytest.raises(ValueError, match=r"pixel_statistics has shape \[2, 4\]; it must be \[2, 3\]"):
         model(**pixels | {"pixel_statistics": torch.ones(2, 4)})
+    with pytest.raises(ValueError, match=r"pixel_values_videos is float\d+; with pixel_statistics it must be uint8"):
+        model(**pixels | {"pixel_values_videos": floats["pixel_values_videos"].float()})
+    with pytest.raises(ValueError, match="pixel_statistics belongs to pixel_values_videos"):
+        model(temporal_features=torch.ones(1, 8, 24), pixel_statistics=pixels["pixel_statistics"])
 
 
 def test_the_plan_of_a_training_counts_frames_features_and_the_largest_block():

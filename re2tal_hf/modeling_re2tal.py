@@ -229,9 +229,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         else:
             check_features(temporal_features, feature_mask, self.model.feature_size)
             if pixel_statistics is not None:
-                raise ValueError(
-                    "pixel_statistics belongs to pixel_values_videos; with features leave it out."
-                )
+                raise ValueError("pixel_statistics belongs to pixel_values_videos; with features leave it out.")
         if labels is not None and not torch.compiler.is_compiling():
             check_labels("labels", labels, len(video), self.config.num_labels)
         hidden_states = None

@@ -1,0 +1,145 @@
+"""Peak memory of one training step against the number of frames, to an hour of video at 15 frames a second.
+
+python scripts/long_videos.py                 # measures what the results file lacks, then draws
+python scripts/long_videos.py --only-picture
+
+One video of random 64x64 frames, a VideoMAE of 4 layers and width 48 on clips of 16 frames, an ActionFormer of width
+256, 200 actions, AdamW, one thread. Every step runs in a process of its own, whose whole peak counts: Python, PyTorch,
+weights, frames. Freed blocks of a megabyte and more go back to the system at once, as MALLOC_MMAP_THRESHOLD_=1048576
+before a command makes glibc do, which otherwise keeps most of them. Kept is what autograd stores between forward and
+backward beside parameters and frames; the figure is of the shortest video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import platform
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf.data.whole_files import written_whole
+from re2tal_hf.training.memory import peak_memory, saved_for_backward
+
+RESULTS = Path(__file__).with_suffix(".json")
+FRAMES = (6750, 13500, 27000, 54000)
+# Of the others the first points say it all.
+MODES = {"plain": FRAMES[:2], "reversible": FRAMES[:2], "clips": FRAMES}
+SIDE = 64
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
+NUM_ACTIONS = 200
+BACKBONE = {
+    "model_type": "videomae",
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+    "image_size": SIDE,
+    "patch_size": 16,
+    "num_frames": 16,
+}
+HEAD = {"model_type": "actionformer", "hidden_size": 256, "attention_window": 18}
+
+
+def step(mode: str, num_frames: int) -> dict[str, Any]:
+    """One training step; peak in MiB, bytes kept for each feature, processor seconds."""
+    torch.manual_seed(0)
+    config = Re2TALConfig(backbone_config=BACKBONE, head_config=HEAD, backprop=mode, num_labels=20)
+    model = Re2TALForTemporalActionLocalization(config).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    processor = Re2TALVideoProcessor(num_frames=num_frames, size={"height": SIDE, "width": SIDE})
+    frames = torch.randint(0, 256, (num_frames, 3, SIDE, SIDE), dtype=torch.uint8)
+    starts = torch.linspace(0, num_frames - 100, NUM_ACTIONS)
+    labels = [
+        {
+            "segments": torch.stack([starts, starts + 40], dim=1),
+            "class_labels": torch.arange(NUM_ACTIONS) % config.num_labels,
+        }
+    ]
+    began = time.process_time()
+    inputs = processor.prepare([frames], normalized=mode != "clips")
+    model(**inputs, labels=labels).loss.backward()
+    optimizer.step()
+    point = {
+        "mode": mode,
+        "frames": num_frames,
+        "peak_mib": round(peak_memory()),
+        "processor_seconds": round(time.process_time() - began, 1),
+    }
+    if num_frames == FRAMES[0]:  # the count itself holds what it counts
+        with saved_for_backward([*inputs.values(), *model.parameters(), *model.buffers()]) as saved:
+            model(**inputs, labels=labels)
+        point["kept_bytes_per_feature"] = round(saved.total() * model.model.feature_stride / num_frames)
+    return point
+
+
+def measured(mode: str, num_frames: int) -> dict[str, Any]:
+    """Returns what a process of its own has measured."""
+    here, there = multiprocessing.Pipe(duplex=False)
+
+    def run(connection: Connection) -> None:
+        connection.send(step(mode, num_frames))
+
+    process = multiprocessing.get_context("fork").Process(target=run, args=(there,))
+    process.start()
+    there.close()
+    try:
+        return here.recv()
+    except EOFError:
+        raise SystemExit(f"{mode}, {num_frames} frames: the process ended without a result.") from None
+    finally:
+        process.join()
+
+
+def slope(points: list[dict[str, Any]]) -> float:
+    """KiB of the peak for each further frame, between the two longest videos."""
+    before, last = sorted(points, key=lambda point: point["frames"])[-2:]
+    return (last["peak_mib"] - before["peak_mib"]) * 1024 / (last["frames"] - before["frames"])
+
+
+def draw(points: list[dict[str, Any]]) -> None:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for mode in MODES:
+        own = [point for point in points if point["mode"] == mode]
+        label = f"{mode}: {slope(own):.1f} KiB a frame" if len(own) > 1 else mode
+        axes.plot([p["frames"] for p in own], [p["peak_mib"] / 1024 for p in own], marker="o", label=label)
+    axes.axhline(4, color="grey", linestyle=":")
+    axes.set(xlabel="frames of one video", ylabel="peak of a training step, GiB", ylim=(0, None), xlim=(0, None))
+    axes.legend(loc="lower right")
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only-picture", action="store_true", help="draws what is measured already")
+    parser.add_argument("--machine", default=platform.machine(), help="what the results file says of it")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
+    results: dict[str, Any] = {"machine": arguments.machine, "torch": torch.__version__, "points": []}
+    if RESULTS.exists():
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    points = results["points"]
+    done = {(point["mode"], point["frames"]) for point in points}
+    for mode, num_frames in [(mode, count) for mode, counts in MODES.items() for count in counts]:
+        if arguments.only_picture or (mode, num_frames) in done:
+            continue
+        points.append(measured(mode, num_frames))
+        print(points[-1], flush=True)
+        with written_whole(RESULTS) as partial:
+            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw(points)
+
+
+if __name__ == "__main__":
+    main()

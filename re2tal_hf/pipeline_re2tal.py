@@ -187,7 +187,10 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             with _reporting(progress, source.name) as report:
                 # Windows are put together here; transformers would put together what a tokenizer pads.
                 rows = super().__call__(source, batch_size=1, progress=report, **settings)
-            return rows if naming is None else named(rows, cast(VideoSource, source), **naming)
+            if naming is None:
+                return rows
+            least = settings.get("threshold") or 0.0
+            return [row for row in named(rows, cast(VideoSource, source), **naming) if row["score"] >= least]
 
     def _naming(self, given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
         """What chooses labels for segments, checked and loaded; None where it is not asked for."""

@@ -1,11 +1,15 @@
 """Names for segments by a tiny CLIP that is made here."""
 
+import json
+
 import pytest
 import torch
 from run_factory import small_pipeline
 from tolerances import assert_close
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from video_factory import numbered_frames, write_video
 
+from re2tal_hf.commands.predict import main
 from re2tal_hf.named_segments import TextModel, named
 from re2tal_hf.video_source import FramesInMemory
 
@@ -71,6 +75,29 @@ def test_the_pipeline_names_segments_without_training(clip):
     assert sorted((row["start"], row["end"]) for row in found) == sorted((row["start"], row["end"]) for row in bare)
     assert pipe([frames()], frame_rate=10.0, candidate_labels=LABELS, text_model=clip) == [found]
     assert pipe(frames(), frame_rate=10.0, candidate_labels=["run"], text_model=clip)[0]["score"] == bare[0]["score"]
+
+
+def test_the_threshold_is_for_the_scores_that_are_returned(clip):
+    pipe = small_pipeline(id2label={0: "action"}, label2id={"action": 0})
+    naming = {"frame_rate": 10.0, "candidate_labels": LABELS, "text_model": clip}
+    scores = [row["score"] for row in pipe(frames(), **naming)]
+    middle = scores[len(scores) // 2]
+    assert scores[-1] < middle
+    found = [row["score"] for row in pipe(frames(), threshold=middle, **naming)]
+    assert found == [score for score in scores if score >= middle]
+
+
+@pytest.mark.training
+def test_the_command_names_segments(clip, tmp_path, capsys):
+    small_pipeline(id2label={0: "action"}, label2id={"action": 0}).save_pretrained(tmp_path / "model")
+    video = write_video(tmp_path / "video.mp4", numbered_frames(20), 10)
+    common = ["--model", tmp_path / "model", "--output", tmp_path / "out", "--threshold", "0", "--format", "json"]
+    naming = ["--candidate-label", "jump", "--candidate-label", "run"]
+    assert main(list(map(str, [*common, *naming, video])))
+    assert "candidate_labels need text_model" in capsys.readouterr().err
+    assert not main(list(map(str, [*common, *naming, "--text-model", clip, video])))
+    rows = json.loads((tmp_path / "out/video.json").read_text(encoding="utf-8"))
+    assert rows and {row["label"] for row in rows} <= {"jump", "run"}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
-"""Localizes actions in video files: for each JSON, CSV, subtitles and a picture of the timeline, as asked for.
+r"""Localizes actions in video files: for each JSON, CSV, subtitles and a picture of the timeline, as asked for.
 
 The results have the name of the video or, where several are called the same, as much of its path as tells them apart.
 
 re2tal predict --model runs/first/best --output predictions match.mp4 training.mp4
 re2tal predict --model runs/first/best --format srt match.mp4
 re2tal predict --model runs/first/best --write elan *.mp4    # for correction there
+re2tal predict --model runs/agnostic --candidate-label kick --candidate-label throw \
+    --text-model openai/clip-vit-base-patch32 match.mp4   # names the segments of a class-agnostic model
 
 On several GPUs, which share the videos: re2tal launch predict --model ...
 """
@@ -59,6 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="also for this tool, which opens the actions for correction; may be given several times",
     )
+    parser.add_argument(
+        "--candidate-label",
+        action="append",
+        metavar="LABEL",
+        help="among which --text-model chooses for each segment of a class-agnostic model; given several times",
+    )
+    parser.add_argument("--text-model", help="an image-and-text model of transformers, such as CLIP or SigLIP 2")
     parser.add_argument("videos", nargs="+", help="video files; for a model on stored features, files of these")
 
 
@@ -107,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         "batch_size": arguments.batch_size,
         "progress": sys.stderr.isatty() and processes.is_main_process,
     }
+    naming = {"candidate_labels": arguments.candidate_label, "text_model": arguments.text_model}
+    settings |= {name: value for name, value in naming.items() if value is not None}
 
     found: dict[str, list[dict]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,9 @@ def advice(run: TrainingRun, figures: Mapping[str, Any]) -> list[str]:
     scores = [entry["map"] for entry in run.log if "map" in entry]
     epochs = run.recipe["training"]["epochs"]
     if len(scores) > 2 and scores[-1] == max(scores) and scores[-1] > 1.02 * scores[-2]:
-        lines.append(f"The mAP still rose at the end: training.epochs={round(1.5 * epochs)}; the same command goes on.")
+        lines.append(
+            f"The mAP still rose at the end: training.epochs={math.ceil(1.5 * epochs)}; the same command goes on."
+        )
     if figures["actions"] < FEW_ACTIONS:
         lines.append(
             f"Only {figures['actions']} actions are measured by: figures of two runs differ by chance. re2tal compare "

@@ -43,7 +43,7 @@ def pictures(
             "Confusion matrix",
             _drawn(lambda axes: draw_confusion(axes, confused, least)),
         ),
-        ("What errors cost", _drawn(lambda axes: draw_costs(axes, figures["cost"], {}))),
+        ("What errors cost", _drawn(lambda axes: _draw_costs(axes, figures["cost"]))),
     ]
 
 
@@ -58,6 +58,11 @@ def _drawn(draw: Callable[[Axes], None]) -> str:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return data_address(content.getvalue(), "png")
+
+
+def _draw_costs(axes: Axes, costs: Mapping[str, float]) -> None:
+    draw_costs(axes, costs, {})
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _draw_log(axes: Axes, log: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

@@ -63,6 +63,7 @@ def main() -> None:
         )
 
     ends: dict[str, Any] = {"whole": group("whole")}
+    ends["within a budget"] = group("budget", "model.backprop=auto", "training.memory_budget=3.6MB")
     model = place / "host0" / "whole" / "last"
     videos = sorted((data / "videos").glob("*.mp4"))
     truth = ["--annotations", data / "annotations.json", "--videos", data / "videos", "--subset", "training"]

@@ -56,6 +56,17 @@ def test_two_hosts_without_a_shared_folder(ends):
     assert all("is finished" in text for _, text in ends["finished"])
 
 
+def test_two_processes_train_within_a_budget_of_memory_to_the_same_losses(ends, place):
+    assert [status for status, _ in ends["within a budget"]] == [0, 0]
+    plan = json.loads((place / "host0/budget/run.json").read_text())["backprop_plan"]
+    assert plan["kept_bytes"] <= plan["budget_bytes"] and set(plan["modes"]) != {"plain"}
+    found, expected = (
+        [json.loads(line)["loss"] for line in (place / "host0" / name / "log.jsonl").read_text().splitlines()]
+        for name in ("budget", "whole")
+    )
+    assert found == pytest.approx(expected, rel=1e-3) and len(found) == 2
+
+
 def test_a_loss_that_is_not_finite_on_one_process_is_skipped_on_all(ends, place):
     (first, told), (second, silent) = ends["not finite on one"]
     assert (first, second) == (0, 0)

@@ -64,9 +64,11 @@ _FOLLOWS = {
     "refused": _DATA,
     "background": _DATA,
     "overlap": ("short_window", "high_rate"),
-    "short_window": ("high_rate",),
+    "short_window": ("high_rate", "time_units"),
+    "low_rate": ("time_units",),
     "long_window": ("low_rate",),
     "weight_decay": ("high_learning_rate",),
+    "random_backbone": ("high_learning_rate",),
 }
 
 

@@ -370,7 +370,7 @@ def check_rewiring(
         raise ValueError(f"rewiring={rewiring!r} cannot be inverted: use backprop='checkpoint' or 'plain' with it.")
     if stream_bits is None:
         return
-    if isinstance(stream_bits, bool) or stream_bits not in list(GRIDS):
+    if not isinstance(stream_bits, int) or stream_bits not in GRIDS:
         raise ValueError(f"stream_bits is {shown(stream_bits)}; choose one of {sorted(GRIDS)}, or None.")
     if rewiring == DUAL_RESIDUAL:
         raise ValueError(

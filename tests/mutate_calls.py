@@ -780,7 +780,7 @@ CALLS = {
           lambda: pipe().model],
          "rewiring": values("none", "dr2net", "revit", ["re2tal"]), "backprop": values("plain", "checkpoint",
            "reversible", "fast"),
-         "coupling": COUPLINGS},
+         "coupling": COUPLINGS, "stream_bits": values(16, 24, 8, True, 16.0, "16", [16], torch.tensor([16, 24]))},
         check_rewired,
         {"coupling": ("alpha", "coefficients"), "model": ("architecture",)},
     ),

@@ -1,12 +1,13 @@
 """Re2TAL: temporal action localization trained end to end through reversible video backbones."""
 
 from . import auto_classes  # noqa: F401 - importing it registers the models with transformers
+from .architecture import Architecture, register_backbone
 from .configuration_re2tal import Re2TALConfig, Re2TALVideoClassificationConfig
 from .head import register_head
 from .modeling_re2tal import Re2TALForTemporalActionLocalization, Re2TALForVideoClassification, Re2TALModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline
 from .reversible import Stage
-from .rewiring import Architecture, register_backbone, rewire
+from .rewiring import rewire
 from .version import __version__
 from .video_processing_re2tal import Re2TALVideoProcessor
 

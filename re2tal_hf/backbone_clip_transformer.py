@@ -15,9 +15,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
+from .architecture import ADAPTERS, BACKBONE_SETTINGS, Architecture, adapters_of
 from .backbone_rates import at_feature_rate
 from .reversible import Stage
-from .rewiring import ADAPTERS, BACKBONE_SETTINGS, Architecture, adapters_of
 from .temporal_adapter import AdaptedClips, EachClip, TemporalAdapter
 from .value_checks import COUNT, DTYPE, NOT_NEGATIVE, Arguments, Range, fields_of, one_line
 

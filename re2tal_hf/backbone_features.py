@@ -7,8 +7,8 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from .architecture import Architecture, register_backbone
 from .reversible import Stage
-from .rewiring import Architecture, register_backbone
 from .value_checks import COUNT
 
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from .architecture import ADAPTERS, Architecture, adapters_of, register_backbone
 from .reversible import Stage
-from .rewiring import ADAPTERS, COUPLING, Architecture, adapters_of, register_backbone
+from .rewiring import COUPLING
 from .value_checks import BELOW_ONE, MAX_LAYERS, Range, one_line, shown
 
 

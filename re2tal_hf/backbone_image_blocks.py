@@ -19,8 +19,8 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from .architecture import adapters_of
 from .reversible import Stage
-from .rewiring import adapters_of
 from .temporal_adapter import AdaptedFrames, TemporalAdapter
 
 CONVOLUTIONAL = (EfficientNet, ResNet, ConvNeXt)

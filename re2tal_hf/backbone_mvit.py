@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, MultiscaleBlock, MViT, PositionalEncoding
 
+from .architecture import Architecture, register_backbone
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
-from .rewiring import Architecture, register_backbone
 from .value_checks import BELOW_ONE, COUNT, Arguments, Range, check_names, check_values
 
 DEPTHS, WIDTHS, NUM_HEADS, POOLING = (1, 2, 11, 2), (96, 192, 384, 768), (1, 2, 4, 8), (8, 4, 2, 1)

@@ -19,9 +19,9 @@ from torchvision.models.video.resnet import (
     VideoResNet,
 )
 
+from .architecture import Architecture, register_backbone
 from .network_slowfast import initialize_layers
 from .reversible import Stage
-from .rewiring import Architecture, register_backbone
 from .value_checks import Range
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from .architecture import Architecture, register_backbone
 from .backbone_rates import at_feature_rate
 from .network_slowfast import (
     DEPTHS,
@@ -19,7 +20,6 @@ from .network_slowfast import (
     initialize_weights,
 )
 from .reversible import INPUT, Stage
-from .rewiring import Architecture, register_backbone
 from .value_checks import Arguments, arguments_of
 
 SETTINGS = {

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
+from .architecture import Architecture, register_backbone
 from .backbone_rates import at_feature_rate
 from .reversible import Stage
-from .rewiring import Architecture, register_backbone
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, Range
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
 from transformers.models.timesformer.modeling_timesformer import TimesformerLayer
 
+from .architecture import register_backbone
 from .backbone_clip_transformer import ClipTransformer, FirstOutput, pair
 from .backbone_positions import check_clip
 from .reversible import Stage
-from .rewiring import register_backbone
 from .value_checks import Arguments
 
 

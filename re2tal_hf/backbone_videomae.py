@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
 
+from .architecture import register_backbone
 from .backbone_clip_transformer import ClipTransformer, pair
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
-from .rewiring import register_backbone
 
 
 class TubeletEmbedding(VideoMAEEmbeddings):

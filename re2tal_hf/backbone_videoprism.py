@@ -10,9 +10,9 @@ from transformers import VideoPrismForVideoClassification, VideoPrismVisionConfi
 from transformers.models.videoprism.modeling_videoprism import BaseModelOutputWithSpatialAndTemporalStates
 from transformers.utils import ModelOutput
 
+from .architecture import register_backbone
 from .backbone_clip_transformer import ClipTransformer, FirstOutput
 from .reversible import Stage
-from .rewiring import register_backbone
 from .temporal_adapter import EachClip
 
 

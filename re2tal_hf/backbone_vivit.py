@@ -12,10 +12,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.vivit.modeling_vivit import VivitEmbeddings
 from transformers.utils import ModelOutput
 
+from .architecture import register_backbone
 from .backbone_clip_transformer import ClipTransformer, FirstOutput
 from .backbone_positions import check_clip, resize_positions
 from .reversible import Stage
-from .rewiring import register_backbone
 
 
 class TubeletEmbedding(VivitEmbeddings):

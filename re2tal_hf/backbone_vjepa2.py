@@ -11,9 +11,9 @@ from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Embeddings, VJEPA2Layer, VJEPA2WithMaskedInputModelOutput
 from transformers.utils import ModelOutput
 
+from .architecture import register_backbone
 from .backbone_clip_transformer import ClipTransformer
 from .reversible import Stage
-from .rewiring import register_backbone
 
 
 class TubeletEmbedding(nn.Module):

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .architecture import BACKBONES
 from .configuration_labels import checked_labels
 from .head import HEADS
 from .lora import check_lora
-from .rewiring import BACKBONES, check_rewiring, default_backprop
+from .rewiring import check_rewiring, default_backprop
 from .saved_files import JSON_NAMES, check_folder, check_json, files_checked, read_json
 from .value_checks import (
     BELOW_ONE,

@@ -9,7 +9,8 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor, nn
 
-from .rewiring import ADAPTERS, RewiredModel
+from .architecture import ADAPTERS
+from .rewiring import RewiredModel
 from .value_checks import BELOW_ONE, POSITIVE, Range, arguments_of, check_arguments, one_line
 
 KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .architecture import ADAPTERS
 from .loaded_weights import without_loading_report
 from .lora import is_lora, library_name
-from .rewiring import ADAPTERS, COUPLING, RewiredModel
+from .rewiring import COUPLING, RewiredModel
 from .saved_files import WEIGHT_NAMES, read_json
 from .value_checks import one_line, shown
 

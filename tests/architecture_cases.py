@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from re2tal_hf.rewiring import BACKBONES
+from re2tal_hf.architecture import BACKBONES
 
 
 @dataclass(frozen=True)

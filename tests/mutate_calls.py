@@ -533,7 +533,7 @@ def bad_architecture(**change: Any) -> type:
 
 
 def register_architecture(architecture: Any) -> Any:
-    from re2tal_hf.rewiring import BACKBONES
+    from re2tal_hf.architecture import BACKBONES
 
     before = set(BACKBONES)
     try:

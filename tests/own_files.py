@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import re2tal_hf
+from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.head import HEADS
-from re2tal_hf.rewiring import BACKBONES
 
 PAGE = Path(re2tal_hf.__file__).with_name("README.md")
 OWN_FILES = ("my_family.py", "my_head.py", "my_network.py")

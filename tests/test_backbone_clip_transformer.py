@@ -10,7 +10,8 @@ from tolerances import assert_close, assert_gradients_close, depth_of
 from torch import nn
 
 from re2tal_hf import rewire
-from re2tal_hf.rewiring import BACKBONES, build_backbone
+from re2tal_hf.architecture import BACKBONES
+from re2tal_hf.rewiring import build_backbone
 
 pytestmark = pytest.mark.usefixtures("exact_softmax")
 

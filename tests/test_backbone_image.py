@@ -12,10 +12,11 @@ from tolerances import assert_close, assert_gradients_close, depth_of
 
 import re2tal_hf.training.pretrained
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
+from re2tal_hf.architecture import build_library_model
 from re2tal_hf.backbone_image import hub_id
 from re2tal_hf.backbone_image_blocks import shift_in_time
 from re2tal_hf.licensing.origins import find_origin
-from re2tal_hf.rewiring import build_backbone, build_library_model
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.pretrained import full_name, load_backbone_weights
 
 timm = pytest.importorskip("timm")

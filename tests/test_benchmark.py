@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.commands._benchmark_report import SHOWN, draw_report, write_report
 from re2tal_hf.commands.benchmark import AS_SHIPPED, DEEPER, FAMILIES, INFERENCE, count_kept
-from re2tal_hf.rewiring import BACKBONES
 
 SMALL = {
     "model_type": "video_swin", "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": [2, 3, 3],

@@ -8,8 +8,8 @@ from torchvision.models.video import R3D_18_Weights, r3d_18
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from re2tal_hf import Re2TALModel
+from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.commands.convert import main
-from re2tal_hf.rewiring import BACKBONES
 from re2tal_hf.training.library_weights import TORCHVISION, backbone_of
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}

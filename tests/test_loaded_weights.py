@@ -28,9 +28,9 @@ from re2tal_hf import (
     Re2TALVideoClassificationConfig,
     Re2TALVideoProcessor,
 )
+from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.reversible import Stage
-from re2tal_hf.rewiring import BACKBONES
 
 HEADS = {
     "actionformer": {"hidden_size": 16, "num_levels": 2, "num_stem_layers": 1},

@@ -9,10 +9,10 @@ from accelerate.state import AcceleratorState
 from own_files import OWN_FILES, own_registrations, write_own_files
 
 import re2tal_hf
+from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.commands import predict, publish, train
 from re2tal_hf.data.synthetic import generate
 from re2tal_hf.head import HEADS
-from re2tal_hf.rewiring import BACKBONES
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.own_files import import_files
 

@@ -9,15 +9,8 @@ from tolerances import assert_close, assert_gradients_close, depth_of
 from torchvision.models.video import r3d_18
 from torchvision.ops import MLP
 
-from re2tal_hf.rewiring import (
-    BACKBONES,
-    Architecture,
-    build_backbone,
-    cut_into_clips,
-    join_clips,
-    register_backbone,
-    rewire,
-)
+from re2tal_hf.architecture import BACKBONES, Architecture, register_backbone
+from re2tal_hf.rewiring import build_backbone, cut_into_clips, join_clips, rewire
 
 
 def test_a_network_that_is_not_rewired_needs_no_further_argument():

@@ -7,7 +7,8 @@ from tolerances import assert_close, assert_gradients_close, depth_of
 from torch.nn import functional
 
 from re2tal_hf import Re2TALConfig, Re2TALModel
-from re2tal_hf.rewiring import BACKBONES, build_backbone
+from re2tal_hf.architecture import BACKBONES
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.temporal_adapter import TemporalAdapter
 
 CONFIGS = {case.name: case.config for case in CASES if case.name in ("videomae", "vjepa2")}

@@ -14,8 +14,8 @@ import torch
 from architecture_cases import CASES
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
+from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.head import HEADS as HEADS_BY_NAME
-from re2tal_hf.rewiring import BACKBONES
 from re2tal_hf.value_checks import COUNT, SHARE, arguments_of, check_value, shown
 
 LARGEST_PUBLISHED: list[dict[str, Any]] = [

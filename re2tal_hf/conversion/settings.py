@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..architecture import BACKBONES
 from ..configuration_re2tal import Re2TALConfig
 from ..head import HEADS
-from ..rewiring import BACKBONES
 from ..training.recipe_yaml import read_yaml
 from ..value_checks import arguments_of, shown
 from ..video_processing_re2tal import Re2TALVideoProcessor

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..architecture import BACKBONES
 from ..data.annotation_set import AnnotatedVideo
 from ..data.durations import known_durations
 from ..data.timeline_index import TimelineIndex
 from ..data.window_choice import choose_window
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
-from ..rewiring import BACKBONES
 from ..video_reader import VideoReadError
 from .arguments import SECTIONS, parse_recipe, with_overrides
 from .auto_memory import Fit, Trial, device_of_training, fit_frames, memory_for_training

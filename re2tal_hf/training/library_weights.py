@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from ..architecture import BACKBONES
 from ..backbone_image import import_timm
 from ..configuration_re2tal import CONFIGS
 from ..loaded_weights import is_computed
-from ..rewiring import BACKBONES, build_backbone
+from ..rewiring import build_backbone
 from ..saved_files import check_json
 from ..value_checks import fields_of, shown
 from .model_source import model_folder, near_folder

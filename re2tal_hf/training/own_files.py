@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .. import __name__ as PACKAGE
 from .. import __path__ as package_path
+from ..architecture import BACKBONES
 from ..head import HEADS
-from ..rewiring import BACKBONES
 from ..saved_code import own_code
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from transformers import PreTrainedModel
 
+from ..architecture import ADAPTERS
 from ..backbone_clip_transformer import ClipTransformer
 from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, LABELS, Re2TALVideoClassificationConfig
@@ -21,7 +22,7 @@ from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_
 from ..lora import merged_state
 from ..modeling_re2tal import Re2TALModel
 from ..published_weights import download
-from ..rewiring import ADAPTERS, COUPLING, RewiredModel, build_backbone, rewire
+from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
 from ..saved_files import read_json
 from ..value_checks import check_bounds, one_line, shown
 from .model_source import model_folder, near_folder

@@ -10,13 +10,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, is_bf16_available
 from accelerate.utils.environment import parse_flag_from_env
 
+from ..architecture import BACKBONES
 from ..backprop_clips import check_norms
 from ..configuration_re2tal import settings_of
 from ..families import FAMILIES
 from ..head import HEADS
 from ..modeling_pretrained import Re2TALPreTrainedModel
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
-from ..rewiring import BACKBONES
 from ..value_checks import one_line
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import OptimizationArguments, Recipe

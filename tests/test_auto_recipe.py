@@ -145,11 +145,18 @@ def arguments(tmp_path_factory) -> list[str]:
     ]  # fmt: skip
 
 
+def test_only_what_writes_needs_a_folder(capsys):
+    assert main(["--recipe", "quickstart", "training.epochs=7", "--print"]) == 0
+    assert "  epochs: 7\n" in capsys.readouterr().out
+    assert main(["--recipe", "quickstart"]) == 1
+    assert "--output is missing" in capsys.readouterr().err
+
+
 @pytest.mark.training
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_one_command_trains(arguments, tmp_path, capsys):
     command = [*arguments, "--output", str(tmp_path / "run")]
-    assert main([*command, "--print"]) == 0
+    assert main([*arguments, "--print"]) == 0
     printed = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     (tmp_path / "mine.yaml").write_text(printed, encoding="utf-8")

@@ -108,10 +108,12 @@ def number(kind: type[int] | type[float], allowed: Range) -> Callable[[str], Any
     return read
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
+def add_training_options(parser: argparse.ArgumentParser, output_required: bool = True) -> None:
     """Adds what all trainings are told: `recipe`, `output`, `resume` and `overrides`."""
     parser.add_argument("--recipe", required=True, help=f"a YAML file, or one of {recipe_names()}")
-    parser.add_argument("--output", required=True, help="the run folder; a run that was stopped in it goes on")
+    parser.add_argument(
+        "--output", required=output_required, help="the run folder; a run that was stopped in it goes on"
+    )
     parser.add_argument("--resume", action="store_true", help="the folder must hold a run that goes on")
     add_overrides(parser)
 

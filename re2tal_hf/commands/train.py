@@ -28,8 +28,8 @@ CHOSEN = f"{auto_recipe.NAME}.yaml"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_training_options(parser)
-    parser.add_argument("--print", action="store_true", help="print the recipe, train nothing and write nothing")
+    add_training_options(parser, output_required=False)
+    parser.add_argument("--print", action="store_true", help="print the recipe, train nothing; needs no --output")
     parser.add_argument("--dataset", help="in place of data.annotations: a dataset, user/name[@revision] or a folder")
     parser.add_argument(
         "--streaming", action="store_true", help="fetch each video from the Hub when it is first needed"
@@ -37,13 +37,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.output is None and not options.print:
+        raise ValueError("--output is missing: name the folder of the run. (With --print nothing is written.)")
     overrides = list(options.overrides)
     if options.dataset:
         overrides += [f"data.annotations={json.dumps(options.dataset)}", "data.videos=null"]
     if options.streaming:
         overrides.append("data.streaming=true")
-    kept = Path(options.output) / CHOSEN
-    if options.recipe == auto_recipe.NAME and not (RunFolder(options.output).holds_run and kept.is_file()):
+    kept = chosen_before(options.output)
+    if options.recipe == auto_recipe.NAME and kept is None:
         # The first process tries steps alone, before it meets the others: in a group, their losses wait for each other.
         is_first = os.environ.get("RANK", "0") == "0"
         found = auto_recipe.find_recipe(overrides, options.imports) if is_first else ""
@@ -53,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
         processes.print(text)
     else:
         # What was chosen for a run stays, whatever memory is free by now.
-        name = str(kept) if options.recipe == auto_recipe.NAME else options.recipe
-        recipe, text = load_recipe(name, overrides, options.imports), ""
+        name = kept if options.recipe == auto_recipe.NAME else options.recipe
+        recipe, text = load_recipe(str(name), overrides, options.imports), ""
     if options.print:
         if not text:
             print(write_yaml(recipe.to_dict()), end="")
@@ -67,6 +69,14 @@ def run(options: argparse.Namespace) -> int:
         write_report(trainer.run_folder.path, recipe, trainer.validation_set, trainer.run_folder.path / REPORT)
         print(f"What came of it: {trainer.run_folder.path / REPORT}")
     return 0
+
+
+def chosen_before(output: str | None) -> Path | None:
+    """The recipe that was found for the run in a folder; None where there is none."""
+    if output is None or not RunFolder(output).holds_run:
+        return None
+    kept = Path(output) / CHOSEN
+    return kept if kept.is_file() else None
 
 
 def main(arguments: list[str] | None = None) -> int:

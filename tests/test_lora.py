@@ -24,10 +24,12 @@ def video(case):
 
 
 def drawn(model):
-    """With matrices that add something."""
+    """With matrices that add something, in branches that do."""
     for name, parameter in model.backbone.named_parameters():
         if ".lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
+        elif name.endswith("weight") and not parameter.any():
+            torch.nn.init.ones_(parameter)  # timm's ResNets begin with branches that are scaled by zero
     return model
 
 

@@ -16,8 +16,9 @@ from killed_training import make_recipe, outcome, same
 
 from re2tal_hf import dual_residual
 from re2tal_hf.data.annotations import AnnotationSet
-from re2tal_hf.training.arguments import Recipe, load_recipe
-from re2tal_hf.training.localization import LocalizationTrainer
+from re2tal_hf.training import localization
+from re2tal_hf.training.arguments import DataArguments, Recipe, load_recipe
+from re2tal_hf.training.localization import LocalizationTrainer, read_subset
 from re2tal_hf.training.run_folder import RunFolder, RunFolderError, complete_folder
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
@@ -181,15 +182,15 @@ def test_what_decides_nothing_may_differ(data, stopped, whole, tmp_path):
         ),
     ],
 )
-def test_other_data_is_refused(change, shown, recipe, stopped):
-    class Changed(LocalizationTrainer):
-        def _annotations(self, subset: str, *, repair: bool) -> AnnotationSet:
-            found = super()._annotations(subset, repair=repair)
-            return change(found) if subset == self.recipe.data.training_subset or "class" in shown else found
+def test_other_data_is_refused(change, shown, recipe, stopped, monkeypatch):
+    def read_changed(data: DataArguments, subset: str, *, repair: bool) -> AnnotationSet:
+        found = read_subset(data, subset, repair=repair)
+        return change(found) if subset == data.training_subset or "class" in shown else found
 
+    monkeypatch.setattr(localization, "read_subset", read_changed)
     before = files(stopped)
     with pytest.raises(RunFolderError, match=shown):
-        Changed(recipe, stopped)
+        LocalizationTrainer(recipe, stopped)
     assert files(stopped) == before
 
 

@@ -105,6 +105,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.numeric)
         for marker in {MARKED[name] for name in getattr(item, "fixturenames", ()) if name in MARKED}:
             item.add_marker(marker)
+        # Recipes of small networks are read and built alike.
+        if isinstance(item, pytest.Function) and item.name.endswith(("_base]", "_large]")):
+            item.add_marker(pytest.mark.training)
 
 
 # What a machine or a cluster sets for its user and the tests must not see.

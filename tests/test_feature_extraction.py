@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from run_factory import small_pipeline
 from tolerances import assert_close
 from transformers import VideoMAEConfig, VideoMAEModel, ViTConfig, ViTModel
@@ -107,6 +108,6 @@ def test_networks_of_transformers(kind, videos, tmp_path):
 
 @pytest.mark.parametrize("source", ["timm", "torchvision:resnet18", "transformers:no/place", "timm:no_network"])
 def test_encoders_that_there_are_not(source, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=f"--encoder {source}"):
         LibraryEncoder(source)

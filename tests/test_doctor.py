@@ -224,13 +224,14 @@ def test_no_recipe_of_ours_has_a_fault_by_itself(name: str) -> None:
     ("target", "message"),
     [
         ("quikstart", "'quikstart' is neither a run nor a recipe; did you mean 'quickstart'?"),
-        ("tests", "tests holds no recipe.yaml: name the folder of a run"),
+        ("other", "other holds no recipe.yaml: name the folder of a run"),
     ],
 )
 def test_what_is_no_recipe_is_refused(
-    target: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    target: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert doctor.main([target]) == 1
     assert message in capsys.readouterr().err
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,7 +48,7 @@ class TemporalAdapter(nn.Module):
         return self.scale * self.up(hidden + mixed.movedim(-1, 1))
 
 
-class AdaptedBranch(nn.Module):
+class AdaptedBranch(nn.Module, ABC):
     """A residual branch and the adapter behind it: what both add to the input.
 
     One branch and not two, so that a rewired network begins as it would without the adapter.
@@ -65,9 +67,9 @@ class AdaptedBranch(nn.Module):
         added = self.branch(x)
         return added + self.adapt(x + added)
 
+    @abstractmethod
     def adapt(self, x: Tensor) -> Tensor:
         """Brings `x` into the shape that the adapter takes, and back."""
-        raise NotImplementedError
 
 
 class AdaptedFrames(AdaptedBranch):

@@ -73,7 +73,7 @@ FAMILIES: list[dict[str, Any]] = [
         "num_hidden_layers": 12,
         "frames_per_clip": 16,
     },
-    *[{"model_type": "videoprism", "variant": "base", **PATCHES_OF_16}] * ("videoprism" in BACKBONES),
+    {"model_type": "videoprism", "variant": "base", **PATCHES_OF_16},
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
 ]
@@ -85,11 +85,12 @@ LARGE: list[dict[str, Any]] = [
     {"model_type": "slowfast", "variant": "101_8x8"},
     *[{"model_type": "videomae", "variant": variant} for variant in ("small", "base", "large")],
     {"model_type": "vjepa2", "variant": "large"},
-    *[{"model_type": "videoprism", "variant": variant, **PATCHES_OF_16} for variant in ("base", "large")]
-    * ("videoprism" in BACKBONES),
+    *[{"model_type": "videoprism", "variant": variant, **PATCHES_OF_16} for variant in ("base", "large")],
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2", "img_size": 224},
 ]
+# VideoPrism is of newer versions of transformers only.
+FAMILIES, LARGE = ([one for one in every if one["model_type"] in BACKBONES] for every in (FAMILIES, LARGE))
 # What makes the stages deeper, of families that have a setting for it.
 DEEPER: dict[str, dict[str, Any]] = {
     "video_swin": {"depths": [2, 2, 18, 2]},

@@ -41,6 +41,7 @@ WAYS: dict[str, list[str]] = {
     "frozen": [*PLAIN, "freeze.backbone=true"],
     "plain": PLAIN,
     "rewired": [],
+    "rewired, streams of 16 bits": ["model.stream_bits=16"],
     "rewired, distilled first": [],
     "Dr2Net": DUAL,
     "Dr2Net held at (1, 0.1)": HELD,

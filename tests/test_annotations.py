@@ -59,6 +59,7 @@ def make(tmp_path):
         ),
     ],
 )
+@pytest.mark.training
 def test_public_files_load(public_annotations, caplog, file, videos, classes, segments, counts):
     with caplog.at_level(logging.WARNING):
         repaired = read_annotations(public_annotations / file)

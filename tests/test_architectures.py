@@ -104,7 +104,7 @@ def test_no_rewiring_is_the_librarys_forward(case, backprop, dtype):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.training), torch.float64])
 def test_gradients_are_those_of_plain_autograd(case, dtype):
     model = backbone(case, **case.stochastic).to(dtype).train()
     videos = video(case.shape).to(dtype)

@@ -61,6 +61,7 @@ def test_rewire_takes_the_users_model(variant):
 
 @pytest.mark.parametrize("layers", [(1, 2, 1, 1), (2, 1, 1, 2), (1, 1, 1, 1)])
 @pytest.mark.parametrize("block", [torchvision.models.video.resnet.BasicBlock, Bottleneck])
+@pytest.mark.training
 def test_blocks_that_change_the_shape_begin_a_stage(layers, block):
     model = small_model(layers, block=block).double().eval()
     inputs = torch.randn(2, 3, 3, 17, 21, dtype=torch.float64)

@@ -26,10 +26,9 @@ from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.pretrained import load_backbone_weights
 
-LARGE = ("slowfast 50",)
 
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.training if c in LARGE else ()) for c in DETECTORS])
+@pytest.mark.parametrize("case", DETECTORS)
+@pytest.mark.training
 def test_a_detector_of_any_size_comes_back_from_opentads_form(case, tmp_path):
     model = detector(case)
     source = write(tmp_path / "epoch_9.pth", opentad_state(model))

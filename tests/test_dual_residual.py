@@ -56,6 +56,7 @@ def test_gradients_in_every_phase_are_those_of_plain_autograd(video, coupling):
         assert_gradients_close(*grads)
 
 
+@pytest.mark.training
 def test_it_inverts_once_the_measured_error_allows_it(video, caplog):
     model = backbone(depths=[2, 6])
     modes = []
@@ -92,6 +93,7 @@ def test_it_goes_back_to_stored_inputs_with_a_warning(caplog):
     assert "stored inputs" in caplog.text
 
 
+@pytest.mark.training
 def test_a_saved_model_keeps_its_coefficients(video, tmp_path):
     model = Re2TALModel(Re2TALConfig(backbone_config=SWIN, rewiring="dr2net")).eval()
     model.set_coupling((0.25, 0.75))

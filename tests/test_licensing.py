@@ -138,6 +138,7 @@ def chain_folder(folder: Path, source: str | None) -> Path:
     return run / "best"
 
 
+@pytest.mark.training
 def test_runs_of_earlier_versions_are_followed_by_their_recipes(tmp_path):
     first = chain_folder(tmp_path / "first", "MCG-NJU/videomae-base")
     second = chain_folder(tmp_path / "second", str(first))

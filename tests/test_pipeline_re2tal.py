@@ -371,6 +371,7 @@ def test_wrong_arguments_are_named(pipe, call, message):
         call(pipe)
 
 
+@pytest.mark.training
 def test_few_frames_of_a_long_time_are_looked_at_where_asked_for(pipe):
     frames = np.zeros((20, 8, 8, 3), np.uint8)
     assert pipe({"frames": frames, "frame_rate": 0.02}, max_frames=10**6, batch_size=64)

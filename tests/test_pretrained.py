@@ -309,6 +309,7 @@ def test_a_model_for_pretraining_and_names_of_older_versions(tmp_path):
         ("MViT_V2_S_Weights.KINETICS400_V1", "mvit_v2_s", {"model_type": "mvit", "variant": "v2_s"}, None),
     ],
 )
+@pytest.mark.training
 def test_names_of_torchvision(name, builder, config, message, monkeypatch):
     library = torchvision.models.get_model(builder)
     weights = type(torchvision.models.get_weight(name))

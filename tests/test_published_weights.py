@@ -76,6 +76,7 @@ def localizer(kind, folder, **settings):
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("settings", [{}, {"lora": {"r": 2}}], ids=["adapters", "lora"])
+@pytest.mark.training
 def test_what_is_published_is_not_saved(kind, settings, published, tmp_path):
     model = localizer(kind, published(kind), **settings)
     model.leave_out_published("user/published")

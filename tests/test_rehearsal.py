@@ -11,6 +11,7 @@ from re2tal_hf.training.rehearsal import check_machine, rehearse
 
 
 @pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.training
 def test_packaged_recipes_go_through(name):
     recipe = load_recipe(name, ["training.pretrained_backbone=null"])
     classifies = recipe.model.get("head_config") is None

@@ -327,6 +327,7 @@ def test_too_many_files_that_fail_later_stop_the_run(videos, breaking, num_worke
         list(loader)
 
 
+@pytest.mark.training
 def test_nothing_readable_stops_the_run_whatever_the_limit(broken):
     with pytest.raises(UnreadableVideosError, match="1 of 1 videos"):
         TrainingWindows([broken], processor(), max_unreadable=1.0)

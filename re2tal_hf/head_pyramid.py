@@ -43,6 +43,9 @@ class PyramidConfig:
         standardize_input: whether every feature channel gets mean 0 and variance 1 over the window
             before the first convolution. Not in the paper; for backbones trained from scratch, whose
             pooled features differ little from step to step and much from channel to channel.
+        input_noise: in training, standard deviation of noise that is added to the features (`input_noise` of TriDet).
+        input_dropout: in training, probability that a channel of the features is 0 in a whole sequence
+            (`input_pdrop` of OpenTAD).
         num_embedding_layers: convolutions before the first block.
         num_stem_layers: blocks at full resolution.
         num_levels: pyramid levels; the strides are 1, 2, ..., `2 ** (num_levels - 1)`.
@@ -67,6 +70,8 @@ class PyramidConfig:
 
     hidden_size: Annotated[int, COUNT] = 512
     standardize_input: bool = False
+    input_noise: Annotated[float, NOT_NEGATIVE] = 0.0
+    input_dropout: Annotated[float, BELOW_ONE] = 0.0
     num_embedding_layers: Annotated[int, NOT_NEGATIVE] = 2
     num_stem_layers: Annotated[int, NOT_NEGATIVE] = 2
     num_levels: Annotated[int, Range(1, MAX_LEVELS)] = 6
@@ -107,6 +112,16 @@ class PyramidConfig:
             return [(float(low), float(high)) for low, high in self.regression_ranges]
         bounds = [0.0] + [4.0 * 2**level for level in range(self.num_levels - 1)] + [10000.0]
         return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+    @property
+    def block_levels(self) -> list[int]:
+        """The level of each block: of the stem, which is part of the finest, then of the pyramid."""
+        return [0] * self.num_stem_layers + list(range(1, self.num_levels))
+
+    @property
+    def length_multiple(self) -> int:
+        """What the references pad inputs longer than `max_length` to a multiple of."""
+        return 2 ** (self.num_levels - 1)
 
     @property
     def isolate_padding(self) -> bool:
@@ -222,12 +237,9 @@ class PyramidHead(nn.Module):
         input_size: channels of the features.
         num_labels: classes; 1 for class-agnostic localization.
         config: the settings.
-        stem: blocks at full resolution. A block maps `[B, T, C]` and its mask to the next ones, and
+        blocks: one for each of `config.block_levels`. A block maps `[B, T, C]` and its mask to the next ones, and
             draws its own scales in `initialize_weights()`.
-        pyramid: a block for each further level.
         boundary_size: channels that the boundary branch predicts.
-        length_multiple: inputs are padded to a multiple of this, with the reference paddings also to
-            `max_length`; by default to whole steps of the coarsest level.
 
     Attributes:
         recomputes: whether blocks and branches keep their inputs only, and the backward pass runs them again.
@@ -242,24 +254,22 @@ class PyramidHead(nn.Module):
         num_labels: int,
         config: PyramidConfig,
         *,
-        stem: Sequence[nn.Module],
-        pyramid: Sequence[nn.Module],
+        blocks: Sequence[nn.Module],
         boundary_size: int = 2,
-        length_multiple: int | None = None,
     ):
         super().__init__()
         self.input_size = input_size
         self.config = config
         self.num_levels = config.num_levels
-        self.length_multiple = length_multiple or 2 ** (config.num_levels - 1)
+        self.length_multiple = 2 ** (config.num_levels - 1) if config.isolate_padding else config.length_multiple
 
         size = config.hidden_size
         self.embedding = nn.ModuleList(
             ConvLayer(size if i else input_size, size, config.norm_eps, config.mask_output)
             for i in range(config.num_embedding_layers)
         )
-        self.stem = nn.ModuleList(stem)
-        self.pyramid = nn.ModuleList(pyramid)
+        self.stem = nn.ModuleList(blocks[: config.num_stem_layers])
+        self.pyramid = nn.ModuleList(blocks[config.num_stem_layers :])
         neck_class = IdentityNeck if config.neck == "identity" else FeaturePyramidNeck
         self.neck = neck_class(size, config.num_levels, config.norm_eps, config.isolate_padding)
         self.classification = PredictionBranch(config, num_labels, config.branch_kernel_size)
@@ -335,6 +345,7 @@ class PyramidHead(nn.Module):
             length_multiple=self.length_multiple,
             min_length=0 if config.isolate_padding else math.ceil(config.max_length / coarsest) * coarsest,
         )
+        x = self._disturbed(x, mask)
         for layer in self.embedding:
             x = self._run(layer, x, mask)
         if config.use_position_embedding:
@@ -348,6 +359,16 @@ class PyramidHead(nn.Module):
             levels.append(x)
             masks.append(mask)
         return levels, masks
+
+    def _disturbed(self, x: Tensor, mask: Tensor) -> Tensor:
+        """In training `[B, T, C]` with noise, some channels 0."""
+        config = self.config
+        if not self.training or not (config.input_noise or config.input_dropout):
+            return x
+        if config.input_noise:
+            x = x + config.input_noise * torch.randn_like(x)
+        x = F.dropout1d(x.transpose(1, 2), config.input_dropout).transpose(1, 2)
+        return zero_padding(x, mask) if config.isolate_padding else x
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
         return run_block(block, *inputs, recomputes=self.recomputes)

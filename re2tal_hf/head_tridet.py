@@ -20,7 +20,7 @@ from .head import LocalizationHeadOutput, ScoredSegments, register_head
 from .head_layers import MaskedGroupNorm, max_pool, zero_padding
 from .head_pyramid import PredictionBranch, PyramidConfig, PyramidHead
 from .loss_points import TriDetLoss
-from .value_checks import COUNT, POSITIVE
+from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
 
 NORM_GROUPS = 16
 
@@ -85,6 +85,7 @@ class SGPBlock(nn.Module):
         drop_path: probability that a sequence skips a branch, where these have a scale.
         branch_scale: initial value of a learnable scale of both branches; None for no scale.
         isolate_padding: whether the padding has no effect on the real steps.
+        conv_std: see `TriDetConfig`.
     """
 
     def __init__(
@@ -98,9 +99,11 @@ class SGPBlock(nn.Module):
         drop_path: float,
         branch_scale: float | None,
         isolate_padding: bool,
+        conv_std: float | None = None,
     ):
         super().__init__()
         self.stride = stride
+        self.conv_std = conv_std
         self.isolate_padding = isolate_padding
         self.norm = nn.LayerNorm(size)
         self.gate = _depthwise(size, window)
@@ -115,7 +118,10 @@ class SGPBlock(nn.Module):
         )
 
     def initialize_weights(self) -> None:
-        """Sets the scales of the branches to their initial value."""
+        """Sets the scales of the branches to their initial value, and draws the convolutions with `conv_std`."""
+        if self.conv_std is not None:
+            for conv in (self.gate, self.narrow, self.wide, self.instant, self.context):
+                nn.init.normal_(conv.weight, std=self.conv_std)
         for path in (self.perception_path, self.mlp_path):
             if isinstance(path, ScaledPath):
                 nn.init.constant_(path.scale, path.initial_scale)
@@ -155,6 +161,8 @@ class TriDetConfig(PyramidConfig):
         window_factor: the wide convolutions see about `(window + 1) * window_factor` steps.
         num_bins: farthest distance to a boundary, in steps of the level.
         boundary_kernel_size: steps that each convolution of the branches for start and end scores sees, odd.
+        conv_std: standard deviation of the normal distribution that the blocks' convolutions over time are drawn from
+            (`init_conv_vars` there); None: as PyTorch draws them.
     """
 
     mlp_size: Annotated[int, COUNT] = 768
@@ -162,6 +170,7 @@ class TriDetConfig(PyramidConfig):
     window_factor: Annotated[float, POSITIVE] = 5
     num_bins: Annotated[int, COUNT] = 16
     boundary_kernel_size: Annotated[int, COUNT] = 3
+    conv_std: Annotated[float | None, NOT_NEGATIVE] = None
 
     def __post_init__(self) -> None:
         """Checks what goes together."""
@@ -205,7 +214,7 @@ class TriDetHead(PyramidHead):
 
     def __init__(self, input_size: int, num_labels: int, **settings: Any):
         config = TriDetConfig(**settings)
-        # The stem has neither drop path nor scales, and is part of the finest level.
+        # The stem has neither drop path nor scales.
         blocks = [
             SGPBlock(
                 config.hidden_size,
@@ -216,18 +225,11 @@ class TriDetHead(PyramidHead):
                 drop_path=config.drop_path,
                 branch_scale=config.branch_scale if level else None,
                 isolate_padding=config.isolate_padding,
+                conv_std=config.conv_std,
             )
-            for level in [0] * config.num_stem_layers + list(range(1, config.num_levels))
+            for level in config.block_levels
         ]
-        super().__init__(
-            input_size,
-            num_labels,
-            config,
-            stem=blocks[: config.num_stem_layers],
-            pyramid=blocks[config.num_stem_layers :],
-            boundary_size=2 * (config.num_bins + 1),
-            length_multiple=None if config.isolate_padding else config.length_multiple,
-        )
+        super().__init__(input_size, num_labels, config, blocks=blocks, boundary_size=2 * (config.num_bins + 1))
         self.num_bins = config.num_bins
         self.start, self.end = (PredictionBranch(config, num_labels, config.boundary_kernel_size) for _ in range(2))
         self.initialize_weights()

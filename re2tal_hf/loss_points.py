@@ -7,7 +7,7 @@ Label assignment, focal and DIoU losses and the running loss normaliser of Actio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +49,12 @@ def responsible_points(points: Tensor, segments: Tensor, center_radius: float) -
 
 
 def assign_labels(
-    points: Tensor, segments: Tensor, labels: Tensor, num_labels: int, center_radius: float
+    points: Tensor, segments: Tensor, labels: Tensor, num_labels: int, center_radius: float, all_classes: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Decides what every point of one sequence should predict.
 
     Of the segments that a point is responsible for (see `responsible_points`) the shortest is regressed;
-    classes of all those as short (within 1e-3 steps) are positive.
+    classes of all those as short (within 1e-3 steps) are positive, or with `all_classes` of all.
 
     Args:
         points: `[P, 4]`, see `LocalizationHeadOutput`.
@@ -62,6 +62,7 @@ def assign_labels(
         labels: long `[N]`, below `num_labels`.
         num_labels: `K`.
         center_radius: in strides of the point's level.
+        all_classes: see above.
 
     Returns:
         Class targets `[P, K]` of zeros and ones, and offset targets `[P, 2]` in strides, which
@@ -72,7 +73,7 @@ def assign_labels(
     responsible, offsets = responsible_points(points, segments, center_radius)
     lengths = torch.where(responsible, segments[:, 1] - segments[:, 0], torch.inf)
     shortest, index = lengths.min(dim=1, keepdim=True)
-    chosen = responsible & (lengths <= shortest + SAME_LENGTH)
+    chosen = responsible if all_classes else responsible & (lengths <= shortest + SAME_LENGTH)
     one_hot = F.one_hot(labels.long(), num_labels).to(segments.dtype)
     class_targets = (chosen.to(segments.dtype) @ one_hot).clamp(max=1)
     offset_targets = offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 2)).squeeze(1) / points[:, 3:]
@@ -121,6 +122,8 @@ class LocalizationLoss(NormalizedLoss):
     Args:
         label_smoothing: `s`; targets become `(1 - s) * target + s / (K + 1)`.
         center_radius: in strides, see `assign_labels`.
+        all_classes: whether classes of all segments that a point is responsible for are positive, and not of the
+            shortest alone (`filter_similar_gt=False` in OpenTAD).
         options: see `NormalizedLoss`.
     """
 
@@ -129,11 +132,13 @@ class LocalizationLoss(NormalizedLoss):
         *,
         label_smoothing: Annotated[float, BELOW_ONE] = 0.0,
         center_radius: Annotated[float, POSITIVE] = 1.5,
+        all_classes: bool = False,
         **options: float,
     ):
         super().__init__(**options)
         self.label_smoothing = label_smoothing
         self.center_radius = center_radius
+        self.all_classes = all_classes
 
     def forward(self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Compares predictions with annotated segments.
@@ -195,7 +200,7 @@ class LocalizationLoss(NormalizedLoss):
     ) -> tuple[Tensor, Tensor]:
         batch, _, num_labels = output.logits.shape
         assigned = [
-            assign_labels(output.points, segments, labels, num_labels, self.center_radius)
+            assign_labels(output.points, segments, labels, num_labels, self.center_radius, self.all_classes)
             for segments, labels in checked_targets(targets, batch, num_labels, output.logits.device)
         ]
         class_targets, offset_targets = zip(*assigned, strict=True)
@@ -211,7 +216,7 @@ class TriDetLoss(LocalizationLoss):
         options: see `LocalizationLoss`.
     """
 
-    def __init__(self, *, iou_weight_power: Annotated[float, NOT_NEGATIVE] = 0.2, **options: float):
+    def __init__(self, *, iou_weight_power: Annotated[float, NOT_NEGATIVE] = 0.2, **options: Any):
         super().__init__(**options)
         self.iou_weight_power = iou_weight_power
 

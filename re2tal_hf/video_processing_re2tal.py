@@ -580,7 +580,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         for flag, names in NEEDED.items():
             if missing := [name for name in names if values[flag] and values[name] is None]:
                 raise ValueError(f"{missing[0]} is None, and {flag} needs it; give it, or set {flag} to false.")
-        if (size := self.frame_size) and (needed := 12 * self.num_frames * math.prod(size)) > MAX_WINDOW_BYTES:
+        size = None if self.sampling == "whole" or self.feature_stride else self.frame_size  # of stored features: none
+        if size and (needed := 12 * self.num_frames * math.prod(size)) > MAX_WINDOW_BYTES:
             raise ValueError(
                 f"num_frames is {self.num_frames} and the frames are {size[0]}x{size[1]}: a window of "
                 f"{needed / 2**30:.0f} GiB; at most {MAX_WINDOW_BYTES / 2**30:g}."

@@ -44,6 +44,7 @@ DETECTORS = {
     "slowfast plain": (SLOWFAST | {"stage_blocks": [2, 1, 1]}, "none", ACTIONFORMER | {"num_head_layers": 3}),
     "slowfast 50": (SLOWFAST | {"stage_blocks": [3, 4, 6, 3], "base_channels": 4}, "re2tal", ACTIONFORMER),
     "local attention": (SWIN, "none", ACTIONFORMER | {"attention_window": 3, "use_position_embedding": True}),
+    "windows by level": (SWIN, "re2tal", ACTIONFORMER | {"attention_window": [None, 3], "input_dropout": 0.2}),
     "shallow head": (SWIN, "re2tal", ACTIONFORMER | {"num_embedding_layers": 1, "num_head_layers": 0, "num_levels": 1}),
     "tridet": (SWIN, "re2tal", TRIDET),
     "tridet windows": (SWIN, "none", TRIDET | {"window": [3, 5], "window_factor": 2, "boundary_kernel_size": 1}),

@@ -90,14 +90,23 @@ HEAD_CASES = {
                 (None, 5), ("identity", "fpn"), (False, True), (False, True)
             )
         ]
-        + [{"attention_window": 5, "use_relative_position_bias": True}],
+        + [
+            {"attention_window": window, "use_relative_position_bias": relative}
+            for window, relative in ((5, True), ([5, 3, None], False), ([3, None, 5], True))
+        ],
         bad=[
             {"neck": "panet"},
             {"padding": "reflect"},
             {"regression_ranges": [[0, 4]]},
             {"num_attention_heads": 3},
             {"attention_window": 1},
+            {"attention_window": [5, 1, 5]},
+            {"attention_window": [5, 5]},
+            {"attention_window": [5, "all", 5]},
+            {"input_dropout": 1.0},
+            {"input_noise": -0.1},
             {"use_relative_position_bias": True},
+            {"use_relative_position_bias": True, "attention_window": [None, 4, 5]},
             {"use_relative_position_bias": True, "attention_window": 4},
         ],
     ),
@@ -112,6 +121,7 @@ HEAD_CASES = {
             {"window": [1, 1]},
             {"num_bins": 0},
             {"boundary_kernel_size": 2},
+            {"conv_std": -1.0},
             {"branch_kernel_size": 4},
             {"neck": "panet"},
             {"regression_ranges": [[0, 4]]},

@@ -37,6 +37,8 @@ HEADS = {
     "full attention": RELEASE,
     "local attention": RELEASE | {"attention_window": 5, "use_position_embedding": True},
     "relative positions": RELEASE | {"attention_window": 5, "use_relative_position_bias": True},
+    "windows by level": RELEASE | {"attention_window": [5, 3, None], "num_levels": 3, "num_stem_layers": 1},
+    "places by level": RELEASE | {"attention_window": [None, 5], "use_relative_position_bias": True},
     "pyramid neck": RELEASE | {"neck": "fpn", "num_levels": 4},
     "sizes": RELEASE
     | {"num_embedding_layers": 3, "num_stem_layers": 0, "num_head_layers": 1, "num_attention_heads": 4},
@@ -47,7 +49,7 @@ TRIDETS = {
     "wide windows": TRIDET_RELEASE
     | {"window": [1, 15, 15], "window_factor": 1.3, "branch_size": 24, "use_position_embedding": True},
     "other branches": TRIDET_RELEASE
-    | {"window": [1, 3, 3], "window_factor": 1, "branch_kernel_size": 5, "boundary_kernel_size": 1},
+    | {"window": [1, 3, 3], "window_factor": 1, "branch_kernel_size": 5, "boundary_kernel_size": 1, "conv_std": 0.1},
 }
 
 
@@ -150,7 +152,8 @@ def options_of(head: dict, path: Path) -> Path:
     window = head["attention_window"]
     model = {"n_head": head["num_attention_heads"], "fpn_type": head.get("neck", "identity")}
     model |= {"use_abs_pe": head["use_position_embedding"], "use_rel_pe": "use_relative_position_bias" in head}
-    model |= {"n_mha_win_size": window} if window else {}
+    if window:
+        model["n_mha_win_size"] = [each or -1 for each in window] if isinstance(window, list) else window
     values = {"dataset": {"max_seq_len": head["max_length"]}, "model": model, "test_cfg": {"max_seg_num": 77}}
     path.write_text(write_yaml(values))
     return path
@@ -179,6 +182,7 @@ def test_a_detector_of_the_release_of_tridet(case, tmp_path):
     source = write(tmp_path / "epoch_039.pth.tar", release_state(model))
     window = head.get("window", [1])[-1]
     values = {"model": {"backbone_type": "SGP", "n_sgp_win_size": window, "k": head.get("window_factor", 5)}}
+    values["model"] |= {"input_noise": 0.3} | ({"init_conv_vars": head["conv_std"]} if head.get("conv_std") else {})
     values["model"] |= {"sgp_mlp_dim": 24, "num_bins": 4, "use_abs_pe": head["use_position_embedding"]}
     values["model"] |= {"head_kernel_size": head.get("branch_kernel_size", 3), "iou_weight_power": 0.2}
     values["model"] |= {"boudary_kernel_size": head.get("boundary_kernel_size", 3)}
@@ -189,6 +193,7 @@ def test_a_detector_of_the_release_of_tridet(case, tmp_path):
     back = Re2TALForTemporalActionLocalization.from_pretrained(tmp_path / "model")
     assert_same(back, model)
     assert back.config.loss_config["iou_weight_power"] == 0.2
+    assert (back.head.config.input_noise, back.head.config.conv_std) == (0.3, head.get("conv_std", 0.0))
     processor = Re2TALVideoProcessor.from_pretrained(tmp_path / "model")
     assert processor.feature_stride == 4 and processor.feature_offset == 8 and processor.sampling == "whole"
 
@@ -201,6 +206,7 @@ TRIDET_THUMOS = {
     "train_cfg": {"init_loss_norm": 100, "clip_grad_l2norm": 1.0},
     "test_cfg": {"voting_thresh": 0.7, "pre_nms_topk": 2000, "max_seg_num": 2000, "min_score": 0.001},
 }
+TRIDET_THUMOS["model"]["input_noise"] = 5e-4
 TRIDET_THUMOS["model"]["regression_range"] = [[0, 4], [4, 8], [8, 16], [16, 32], [32, 64], [64, 10000]]
 
 
@@ -249,7 +255,7 @@ def test_a_detector_of_opentad_on_features(head, tmp_path):
     [
         ({"model": {"backbone_type": "conv"}}, "model.backbone_type is 'conv'; ours is 'convTransformer'"),
         ({"model": {"n_head": "two"}}, "model.n_head is 'two'"),
-        ({"model": {"n_mha_win_size": [5, 9]}}, "ours is one number for all levels"),
+        ({"model": {"n_mha_win_size": [5, 9, 5]}}, "attention_window is [5, 9, 5] for num_levels=2"),
         ({"model": {"fpn_type": "fpn"}}, "head_config.neck is 'fpn' by a.yaml, and 'identity' by the weights"),
         ({"dataset": {"max_seq_len": -3}}, "max_length is -3"),
     ],

@@ -137,6 +137,28 @@ def test_features_of_swin_that_are_interpolated(tmp_path):
     assert found["backbone_config.feature_stride"] == 4 and found["processor.num_frames"] == 2048
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("[9, 9, -1]", [9, 9, None]), ("[9, 9]", 9), ("[-1, 1]", None), ("7", 7), ("-1", None), ("[1, 5]", [None, 5])],
+)
+def test_attention_windows(theirs, ours, tmp_path):
+    config = f"model = dict(projection=dict(attn_cfg=dict(n_mha_win_size={theirs}), input_pdrop=0.2))\n"
+    found = opentad_settings(read_options(written(tmp_path, config=config)), "actionformer")
+    assert found["head_config.attention_window"] == ours and found["head_config.input_dropout"] == 0.2
+
+
+def test_how_tridet_is_trained(tmp_path):
+    config = "model = dict(projection=dict(input_noise=0.2, init_conv_vars=0))\n"
+    found = opentad_settings(read_options(written(tmp_path, config=config)), "tridet")
+    assert (found["head_config.input_noise"], found["head_config.conv_std"]) == (0.2, 0.0)
+
+
+@pytest.mark.parametrize("shortest", [True, False])
+def test_which_classes_are_positive(shortest, tmp_path):
+    options = read_options(written(tmp_path, config=f"model = dict(rpn_head=dict(filter_similar_gt={shortest}))\n"))
+    assert opentad_settings(options, "actionformer")["loss_config.all_classes"] is not shortest
+
+
 def test_a_mapping_that_replaces_another(tmp_path):
     config = '_base_ = "base.py"\nmodel = dict(projection=dict(_delete_=True, arch=(1, 1, 1)))\n'
     options = read_options(written(tmp_path, base=BASE, config=config))
@@ -162,7 +184,8 @@ def test_nothing_is_executed(tmp_path):
         ("\0", "is no Python"),
         ("model = dict(projection=dict(max_seq_len='long'))\n", "model.projection.max_seq_len is 'long'"),
         ("model = dict(rpn_head=dict(prior_generator=dict(strides=[1, 3])), projection={})\n", "strides are [1, 3]"),
-        ("model = dict(projection=dict(attn_cfg=dict(n_mha_win_size=[5, 9])))\n", "ours is one number for all levels"),
+        ("model = dict(projection=dict(attn_cfg=dict(n_mha_win_size=[5, 'all'])))\n", "n_mha_win_size is [5, 'all']"),
+        ("model = dict(projection=dict(input_pdrop='some'))\n", "model.projection.input_pdrop is 'some'"),
         ("model = dict(rpn_head=dict(center_sample='none'))\n", "center_sample is 'none'"),
     ],
 )

@@ -17,7 +17,7 @@ from head_cases import (
 from tolerances import assert_close, assert_same_detections, depth_of, rounding
 
 from re2tal_hf.head import decode_segments
-from re2tal_hf.head_actionformer import ActionFormerHead
+from re2tal_hf.head_actionformer import ActionFormerConfig, ActionFormerHead
 from re2tal_hf.head_pyramid import sinusoidal_positions
 from re2tal_hf.loss_points import LocalizationLoss
 from re2tal_hf.temporal_segments import suppress
@@ -113,6 +113,60 @@ def test_drop_path_drops_whole_sequences_in_training_only():
     head.train()
     outcomes = head(features, mask).logits
     assert len({round(float(x.detach().sum()), 6) for x in outcomes}) > 1
+
+
+def test_every_level_has_its_own_window():
+    head = CASE.trained(attention_window=[5, 3, None], num_stem_layers=2)
+    assert [block.attention.window for block in (*head.stem, *head.pyramid)] == [5, 5, 3, None]
+    with torch.no_grad():
+        same = CASE.trained(attention_window=[5, 5, 5])
+        one = CASE.build(attention_window=5).double().eval()
+        one.load_state_dict(same.state_dict())
+        features, mask = torch.randn(2, 8, 21, dtype=torch.float64), prefix_mask([21, 13], 21)
+        assert torch.equal(one(features, mask).logits, same(features, mask).logits)
+        # A step beyond the windows of a level is not seen there; full attention sees it.
+        features, mask = torch.randn(2, 8, 48, dtype=torch.float64), torch.ones(2, 48, dtype=torch.bool)
+        changed = features.clone()
+        changed[:, :, 44] += 1
+        for window, seen in ((3, False), (None, True)):
+            head = CASE.trained(attention_window=[3, 3, window])
+            before, after = (head.extract_pyramid(x, mask)[0] for x in (features, changed))
+            assert bool((before[2][:, 0] != after[2][:, 0]).any()) == seen
+            assert torch.equal(before[1][:, 0], after[1][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("windows", "multiple"), [(None, 32), (19, 32 * 18), ([13] * 5 + [None], 192), ([None] * 5 + [3], 64)]
+)
+def test_the_references_pad_to_whole_windows_of_every_level(windows, multiple):
+    # As opentad/models/detectors/actionformer.py: the largest product of stride and window, made even.
+    assert ActionFormerConfig(num_levels=6, attention_window=windows).length_multiple == multiple
+
+
+def test_input_is_disturbed_in_training_only():
+    seen = []
+    for settings in ({"input_dropout": 0.5}, {"input_noise": 2.0}, {}):
+        head = CASE.trained(**settings)
+        head.embedding[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        features, mask = torch.randn(8, 8, 21, dtype=torch.float64), prefix_mask([21] * 7 + [13], 21)
+        for training in (True, False):
+            head.train(training)(features, mask)
+    real = torch.nn.functional.pad(mask, (0, 3))
+    expected = torch.nn.functional.pad(features * 0, (0, 3)).transpose(1, 2)
+    dropped, _, noisy, quiet, same, plain = seen
+    assert torch.equal(same, plain) and all((x[~real] == expected[~real]).all() for x in seen)
+    share = dropped[:7, :21] == 0
+    assert torch.equal(share.all(dim=1), share.any(dim=1)) and 0.2 < share.double().mean() < 0.8
+    spread = (noisy - quiet)[real].std()
+    assert 1.7 < spread < 2.3
+
+
+def test_dropped_channels_keep_the_mean():
+    head = CASE.trained(input_dropout=0.75)
+    seen = []
+    head.embedding[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head.train()(torch.ones(64, 8, 4).double(), torch.ones(64, 4, dtype=torch.bool))
+    assert seen[0].unique().tolist() == [0.0, 4.0]
 
 
 # Building

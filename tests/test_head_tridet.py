@@ -27,6 +27,17 @@ def test_a_block_mixes_no_more_than_its_windows_and_its_mean():
     assert (difference[0] > 0).nonzero().flatten().tolist() == [3, 4, 5]
 
 
+def test_convolutions_of_the_blocks_are_drawn_as_asked():
+    head = HEAD_CASES["tridet"].build(hidden_size=512, conv_std=0.2)
+    for block in (*head.stem, *head.pyramid):
+        for conv in (block.gate, block.narrow, block.wide, block.instant, block.context):
+            assert 0.15 < conv.weight.std() < 0.25 and not conv.bias.any()
+        assert 0.01 < block.mlp[0].weight.std() < 0.05  # as PyTorch draws a linear layer of 512 channels
+    quiet = HEAD_CASES["tridet"].build(conv_std=0.0)
+    assert not any(block.wide.weight.any() for block in quiet.pyramid)
+    assert all(block.wide.weight.any() for block in HEAD_CASES["tridet"].build().pyramid)
+
+
 # The trident head
 
 

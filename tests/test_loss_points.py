@@ -43,7 +43,7 @@ NOTHING = make_target([], [])
 # Label assignment
 
 
-def naive_assignment(point, segments, labels, num_labels, radius):
+def naive_assignment(point, segments, labels, num_labels, radius, all_classes=False):
     position, low, high, stride = point
     candidates = []
     for (start, end), label in zip(segments, labels, strict=True):
@@ -57,27 +57,29 @@ def naive_assignment(point, segments, labels, num_labels, radius):
         return classes, None
     length, start, end, _ = min(candidates, key=lambda candidate: candidate[0])
     for other, _, _, label in candidates:
-        if other <= length + 1e-3:
+        if all_classes or other <= length + 1e-3:
             classes[label] = 1.0
     return classes, [(position - start) / stride, (end - position) / stride]
 
 
-def test_assignment_equals_a_plain_loop():
+@pytest.mark.parametrize("all_classes", [False, True])
+def test_assignment_equals_a_plain_loop(all_classes):
     generator = torch.Generator().manual_seed(1)
     start = torch.rand(12, generator=generator, dtype=torch.float64) * 12
     segments = torch.stack((start, start + torch.rand(12, generator=generator) * 10), dim=1)
     segments = torch.cat((segments, segments[:2]))  # the same segments again
     labels = torch.arange(14) % 4
     points = pyramid_points()
-    classes, offsets = assign_labels(points, segments, labels, 4, 1.5)
-    positives = 0
+    classes, offsets = assign_labels(points, segments, labels, 4, 1.5, all_classes)
+    positives = several = 0
     for index, point in enumerate(points.tolist()):
-        expected = naive_assignment(point, segments.tolist(), labels.tolist(), 4, 1.5)
+        expected = naive_assignment(point, segments.tolist(), labels.tolist(), 4, 1.5, all_classes)
         assert classes[index].tolist() == expected[0]
         if expected[1] is not None:
             assert offsets[index].tolist() == pytest.approx(expected[1])
             positives += 1
-    assert positives > 5
+            several += sum(expected[0]) > 1
+    assert positives > 5 and (several > 2) == all_classes
 
 
 def test_points_near_the_centre_only_and_of_the_right_level():

@@ -146,34 +146,51 @@ def test_the_overrides_for_other_data_sets_say_what_the_configs_say(run):
     arguments = commands_of_the_page()[run]
     recipe = load_recipe(arguments[arguments.index("--recipe") + 1], [part for part in arguments if "=" in part])
     facts, processor = FEATURES_EVERY | FEATURES[run], Re2TALVideoProcessor(**recipe.processor)
+    labels = {0: "action"} if facts["class_agnostic"] else {0: "a", 1: "b"}
     with torch.device("meta"):
-        model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, id2label={0: "a", 1: "b"}))
+        model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, id2label=labels))
     head, loss = model.head.config, model.criterion
     assert model.model.feature_size == facts["in_channels"]
     layers = (head.num_embedding_layers, head.num_stem_layers, len(model.head.pyramid))
     assert layers == facts["arch"] and head.hidden_size == facts["out_channels"]
-    assert (head.attention_window, head.num_attention_heads) == (facts["n_mha_win_size"], facts["n_head"])
-    assert (head.dropout, head.drop_path) == (facts["proj_pdrop"], facts["path_pdrop"])
+    widths = facts["n_mha_win_size"]
+    widths = [widths] * facts["num_levels"] if isinstance(widths, int) else widths
+    assert head.windows == [width if width > 1 else None for width in widths]
+    assert (head.num_attention_heads, head.padding) == (facts["n_head"], facts["padding"])
+    assert (head.dropout, head.drop_path, head.norm_eps) == tuple(
+        facts[n] for n in ("proj_pdrop", "path_pdrop", "norm_eps")
+    )
+    assert (head.input_dropout, head.input_noise) == (facts["input_pdrop"], 0)
     assert (head.max_length, head.use_position_embedding) == (facts["max_seq_len"], facts["use_abs_pe"])
     assert tuple(map(tuple, head.ranges)) == facts["regression_range"] and head.num_levels == facts["num_levels"]
     assert (loss.label_smoothing, loss.center_radius) == (facts["label_smoothing"], facts["center_sample_radius"])
     assert recipe.model["loss_config"]["initial_normalizer"] == facts["loss_normalizer"]
+    assert (loss.loss_weight, loss.all_classes) == (facts["loss_weight"], not facts["filter_similar_gt"])
+    assert recipe.data.class_agnostic == facts["class_agnostic"]
+    if facts["class_agnostic"]:
+        assert processor.num_video_classes == facts["external_cls.topk"]
     cut = (processor.feature_stride, processor.feature_offset, processor.feature_rate, processor.num_frames)
     assert cut == tuple(facts[name] for name in ("feature_stride", "offset_frames", "fps", "trunc_len"))
+    assert processor.sampling == facts["sampling"] and processor.min_length == facts["duration_thresh"]
+    assert processor.window_overlap == facts.get("window_overlap_ratio", processor.window_overlap)
     assert (
         recipe.data.truncation_threshold == facts["trunc_thresh"]
         and tuple(recipe.data.crop_ratio) == facts["crop_ratio"]
     )
     kept = (processor.nms_sigma, processor.nms_min_score, processor.max_candidates, processor.max_detections)
     assert kept == tuple(facts[name] for name in ("sigma", "min_score", "pre_nms_topk", "max_seg_num"))
-    assert processor.nms_per_class == facts["multiclass"] and processor.voting_threshold is None
+    assert processor.nms_per_class == facts["multiclass"]
+    assert processor.voting_threshold == (None if facts["multiclass"] else facts["voting_thresh"])
     training, evaluation = recipe.training, recipe.evaluation
     assert (training.batch_size, training.learning_rate) == (facts["batch_size"], facts["lr"])
     assert (training.weight_decay, training.ema_decay) == (facts["weight_decay"], facts["ema"])
     assert training.max_gradient_norm == facts["clip_grad_norm"] and training.warmup_epochs == facts["warmup_epoch"]
     assert (training.schedule_epochs or training.epochs, training.epochs) == (facts["max_epoch"], facts["end_epoch"])
     assert (training.mixed_precision == "fp16") == facts["amp"]
-    assert (evaluation.start_epoch, evaluation.epochs) == (facts["val_start_epoch"] + 1, 1)
+    if facts["val_start_epoch"] is None:
+        assert evaluation.epochs == 0
+    else:
+        assert (evaluation.start_epoch, evaluation.epochs) == (facts["val_start_epoch"] + 1, 1)
     assert tuple(evaluation.tiou_thresholds) == facts["tiou_thresholds"]
 
 

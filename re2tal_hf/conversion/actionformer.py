@@ -13,7 +13,7 @@ from ..value_checks import shown
 from .converted_model import Plan
 from .heads import FILLS, NEEDED, features_settings, head_settings
 from .names import head_name
-from .options_file import Options, one_window, perception_windows
+from .options_file import Options, attention_windows, perception_windows
 from .settings import Settings
 from .source import Source
 
@@ -36,6 +36,8 @@ _TRIDET = [
     ("model.sgp_mlp_dim", "mlp_size", int, None),
     ("model.num_bins", "num_bins", int, 16),
     ("model.boudary_kernel_size", "boundary_kernel_size", int, 3),
+    ("model.input_noise", "input_noise", float, 0.0),
+    ("model.init_conv_vars", "conv_std", float, 0.0),
 ]
 _LOSS = [
     ("train_cfg.init_loss_norm", "initial_normalizer", float, 2000.0),
@@ -132,9 +134,9 @@ def actionformer_settings(options: Options, head: str) -> dict[str, Any]:
 
 
 def _attention(options: Options) -> dict[str, Any]:
-    window = one_window(options, "model.n_mha_win_size")
-    relative = window is not None and options.get("model.use_rel_pe", bool, False)
-    found = {"attention_window": window} | ({"use_relative_position_bias": True} if relative else {})
+    windows = attention_windows(options, "model.n_mha_win_size")
+    relative = windows is not None and options.get("model.use_rel_pe", bool, False)
+    found = {"attention_window": windows} | ({"use_relative_position_bias": True} if relative else {})
     return {f"head_config.{name}": value for name, value in found.items()}
 
 

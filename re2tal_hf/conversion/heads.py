@@ -83,12 +83,16 @@ def _pyramid(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _relative_positions(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Biases of places in the window, which tell how many heads there are and how wide it is."""
+    """Biases of places in the window tell how many heads there are and, if all blocks have them, how wide it is."""
     biases = [tensor for name, tensor in state.items() if name.endswith(".attention.relative_bias")]
     if not biases:
         return {}
     heads, window = biases[0].shape[-2:]
-    return {"use_relative_position_bias": True, "num_attention_heads": heads, "attention_window": window}
+    found = {"use_relative_position_bias": True, "num_attention_heads": heads}
+    everywhere = len(biases) == sum(name.endswith(".attention_norm.weight") for name in state)
+    if everywhere and all(bias.shape[-1] == window for bias in biases):
+        found["attention_window"] = window
+    return found
 
 
 def _tridet(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..value_checks import shown
-from .options_file import Options, one_window, perception_windows
+from .options_file import Options, attention_windows, perception_windows
 
 Numbers = list[int] | list[float]
 # Names of a setting there, in its part of the config, and here, with the default there.
@@ -41,11 +41,14 @@ _PYRAMID = [
 _ACTIONFORMER = [
     ("projection.attn_cfg.n_head", "num_attention_heads", int),
     ("projection.conv_cfg.proj_pdrop", "dropout", float),
+    ("projection.input_pdrop", "input_dropout", float),
 ]
 _TRIDET = [
     ("projection.sgp_mlp_dim", "mlp_size", int),
     ("rpn_head.num_bins", "num_bins", int),
     ("rpn_head.boundary_kernel_size", "boundary_kernel_size", int),
+    ("projection.input_noise", "input_noise", float),
+    ("projection.init_conv_vars", "conv_std", float),
 ]
 _VSGN = [
     ("projection.out_channels", "hidden_size", int),
@@ -124,12 +127,15 @@ def _head(options: Options, head: str) -> dict[str, Any]:
     if head == "tridet":
         return found | perception_windows(options, "model.projection.sgp_win_size")
     if options.get("model.projection.attn_cfg.n_mha_win_size", Any) is not None:
-        found["head_config.attention_window"] = one_window(options, "model.projection.attn_cfg.n_mha_win_size")
+        found["head_config.attention_window"] = attention_windows(options, "model.projection.attn_cfg.n_mha_win_size")
     return found
 
 
 def _loss(options: Options, head: str) -> dict[str, Any]:
     found = _read(options, "model.rpn_head", "loss_config", _LOSS if head != "vsgn" else [])
+    shortest = options.get("model.rpn_head.filter_similar_gt", bool)
+    if head != "vsgn" and shortest is not None:
+        found["loss_config.all_classes"] = not shortest
     if head == "tridet":
         found |= _read(options, "model.rpn_head", "loss_config", [("iou_weight_power", "iou_weight_power", float)])
     if head == "vsgn":

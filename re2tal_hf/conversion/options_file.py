@@ -83,18 +83,11 @@ def read_options(path: Path) -> Options:
     return Options(values, str(path))
 
 
-def one_window(options: Options, place: str) -> int | None:
-    """Returns the width of a local attention that all levels have; None for a full one, also where nothing is said.
-
-    Raises:
-        ValueError: if levels differ.
-    """
-    window = options.get(place, int | list[int])
-    widths = set(window) if isinstance(window, list) else {window}
-    if len(widths) != 1:
-        raise ValueError(f"{options.source}: {place} is {shown(window)}; ours is one number for all levels.")
-    width = widths.pop()
-    return width if width is not None and width > 1 else None
+def attention_windows(options: Options, place: str) -> int | list[int | None] | None:
+    """Returns the width of a local attention, or one a level where these differ; None for a full one, the default."""
+    said = options.get(place, int | list[int], -1)
+    widths = [width if width > 1 else None for width in (said if isinstance(said, list) else [said])]
+    return widths if len(set(widths)) > 1 else next(iter(widths), None)
 
 
 def perception_windows(options: Options, place: str) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def _check_frames(recipe: Any, where: str) -> None:
         processor.prepare([torch.zeros((1, 3, 2, 2), dtype=torch.uint8, device="meta")])
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
         raise ValueError(f"{where}processor: no frame can be prepared so: {one_line(error)}") from error
-    _check_batches(recipe, processor.num_frames * math.prod(shape), where)
+    backbone = recipe.model.get("backbone_config") or {}
+    values = backbone.get("size", 1) if backbone.get("model_type") == "features" else math.prod(shape)
+    _check_batches(recipe, processor.num_frames * values, where)
 
 
 def frame_shape(processor: Re2TALVideoProcessor) -> tuple[int, ...]:

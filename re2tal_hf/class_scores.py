@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .value_checks import shown
@@ -48,6 +49,34 @@ def checked_class_scores(scores: Any, video: str) -> dict[Any, float]:
     if len({type(key) for key in checked}) > 1:
         raise ValueError(f"{where} mix labels with class ids; give one of the two.")
     return checked
+
+
+def class_scores_by_video(video_scores: Any, video_ids: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Class ids, ascending (long `[K]`), and their scores (float64 `[K]`) by video.
+
+    Args:
+        video_scores: by video id what `checked_class_scores` takes; for one video also without its id.
+        video_ids: of the videos.
+
+    Raises:
+        ValueError: if a video has none, or they are of names; and what `checked_class_scores` raises.
+    """
+    by_video = isinstance(video_scores, Mapping) and all(isinstance(key, str) for key in video_scores)
+    if not by_video:
+        if len(video_ids) > 1:
+            raise ValueError(f"video_scores are needed for each of {len(video_ids)} videos, by id.")
+        video_scores = {video_ids[0]: video_scores}
+    if missing := [name for name in video_ids if name not in video_scores]:
+        raise ValueError(f"video_scores lack {len(missing)} videos, such as {missing[0]!r}.")
+    found = {}
+    for video_id in video_ids:
+        scores = checked_class_scores(video_scores[video_id], video_id)
+        if names := [key for key in scores if isinstance(key, str)]:
+            raise ValueError(f"video_scores of {video_id!r}: {names[0]!r} is no class id; names are for the pipeline.")
+        ids = sorted(scores)
+        values = torch.tensor([scores[index] for index in ids], dtype=torch.float64)
+        found[video_id] = torch.tensor(ids), values
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -25,10 +25,8 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
-from .class_scores import ClassScores, checked_class_scores
-from .finite import check_predictions
+from .class_scores import ClassScores, class_scores_by_video
 from .saved_files import JSON_NAMES, check_json, check_place, files_checked
-from .temporal_segments import assign_video_classes, suppress
 from .value_checks import (
     BELOW_ONE,
     COUNT,
@@ -48,6 +46,7 @@ from .value_checks import (
 )
 from .video_clips import check_clips, check_frames
 from .video_container import describe
+from .video_detections import merge_candidates, window_candidates
 from .video_features import FeaturesInMemory
 from .video_source import VideoSource, is_video, open_video
 from .video_windows import MAX_FRAMES, Window, check_windows, checked_outputs
@@ -433,22 +432,23 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"The outputs are of {len(rows)} windows, not of {len(windows)}, as windows says.")
         candidates: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for row, window in zip(rows, windows, strict=True):
-            candidates.setdefault(window.video_id, []).append(self._candidates(*row, window, chosen))
+            found = window_candidates(*row, window, chosen, clamped=self.sampling != "whole")
+            candidates.setdefault(window.video_id, []).append(found)
         class_scores: dict[str, tuple[Tensor, Tensor]] = {}
         if video_scores is not None:
             if any(logits.shape[-1] != 1 for logits, _, _ in rows):
                 raise ValueError("video_scores are for a model without classes of its own.")
-            class_scores = _class_scores(video_scores, list(candidates))
+            class_scores = class_scores_by_video(video_scores, list(candidates))
         detections = []
         durations = {window.video_id: window.duration for window in windows}
         for video_id, parts in candidates.items():
-            found = self._suppress(parts, class_scores.get(video_id), chosen)
+            merged = merge_candidates(parts, chosen, class_scores.get(video_id))
             if self.sampling == "whole":
-                segments = found[0].clamp(0, durations[video_id])
+                segments = merged[0].clamp(0, durations[video_id])
                 inside = segments[:, 1] > segments[:, 0]
-                found = segments[inside], found[1][inside], found[2][inside]
-            kept = slice(None) if threshold is None else found[1] >= threshold
-            segments, scores, labels = (tensor[kept] for tensor in found)
+                merged = segments[inside], merged[1][inside], merged[2][inside]
+            kept = slice(None) if threshold is None else merged[1] >= threshold
+            segments, scores, labels = (tensor[kept] for tensor in merged)
             detections.append({"video_id": video_id, "segments": segments, "labels": labels, "scores": scores})
         return detections
 
@@ -527,52 +527,6 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         given = check_processor_settings(given)
         return {name: given.get(name, getattr(self, name)) for name in DETECTION_SETTINGS}
 
-    def _candidates(
-        self, logits: Tensor, segments: Tensor, point_mask: Tensor, window: Window, chosen: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Segments [N, 2] in seconds (float64), scores [N] and labels [N] of one window."""
-        point_mask = point_mask.cpu()
-        logits, frames = logits.cpu()[point_mask].float(), segments.cpu()[point_mask].double()
-        check_predictions(f"{window.video_id}, window at {window.start:.2f} s", logits, frames)
-        scores = logits.sigmoid()
-        seconds = window.start + frames / window.frame_rate
-        if self.sampling != "whole":  # there it comes after the suppression, as in ActionFormer and OpenTAD
-            seconds = seconds.clamp(0, window.duration)
-        seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
-        labels = torch.arange(scores.shape[1]).repeat(len(scores))
-        long_enough = (frames[:, 1] - frames[:, 0] > chosen["min_length"]).repeat_interleave(scores.shape[1])
-        scores = scores.flatten()
-        fit = long_enough & (scores >= chosen["score_threshold"]) & (seconds[:, 1] > seconds[:, 0])
-        best = scores[fit].argsort(descending=True, stable=True)[: chosen["max_candidates"]]
-        return seconds[fit][best], scores[fit][best].double(), labels[fit][best]
-
-    def _suppress(
-        self,
-        windows: list[tuple[Tensor, Tensor, Tensor]],
-        class_scores: tuple[Tensor, Tensor] | None,
-        chosen: Mapping[str, Any],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The detections of one video from the candidates of its windows; `class_scores` are ids and scores."""
-        segments, scores, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
-        segments, scores, labels = suppress(
-            segments,
-            scores,
-            labels,
-            method=chosen["nms_method"],
-            sigma=chosen["nms_sigma"],
-            iou_threshold=chosen["nms_iou_threshold"],
-            min_score=chosen["nms_min_score"],
-            max_detections=chosen["max_detections"],
-            per_class=chosen["nms_per_class"],
-            voting_threshold=chosen["voting_threshold"],
-        )
-        if class_scores is None:
-            return segments, scores, labels
-        ids, values = class_scores
-        top_k = min(chosen["num_video_classes"], int((values > 0).sum()))
-        segments, scores, labels = assign_video_classes(segments, scores, values, top_k=top_k)
-        return segments, scores, ids[labels]
-
     def _validate_settings(self) -> None:
         values = {name: getattr(self, name) for name in fields_of(Re2TALVideoProcessor)}
         sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
@@ -639,23 +593,3 @@ def _files(videos: Any) -> list[Any]:
     listed = list(videos) if isinstance(videos, (list, tuple)) else [videos]
     kinds = (list, tuple, np.ndarray, Tensor)
     return listed if all(is_video(video) and not isinstance(video, kinds) for video in listed) else []
-
-
-def _class_scores(video_scores: Any, video_ids: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Class ids, ascending, and their scores (float64) by video."""
-    by_video = isinstance(video_scores, Mapping) and all(isinstance(key, str) for key in video_scores)
-    if not by_video:
-        if len(video_ids) > 1:
-            raise ValueError(f"video_scores are needed for each of {len(video_ids)} videos, by id.")
-        video_scores = {video_ids[0]: video_scores}
-    if missing := [name for name in video_ids if name not in video_scores]:
-        raise ValueError(f"video_scores lack {len(missing)} videos, such as {missing[0]!r}.")
-    found = {}
-    for video_id in video_ids:
-        scores = checked_class_scores(video_scores[video_id], video_id)
-        if names := [key for key in scores if isinstance(key, str)]:
-            raise ValueError(f"video_scores of {video_id!r}: {names[0]!r} is no class id; names are for the pipeline.")
-        ids = sorted(scores)
-        values = torch.tensor([scores[index] for index in ids], dtype=torch.float64)
-        found[video_id] = torch.tensor(ids), values
-    return found

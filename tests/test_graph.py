@@ -4,7 +4,7 @@ import pytest
 import torch
 from tolerances import assert_close, depth_of, rounding
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel, Re2TALVideoProcessor
 from re2tal_hf.commands.export import main
 from re2tal_hf.publishing.graph import (
     check_format,
@@ -142,3 +142,23 @@ def test_the_script(model, tmp_path, monkeypatch, capsys):
     assert main([*arguments, "--format", "onnx"]) == 1
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: Export to ONNX needs")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "backbone", "message"),
+    [
+        (Re2TALForTemporalActionLocalization, {"model_type": "features", "size": 8}, "is a model on stored features;"),
+        (Re2TALModel, {"model_type": "video_swin", "embed_dim": 8, "depths": [2], "num_heads": [1]}, "holds ['Re2TALM"),
+    ],
+)
+def test_what_has_no_graph_of_videos_is_refused_before_its_weights_are_loaded(
+    model_class, backbone, message, tmp_path, capsys
+):
+    rewiring = "none" if backbone["model_type"] == "features" else "re2tal"
+    config = Re2TALConfig(backbone_config=backbone, rewiring=rewiring, architectures=[model_class.__name__])
+    config.save_pretrained(tmp_path / "model")  # without weights
+    Re2TALVideoProcessor().save_pretrained(tmp_path / "model")
+    assert main([str(tmp_path / "model"), "--output", str(tmp_path / "model.pt2")]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"model"}

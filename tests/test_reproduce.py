@@ -1,6 +1,9 @@
 """From a checkpoint of another project, videos and annotations to the published table beside ours."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +87,32 @@ def test_the_published_table_beside_ours(files: dict[str, Path], capsys: pytest.
     assert reproduce.main(command(files)) == 0
     assert (files["output"] / "detections.json").read_bytes() == again.read_bytes()
     assert not (files["output"] / "model").exists()
+
+
+@pytest.mark.training
+def test_several_processes_share_the_videos_and_write_once(files: dict[str, Path]) -> None:
+    # A name of the package's own table, since other processes know no other; the tIoUs are that table's.
+    recipe = TINY | {"evaluation": {"tiou_thresholds": [0.3, 0.4, 0.5, 0.6, 0.7]}}
+    files["recipe"] = files["output"].parent / "thumos14_swin_tiny.yaml"
+    files["recipe"].write_text(write_yaml(recipe), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    made = []
+    for count in (1, 2):
+        output = files["output"].parent / f"processes_{count}"
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(count), "-m", "re2tal_hf.commands.reproduce"]
+        job = [sys.executable, *launcher, *command(files | {"output": output})]
+        done = subprocess.run(job, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("| tIoU |") == done.stdout.count("used 161 of 161 tensors") == 1
+        record = json.loads((output / "reproduction.json").read_text(encoding="utf-8"))
+        assert record.pop("num_processes") == count and record.pop("seconds") >= 0
+        tensors = (output / "model/model.safetensors").read_bytes()
+        made.append((record, tensors, (output / "detections.json").read_bytes()))
+        names = {path.name for path in output.iterdir()}
+        assert names == {"model", "detections.json", "reproduction.json", "reproduction.md"}
+    assert made[0] == made[1] and b'"b"' in made[0][2]
+    again = subprocess.run(job, capture_output=True, text=True, env=environment)
+    assert again.returncode and again.stderr.count("name a new folder") == 1
 
 
 @pytest.mark.parametrize(

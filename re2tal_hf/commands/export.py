@@ -9,11 +9,13 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoModel, AutoVideoProcessor
+from transformers import AutoConfig, AutoModel, AutoVideoProcessor
 
 from ..configuration_re2tal import check_model_folder
 from ..data.whole_files import check_writable
+from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..publishing.graph import (
     FORMATS,
     check_format,
@@ -24,6 +26,7 @@ from ..publishing.graph import (
     save_graph,
     window_shape,
 )
+from ..training.feature_settings import MODEL_TYPE as FEATURES
 from ..training.model_source import explained, find_model
 from ._command import run_command
 
@@ -37,6 +40,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="the file to write, such as model.pt2 or model.onnx")
 
 
+def check_exportable(config: Any, source: str) -> None:
+    """Refuses what is no function of videos, before any weights are loaded."""
+    kind = Re2TALForTemporalActionLocalization.__name__
+    if kind not in (config.architectures or []):
+        raise ValueError(f"{source} holds {config.architectures or config.model_type}; export takes a {kind}.")
+    if config.backbone_config.get("model_type") == FEATURES:
+        raise ValueError(f"{source} is a model on stored features; export takes one that sees the videos.")
+
+
 def run(arguments: argparse.Namespace) -> int:
     check_format(arguments.format)
     if Path(arguments.output).is_dir():
@@ -46,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if Path(source).is_dir():
         check_model_folder(Path(source))
     with explained(source, "model"):
+        check_exportable(AutoConfig.from_pretrained(source), arguments.model)
         model = AutoModel.from_pretrained(source, dtype="float32", partial=False)
         shape = window_shape(AutoVideoProcessor.from_pretrained(source))
     save_graph(export_graph(model, shape), arguments.output, arguments.format)

@@ -2,6 +2,8 @@
 
 re2tal reproduce thumos14_swin_tiny --weights epoch_119.pth --annotations thumos14.json --videos videos --output mine
 
+On several GPUs, which share the videos: re2tal launch reproduce thumos14_swin_tiny ...
+
 The weights are a checkpoint of another project, which is converted first, or a model of ours. Checks the videos against
 the annotations, and writes the model, the detections and the table with machine, versions and settings.
 """

@@ -193,6 +193,72 @@ def test_the_names_of_published_tables_tell_their_subsets(
     assert [videos[0].video_id for videos in found.values()] == [video_id, "other"]
 
 
+# As the published tables have them.
+VERB_NAMES = "id,key,instances,category\n6,turn-on,\"['turn-on', 'start']\",access\n3,zip,\"['zip']\",access\n"
+NOUN_NAMES = (
+    '"id","key","instances","category"\n3,"cupboard","[\'cupboard\', \'door\']","storage"\n114,"light","[]","other"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("epic-verbs", ["zip", "turn-on"]),
+        ("epic-nouns", ["cupboard", "light"]),
+        ("epic-actions", ["turn-on,light", "zip,cupboard"]),
+    ],
+)
+def test_classes_of_epic_kitchens_by_the_names_in_its_tables(kind, names, tmp_path) -> None:
+    tables = {"EPIC_100_verb_classes.csv": VERB_NAMES, "EPIC_100_noun_classes_v2.csv": NOUN_NAMES}
+    for name, content in tables.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    classes = ["--classes", *(str(tmp_path / name) for name in tables)]
+    output = converted(tmp_path, {"EPIC_100_train.csv": EPIC}, "--from", kind, *classes)
+    found = read_annotations(output)
+    assert found.label_names == names  # verbs and nouns by their ids, 3 before 6, as without names
+    [video] = found.videos
+    assert [found.label_names[label] for label in video.labels] == sorted(names, reverse=kind != "epic-nouns")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tables", "message"),
+    [
+        ("epic-verbs", {"noun.csv": NOUN_NAMES}, "give --classes one table of the verbs, called as EPIC_100_verb_clas"),
+        ("epic-actions", {"verb.csv": VERB_NAMES}, "give --classes one table of the nouns"),
+        ("epic-verbs", {"a_verb.csv": VERB_NAMES, "verb.csv": VERB_NAMES}, "give --classes one table of the verbs"),
+        ("epic-verbs", {"verb.csv": None}, "verb.csv: this table of classes does not exist"),
+        ("epic-verbs", {"verb.csv": VERB_NAMES.replace("6,", "7,")}, "verb_class: there is no class 6 in the table"),
+        ("epic-verbs", {"verb.csv": VERB_NAMES.replace("3,", "6,")}, "line 3: class 6, 'zip', is there twice"),
+        ("epic-verbs", {"verb.csv": VERB_NAMES.replace("zip", "turn-on")}, "class 3, 'turn-on', is there twice"),
+        ("epic-verbs", {"verb.csv": VERB_NAMES.replace("key", "name")}, "there is no column 'key'"),
+        ("epic-verbs", {"verb.csv": VERB_NAMES.replace("6,", "x,")}, "id is 'x'; it must be the number of a class"),
+        (None, {"verb.csv": VERB_NAMES}, "whose classes --classes does not name; leave it out"),
+    ],
+)
+def test_tables_of_classes_that_do_not_fit(kind, tables, message, tmp_path, capsys) -> None:
+    for name, content in tables.items():
+        if content is not None:
+            (tmp_path / name).write_text(content, encoding="utf-8")
+    source = tmp_path / ("EPIC_100_train.csv" if kind else "match.eaf")
+    source.write_text(EPIC if kind else ELAN, encoding="utf-8")
+    arguments = [str(source), "--output", str(tmp_path / "a.json"), *(["--from", kind] if kind else [])]
+    assert main(["annotations", "convert", *arguments, "--classes", *(str(tmp_path / name) for name in tables)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize(("ids", "names"), [((7, 2), ["walk", "sit"]), ((7, None), ["sit", "walk"])])
+def test_ids_of_labels_are_kept_where_all_have_one(ids, names, tmp_path) -> None:
+    actions = [
+        {"segment": [0, 1], "label": label, **({} if number is None else {"label_id": number})}
+        for label, number in zip(("sit", "walk"), ids, strict=True)
+    ]
+    entries = {"v": {"subset": "training", "duration": 9, "annotations": actions}}
+    output = converted(tmp_path, {"a.json": json.dumps({"database": entries})})
+    assert read_annotations(output).label_names == names
+
+
 def test_the_classes_of_multithumos_come_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "video_validation_0000266 2.80 6.40\n"
     files = {"Sit.txt": line + line.replace("validation", "test"), "Walk.txt": line.replace("6.40", "5")}

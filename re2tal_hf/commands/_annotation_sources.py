@@ -8,6 +8,7 @@ from pathlib import Path
 from ..data.annotation_formats.annotation_file import UNITS, ReadingSettings
 from ..data.annotation_formats.formats import FORMATS
 from ..data.annotation_records import Record, check_case, joined
+from ..data.annotation_set import AnnotationError
 from ..data.annotation_sources import read_source
 from ..data.json_files import check_unique
 from ..data.whole_files import check_writable
@@ -31,6 +32,13 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         help="frames a second, where files count frames and do not say it",
     )
     parser.add_argument("--unit", choices=UNITS, help="of the times in a table whose header does not name it")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        help="of EPIC-KITCHENS-100: EPIC_100_verb_classes.csv, EPIC_100_noun_classes.csv; by default classes are ids",
+    )
     add_point_width(parser)
 
 
@@ -40,12 +48,15 @@ def read_sources(arguments: Options) -> list[Record]:
     Raises:
         AnnotationError: One of them is malformed, or two have a video of the same id.
     """
-    settings = ReadingSettings(arguments.frame_rate, arguments.unit)
+    settings = ReadingSettings(arguments.frame_rate, arguments.unit, tuple(map(Path, arguments.classes)))
     records: list[Record] = []
     of_class: list[Record] = []
     for source in arguments.sources:
         read, found, notes = read_source(Path(source), arguments.kind, settings)
-        print(f"{source}: {found.title if found else 'JSON of annotations'}")
+        title = found.title if found else "JSON of annotations"
+        if settings.classes and not (found and found.of_ids):
+            raise AnnotationError(f"{source}: this is {title}, whose classes --classes does not name; leave it out")
+        print(f"{source}: {title}")
         for note in dict.fromkeys(notes):
             print(f"  {note}")
         (of_class if found and found.of_class else records).extend(read)

@@ -16,21 +16,27 @@ DIGITS = 6
 def write_annotations(path: Path, records: Sequence[Record]) -> None:
     """Writes annotations as JSON in the form of ActivityNet, as `read_annotations` reads them.
 
-    The file is complete whenever it is there.
+    The file is complete whenever it is there. Ids of labels, by which classes are ordered, are kept if each action has
+    one, and each class its own.
     """
-    database = {record.video_id: _entry(record) for record in records}
+    pairs = {pair for record in records for pair in zip(record.labels, record.label_ids, strict=True)}
+    labels, ids = (set(part) for part in zip(*pairs, strict=True)) if pairs else (set(), set())
+    numbered = None not in ids and len(pairs) == len(labels) == len(ids)
+    database = {record.video_id: _entry(record, numbered) for record in records}
     text = json.dumps({"database": database}, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _entry(record: Record) -> dict[str, object]:
+def _entry(record: Record, numbered: bool) -> dict[str, object]:
     known = {"subset": record.subset, "duration": record.duration}
-    actions = sorted(zip(record.segments, map(str, record.labels), strict=True))
+    numbers = [{"label_id": number} if numbered else {} for number in record.label_ids]
+    actions = zip(record.segments, map(str, record.labels), numbers, strict=True)
     return {
         **{key: value for key, value in known.items() if value},
         "annotations": [
-            {"segment": [round(start, DIGITS), round(end, DIGITS)], "label": label} for (start, end), label in actions
+            {"segment": [round(start, DIGITS), round(end, DIGITS)], "label": label} | number
+            for (start, end), label, number in sorted(actions, key=lambda action: action[:2])
         ],
     }
 

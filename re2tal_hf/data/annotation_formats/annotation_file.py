@@ -34,10 +34,12 @@ class ReadingSettings:
     Attributes:
         frame_rate: Frames a second, of files that count frames.
         unit: One of `UNITS`, of tables whose headers do not name it.
+        classes: Tables that name the classes of which a file has ids.
     """
 
     frame_rate: float | None = None
     unit: str | None = None
+    classes: tuple[Path, ...] = ()
 
 
 class Videos(dict[str, dict[str, Any]]):
@@ -49,10 +51,11 @@ class Videos(dict[str, dict[str, Any]]):
         known = {"duration": duration or None, "subset": subset}
         entry.update({key: value for key, value in known.items() if value is not None})
 
-    def add(self, video_id: str, start: float, end: float, label: str) -> None:
-        """Adds an action, from `start` to `end` in seconds."""
+    def add(self, video_id: str, start: float, end: float, label: str, label_id: int | None = None) -> None:
+        """Adds an action, from `start` to `end` in seconds; by their ids, where they have some, classes are ordered."""
         self.add_video(video_id)
-        self[video_id]["annotations"].append({"segment": [start, end], "label": label})
+        own = {} if label_id is None else {"label_id": label_id}
+        self[video_id]["annotations"].append({"segment": [start, end], "label": label} | own)
 
 
 class AnnotationFile:

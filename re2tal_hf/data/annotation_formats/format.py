@@ -70,6 +70,7 @@ class Format:
         read: Reads a file of this kind; an `AnnotationError` names the file and the place.
         writer: Writes it; what it writes is read to the same actions.
         of_class: Whether a file holds one class, so that a video is in several files.
+        of_ids: Whether it has ids of classes, which `ReadingSettings.classes` may name.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Format:
     read: Callable[[AnnotationFile], Videos]
     writer: Writer | None = None
     of_class: bool = False
+    of_ids: bool = False
 
 
 def lanes(actions: Sequence[tuple[float, float, str]]) -> list[int]:

@@ -43,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "max_segments": Annotated[int | None, COUNT],
     "window_overlap": Annotated[float | None, BELOW_ONE],
     "max_frames": Annotated[int | None, COUNT],
+    "exact": bool,
 }
 NAMING: dict[str, Any] = {
     "candidate_labels": list[str] | tuple[str, ...] | None,
@@ -123,7 +124,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
                 done and of all of them.
             batch_size: Windows of a video that go through the model together; by default what the pipeline was built
                 with, or 1. Kernels are chosen by the size of a batch, and another adds up in another order: scores
-                differ by rounding from those with 1.
+                differ by rounding from those with 1, unless `exact`.
             **settings: Any of those that follow, for this call alone.
             threshold: Lowest score returned.
             top_k: Most actions returned for a video, the best.
@@ -132,6 +133,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             max_frames: Frames that the windows of a video may come to, all together. By default as many as
                 `Re2TALVideoProcessor.windows` allows; of frames in memory 16384 or 64 for each, whichever is more:
                 what comes to more has a wrong `frame_rate`, or else asks for it by a larger number.
+            exact: Whether the detections are the same to the bit for any `batch_size` and any number of threads, on one
+                device: windows go through the model one by one, and on a CPU on one thread. It takes longer.
             video_scores: Scores of an external video classifier, which give the segments of a class-agnostic model
                 their classes: by label name, by class id, or `[num_classes]`; for several videos a list with the scores
                 of each. The names are the labels of the actions; a class id is called as the model's configuration
@@ -181,7 +184,8 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         settings: dict[str, Any],
         naming: dict[str, Any] | None,
     ) -> list[dict[str, Any]]:
-        with open_video(video, frame_rate) as source:
+        exact = settings.get("exact", self._preprocess_params.get("exact", False))
+        with open_video(video, frame_rate) as source, _one_thread() if exact else contextlib.nullcontext():
             if naming is not None and isinstance(source, FeaturesInMemory):
                 raise ValueError(f"{source.name} has features and no frames, by which candidate_labels are chosen.")
             with _reporting(progress, source.name) as report:
@@ -220,7 +224,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         known = {
-            "preprocess": ("window_overlap", "max_frames", "windows_in_batch"),
+            "preprocess": ("window_overlap", "max_frames", "windows_in_batch", "exact"),
             "forward": ("progress",),
             "postprocess": ("threshold", "top_k", "max_segments", "video_scores"),
         }
@@ -237,9 +241,11 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         window_overlap: float | None = None,
         max_frames: int | None = None,
         windows_in_batch: int = 1,
+        exact: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Yields batches of windows, decoding each when it is asked for."""
         processor = self.video_processor
+        windows_in_batch = 1 if exact else windows_in_batch
         if max_frames is None:
             max_frames = MAX_FRAMES
             if isinstance(source, FramesInMemory):
@@ -405,6 +411,17 @@ def _with_names(scores: dict[Any, float], names: dict[int, str]) -> tuple[dict[i
         return dict(enumerate(scores.values())), dict(enumerate(scores))
     known = names if len(names) > 1 else {}
     return scores, {index: known.get(index, f"LABEL_{index}") for index in scores}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are divided among threads, and their number is another in each of several processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

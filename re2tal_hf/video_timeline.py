@@ -166,7 +166,9 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
     starts = np.array([frame.start for frame in frames], dtype=np.int64)
     before = _ticks_before_first(container, stream, int(starts[0]))
     end_of_last = starts[-1] + (frames[-1].duration or frame_ticks)
-    duration = float(end_of_last - starts[0] + before) * float(stream.time_base)
+    # Rounded once, as the number of frames in memory over their rate is.
+    ticks = float(end_of_last - starts[0] + before)
+    duration = ticks * stream.time_base.numerator / stream.time_base.denominator
     if not duration < max(MAX_SECONDS, MAX_SECONDS_PER_FRAME * len(frames)):
         raise VideoReadError(
             f"{name}: by its timestamps {len(frames)} frames last {duration / 3600:.0f} hours; the file is damaged:"

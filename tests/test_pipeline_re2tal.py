@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architecture_cases import CASES
 from datasets import Dataset
 from PIL import Image
 from run_factory import small_pipeline
@@ -29,6 +30,11 @@ from re2tal_hf.pipeline_re2tal import load_pipeline
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 RATE = 10.0
+EXACT_CASES = [
+    case
+    for case in CASES
+    if case.name in ("video_swin", "slowfast", "vjepa2", "timesformer", "r3d", "image_efficientnet")
+]
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +154,36 @@ def test_batches_of_windows_give_the_same(pipe, video):
         assert_same_actions(built([file], batch_size=1)[0], one)
     assert sizes[-1] == 1
     handle.remove()
+
+
+EXACT_HEADS = ["actionformer", "tridet", "vsgn"]
+
+
+@pytest.mark.parametrize("number", range(len(EXACT_CASES)), ids=[case.name for case in EXACT_CASES])
+def test_exact_detections_are_the_same_to_the_bit_whatever_runs_together(number, video):
+    head = EXACT_HEADS[number % len(EXACT_HEADS)]
+    pipe = small_pipeline(
+        backbone_config=EXACT_CASES[number].config, head_config={"model_type": head, "hidden_size": 32, "num_levels": 3}
+    )
+    sizes = []
+    pipe.model.register_forward_pre_hook(
+        lambda _, args, given: sizes.append((len(given["pixel_values_videos"]), torch.get_num_threads())),
+        with_kwargs=True,
+    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = pipe(video)
+        torch.set_num_threads(2)
+        with VideoReader(video) as reader:
+            frames = reader.frames_at([k / RATE for k in range(53)])
+        assert pipe(video, batch_size=4, exact=True) == expected
+        assert pipe(frames, frame_rate=RATE, batch_size=3, exact=True) == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(expected) > 10
+    assert set(sizes) == {(1, 1)}
 
 
 def test_where_nothing_reaches_the_threshold_the_best_score_is_said(pipe, video, caplog):

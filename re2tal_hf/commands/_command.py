@@ -124,7 +124,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a pipeline is made of and how it runs: `model`, `device` and `batch_size`."""
+    """Adds what a pipeline is made of and how it runs: `model`, `device`, `batch_size` and `exact`."""
     parser.add_argument("--model", required=True, help="folder of a model or of a run, or a Hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
@@ -133,6 +133,12 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="windows that go through the model together; more are faster where they are small, take more memory, and "
         "change the scores by rounding",
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="the same to the bit for any --batch-size and number of threads or processes: windows go one by one, on "
+        "one thread",
     )
 
 

@@ -183,6 +183,7 @@ def localize(
         video_scores=video_scores,
         features=features,
         batch_size=arguments.batch_size,
+        exact=arguments.exact,
     )
     return detections, pipe.device
 

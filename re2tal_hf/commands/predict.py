@@ -114,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         "threshold": arguments.threshold,
         "top_k": arguments.top_k,
         "batch_size": arguments.batch_size,
+        "exact": arguments.exact,
         "progress": sys.stderr.isatty() and processes.is_main_process,
     }
     naming = {"candidate_labels": arguments.candidate_label, "text_model": arguments.text_model}

@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_annotation_options(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     add_overrides(parser)
-    parser.set_defaults(dataset=None, streaming=False, batch_size=1)
+    parser.set_defaults(dataset=None, streaming=False, batch_size=1, exact=False)
 
 
 def find_published(name: str) -> PublishedFigures:

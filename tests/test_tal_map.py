@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import evaluate
@@ -323,12 +324,34 @@ def test_call_forms_agree(tal_map, tmp_path):
     assert in_memory.compute(predictions=PREDICTIONS, references=REFERENCES) == expected
 
 
-def test_what_is_given_at_once_goes_through_no_table(tal_map):
+def test_one_process_needs_no_table(tal_map):
     expected = tal_map.compute(predictions=PREDICTIONS, references=REFERENCES)
-    assert tal_map.writer is None and tal_map.data is None
-    tal_map.add_batch(predictions=PREDICTIONS, references=REFERENCES)
-    assert tal_map.writer is not None
+    arrays = [dict(row, segments=np.array(row["segments"])) for row in PREDICTIONS]
+    tal_map.add_batch(predictions=arrays, references=REFERENCES)
+    for row in arrays:
+        row["segments"] += 100  # whose arrays they are may go on with them
     assert tal_map.compute() == expected
+    assert tal_map.writer is None and tal_map.data is None
+    # Nothing of it is left: neither after figures nor after an error.
+    tal_map.add_batch(predictions=PREDICTIONS)
+    with pytest.raises(ValueError, match="tiou_thresholds"):
+        tal_map.compute(references=REFERENCES, tiou_thresholds=[2.0])
+    assert tal_map.compute(references=REFERENCES)["map"] == 0.0
+    with pytest.raises(ValueError, match="Bad inputs"):
+        tal_map.add_batch(predictions=PREDICTIONS, sources=[])
+
+
+def test_several_processes_share_evaluates_table(tal_map, tmp_path):
+    expected = tal_map.compute(predictions=PREDICTIONS, references=REFERENCES)
+    settings = {"num_process": 2, "experiment_id": "shared", "cache_dir": str(tmp_path)}
+
+    def measure(number):
+        metric = evaluate.load(str(FOLDER), process_id=number, **settings)
+        metric.add_batch(predictions=PREDICTIONS[number::2], references=REFERENCES[number::2])
+        return metric.compute()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(measure, range(2))) == [expected, None]
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.tensor], ids=["numpy", "torch"])

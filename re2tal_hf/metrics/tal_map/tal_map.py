@@ -8,6 +8,7 @@ README beside this file states them, with the places where we part from it.
 import reprlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import datasets
@@ -101,6 +102,9 @@ _FILLER = {"video_id": "", "segments": [], "labels": [], "scores": []}
 class TalMap(evaluate.Metric):
     """Mean average precision over temporal IoU thresholds; see the README beside this file."""
 
+    # What one process has added. evaluate's table takes longer to write and to read than all of it to measure.
+    _added: dict[str, list[dict[str, Any]]] | None = None
+
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -125,13 +129,14 @@ class TalMap(evaluate.Metric):
         Raises:
             ValueError: If a field is missing or malformed; names the video and the field.
         """
-        nothing_given = predictions is None and references is None
-        if nothing_given or self.writer is not None or self.num_process > 1:
+        added, self._added = self._added, None
+        nothing = added is None and predictions is None and references is None
+        if nothing or self.num_process > 1:
             return super().compute(predictions=predictions, references=references, **kwargs)
-        # What is all given at once need not go through evaluate's table, which takes longer than to measure it.
+        rows = added or {"predictions": [], "references": []}
         return self._compute(
-            predictions=checked_rows(predictions, "predictions"),
-            references=checked_rows(references, "references"),
+            predictions=rows["predictions"] + checked_rows(predictions, "predictions"),
+            references=rows["references"] + checked_rows(references, "references"),
             **kwargs,
         )
 
@@ -163,10 +168,16 @@ class TalMap(evaluate.Metric):
         Raises:
             ValueError: If a field is missing or malformed; names the video and the field.
         """
-        rows = {
-            "predictions": _as_lists(checked_rows(predictions, "predictions")),
-            "references": _as_lists(checked_rows(references, "references")),
+        checked = {
+            "predictions": checked_rows(predictions, "predictions"),
+            "references": checked_rows(references, "references"),
         }
+        if self.num_process == 1 and not kwargs:
+            self._added = self._added or {"predictions": [], "references": []}
+            for name, column in checked.items():
+                self._added[name] += [_copied(row) for row in column]
+            return
+        rows = {name: _as_lists(column) for name, column in checked.items()}
         num_rows = max(1, *(len(column) for column in rows.values()))  # evaluate cannot store none
         for name, column in rows.items():
             filler = {field: _FILLER[field] for field in _FEATURES[name]}
@@ -322,7 +333,10 @@ class PrecisionRecall(NamedTuple):
 
 def true_positives(predictions: Segments, references: Segments, thresholds: np.ndarray) -> np.ndarray:
     """Which predictions are true positives, bool [T, N]; takes what `matches` takes."""
-    return matches(predictions, references, thresholds) >= 0
+    found = np.zeros((len(thresholds), len(predictions.labels)), bool)
+    for row, matched, _ in _matched_pairs(predictions, references, thresholds):
+        found[row, matched] = True
+    return found
 
 
 def matches(predictions: Segments, references: Segments, thresholds: np.ndarray) -> np.ndarray:
@@ -337,12 +351,40 @@ def matches(predictions: Segments, references: Segments, thresholds: np.ndarray)
         int64 [T, N], rows of the ground truth; -1 for false positives.
     """
     found = np.full((len(thresholds), len(predictions.labels)), -1)
-    rows, others, overlaps = _overlapping_pairs(predictions, references, thresholds.min())
-    for own, threshold in zip(found, thresholds, strict=True):
-        near = overlaps >= threshold
-        held = _matched(rows[near], others[near], len(references.labels))
-        own[rows[near][held]] = others[near][held]
+    for row, matched, others in _matched_pairs(predictions, references, thresholds):
+        found[row, matched] = others
     return found
+
+
+def _matched_pairs(
+    predictions: Segments, references: Segments, thresholds: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Number of the threshold, rows of predictions and of ground truth that match; one class at a time is in memory."""
+    class_ids = np.unique(references.labels)
+    groups = (_rows_by_class(part.labels, class_ids) for part in (predictions, references))
+    for of_class, truth_of_class in zip(*groups, strict=True):
+        own, truth = (
+            Segments(*(column[rows] for column in part))
+            for part, rows in ((predictions, of_class), (references, truth_of_class))
+        )
+        rows, others, overlaps = _overlapping_pairs(own, truth, thresholds.min())
+        for row, threshold in enumerate(thresholds):
+            near = overlaps >= threshold
+            held = _matched(rows[near], others[near], len(truth_of_class))
+            yield row, of_class[rows[near][held]], truth_of_class[others[near][held]]
+
+
+def _rows_by_class(labels: np.ndarray, class_ids: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows, ascending, whose label is each of these ids, which ascend."""
+    if not len(class_ids):
+        return iter(())
+    places = np.searchsorted(class_ids, labels)
+    places[class_ids[np.minimum(places, len(class_ids) - 1)] != labels] = len(class_ids)
+    # Of 16 bits NumPy sorts in linear time.
+    places = places.astype(np.uint16 if len(class_ids) < 2**16 else np.int64)
+    order = np.argsort(places, kind="stable")
+    bounds = np.searchsorted(places, np.arange(len(class_ids) + 1), sorter=order)
+    return (order[first:last] for first, last in pairwise(bounds.tolist()))
 
 
 def precision_recall_curves(
@@ -359,9 +401,9 @@ def precision_recall_curves(
         Class id, ascending, -> T curves.
     """
     class_ids, num_references = np.unique(truth_labels, return_counts=True)
+    classes = zip(class_ids.tolist(), num_references.tolist(), _rows_by_class(labels, class_ids), strict=True)
     return {
-        class_id: [precision_recall_curve(hits, count) for hits in matched[:, labels == class_id]]
-        for class_id, count in zip(class_ids.tolist(), num_references.tolist(), strict=True)
+        class_id: [precision_recall_curve(hits[rows], count) for hits in matched] for class_id, count, rows in classes
     }
 
 
@@ -465,18 +507,16 @@ def _groups(predictions: Segments, references: Segments) -> Iterator[tuple[np.nd
 def _overlapping_pairs(
     predictions: Segments, references: Segments, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs of a prediction and ground truth of its video and class that overlap enough.
+    """The pairs of a prediction and ground truth of its video, all of one class, that overlap enough.
 
     Returns:
         int64 [M] rows of predictions, ascending; int64 [M] rows of references, of one prediction by falling overlap
         and then as listed; float64 [M] tIoU.
     """
-    _, classes = np.unique(np.concatenate([predictions.labels, references.labels]), return_inverse=True)
-    keys = np.concatenate([predictions.videos, references.videos]) * (classes.max(initial=0) + 1) + classes
-    prediction_keys, reference_keys = np.split(keys, [len(predictions.labels)])
-    order = np.argsort(prediction_keys, kind="stable")
-    firsts = np.searchsorted(prediction_keys[order], reference_keys, side="left")
-    counts = np.searchsorted(prediction_keys[order], reference_keys, side="right") - firsts
+    order = np.argsort(predictions.videos, kind="stable")
+    videos = predictions.videos[order]
+    firsts = np.searchsorted(videos, references.videos, side="left")
+    counts = np.searchsorted(videos, references.videos, side="right") - firsts
     parts = []
     blocks = counts.cumsum() // MAX_PAIRS
     for block in np.unique(blocks):
@@ -622,10 +662,10 @@ def _range_of_ties(
     bounds = []
     for right_first in (False, True):
         means = []
-        for class_id, count in zip(*np.unique(truth_labels, return_counts=True), strict=True):
-            own = scores[labels == class_id]
-            hits = matched[:, labels == class_id]
-            ranked = (row[np.lexsort((row != right_first, -own))] for row in hits)
+        class_ids, counts = np.unique(truth_labels, return_counts=True)
+        for rows, count in zip(_rows_by_class(labels, class_ids), counts, strict=True):
+            own = scores[rows]
+            ranked = (row[np.lexsort((row != right_first, -own))] for row in matched[:, rows])
             means.append(np.mean([precision_recall_curve(row, count).average_precision for row in ranked]))
         bounds.append(float(np.mean(means)) if means else 0.0)
     low, high = bounds
@@ -689,6 +729,11 @@ def checked_rows(rows: Sequence[Mapping[str, Any]] | None, name: str) -> list[di
             raise ValueError(f"{where}: field {missing[0]!r} is missing")
         checked.append({"video_id": video_id, **_checked_fields(row, name, where)})
     return checked
+
+
+def _copied(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked row whose arrays are nobody else's."""
+    return {name: value if name == "video_id" else value.copy() for name, value in row.items()}
 
 
 def _as_lists(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

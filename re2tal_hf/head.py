@@ -4,7 +4,8 @@ A file `head_<name>.py` describes one head to this registry; see `register_head`
 
 A head maps features `[B, C, T]` and their mask to an output of its own, which its loss understands;
 the output's `scored_segments()` are what post-processing understands, whatever the head. The model sets its attribute
-`recomputes`, which is True where videos are long: a head may then keep less and compute more (`head_layers.run_block`).
+`recomputes`, and that of the loss, which is True where videos are long: a head may then keep less and compute more
+(`head_memory`).
 
 Shapes: `B` sequences, `T` feature steps, `C` channels, `L` pyramid levels, `P` points (the steps of all
 levels, finest level first), `K` classes. Masks are bool, True where a step is real. Inside a head a

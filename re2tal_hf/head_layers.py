@@ -6,13 +6,13 @@ Sequences are `[B, T, C]`, masks bool `[B, T]`, True where a step is real; paddi
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
+
+from .head_memory import Part, in_chunks, run_block
 
 SMALLEST_ATTENTION_BLOCK = 64
 
@@ -29,13 +29,6 @@ def standardize(x: Tensor, mask: Tensor) -> Tensor:
     centred = zero_padding(x - mean, mask)
     variance = centred.square().sum(dim=1, keepdim=True) / count
     return centred * (variance + 1e-5).rsqrt()
-
-
-def run_block(block: nn.Module, *inputs: Tensor, recomputes: bool) -> Any:
-    """Runs a part of a head; with `recomputes` it keeps its inputs only, and the backward pass runs it again."""
-    if recomputes and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False)
-    return block(*inputs)
 
 
 def draw_layers(module: nn.Module, but: Tensor | None = None) -> None:
@@ -303,13 +296,43 @@ class TransformerBlock(nn.Module):
             x = max_pool(x, mask, self.stride, self.isolate_padding)
         return zero_padding(x, mask[:, :: self.stride])
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, T, C]` and its mask -> `[B, T / stride, C]` and its mask."""
+    def forward(self, x: Tensor, mask: Tensor, *paths: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, C]` and its mask -> `[B, T / stride, C]` and its mask.
+
+        Args:
+            x: `[B, T, C]`.
+            mask: bool `[B, T]`.
+            paths: Of `draw_paths`, where they are drawn before.
+        """
+        attention_path, mlp_path = paths or self.draw_paths(x) or (None, None)
         normed = self.attention_norm(x)
         if self.isolate_padding:
             normed = zero_padding(normed, mask)
         attended = self.attention(normed, mask)
-        x = self._skip(x, mask) + self.drop_path(self.attention_scale * attended)
+        x = self._skip(x, mask) + _dropped(self.attention_scale * attended, attention_path)
         mask = mask[:, :: self.stride]
         refined = zero_padding(self.mlp(self.mlp_norm(x)), mask)
-        return x + self.drop_path(self.mlp_scale * refined), mask
+        return x + _dropped(self.mlp_scale * refined, mlp_path), mask
+
+    def draw_paths(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each sequence's two branches count, `[B, 1, 1]` each; nothing where all count fully."""
+        if not self.training or not self.drop_path.p:
+            return ()
+        return self.drop_path(x.new_ones(len(x), 1, 1)), self.drop_path(x.new_ones(len(x), 1, 1))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `streamed` runs some steps at a time."""
+        return self.attention.window is not None
+
+    def streamed(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, but keeps nothing but its input, and with a local attention runs some steps at a time."""
+        window, stride = self.attention.window, self.stride
+        if window is None:
+            return run_block(self, x, mask, recomputes=True)
+        reach = window // 2 * stride + 1
+        return in_chunks(Part(self), (x, mask), self.draw_paths(x), reach=reach, stride=stride), mask[:, ::stride]
+
+
+def _dropped(x: Tensor, path: Tensor | None) -> Tensor:
+    return x if path is None else x * path

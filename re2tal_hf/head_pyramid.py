@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head import LocalizationHeadOutput, Padding, check_choice, prepare_features
-from .head_layers import ConvLayer, draw_layers, run_block, zero_padding
+from .head_layers import ConvLayer, draw_layers, zero_padding
+from .head_memory import Part, in_chunks, run_block
 from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields, shown
 
 Neck = Literal["identity", "fpn"]
@@ -152,6 +153,8 @@ def sinusoidal_positions(length: int, size: int) -> Tensor:
 class IdentityNeck(nn.Module):
     """One layer norm a level."""
 
+    reach = 0
+
     def __init__(self, size: int, num_levels: int, norm_eps: float, isolate_padding: bool):
         super().__init__()
         self.isolate_padding = isolate_padding
@@ -159,10 +162,16 @@ class IdentityNeck(nn.Module):
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """List of `[B, T_l, C]`, finest first -> the same shapes."""
-        normed = [norm(x) for norm, x in zip(self.norms, levels, strict=True)]
-        if self.isolate_padding:
-            normed = [zero_padding(x, mask) for x, mask in zip(normed, masks, strict=True)]
-        return normed
+        return [self.finished(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks, strict=True))]
+
+    def merged(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """What comes before `finished`: nothing."""
+        return levels
+
+    def finished(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """`[B, T_l, C]` of a level -> the same shape."""
+        x = self.norms[level](x)
+        return zero_padding(x, mask) if self.isolate_padding else x
 
 
 class FeaturePyramidNeck(nn.Module):
@@ -170,6 +179,8 @@ class FeaturePyramidNeck(nn.Module):
 
     Per level a linear lateral connection, a depthwise convolution and a layer norm.
     """
+
+    reach = 1
 
     def __init__(self, size: int, num_levels: int, norm_eps: float, isolate_padding: bool):
         super().__init__()
@@ -181,17 +192,24 @@ class FeaturePyramidNeck(nn.Module):
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """List of `[B, T_l, C]`, finest first -> the same shapes."""
+        merged = enumerate(zip(self.merged(levels, masks), masks, strict=True))
+        return [self.finished(x, mask, level) for level, (x, mask) in merged]
+
+    def merged(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """The lateral connections and, on each, the sum of all coarser ones."""
         merged = [zero_padding(lateral(x), mask) for lateral, x, mask in zip(self.laterals, levels, masks, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
             coarser = merged[level].repeat_interleave(2, dim=1)
             merged[level - 1] = merged[level - 1] + coarser
-        outputs = []
-        for conv, norm, x, mask in zip(self.convs, self.norms, merged, masks, strict=True):
-            if self.isolate_padding:
-                x = zero_padding(x, mask)
-            x = norm(zero_padding(conv(x.transpose(1, 2)).transpose(1, 2), mask))
-            outputs.append(zero_padding(x, mask) if self.isolate_padding else x)
-        return outputs
+        return merged
+
+    def finished(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """`[B, T_l, C]` of a level, merged -> the same shape."""
+        if self.isolate_padding:
+            x = zero_padding(x, mask)
+        x = self.convs[level](x.transpose(1, 2)).transpose(1, 2)
+        x = self.norms[level](zero_padding(x, mask))
+        return zero_padding(x, mask) if self.isolate_padding else x
 
 
 class LevelScales(nn.Module):
@@ -204,7 +222,8 @@ class LevelScales(nn.Module):
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """Scales what a branch says of a level."""
-        return self.get_parameter(str(level)) * x
+        scale: Tensor = getattr(self, str(level))  # not get_parameter: a tensor may stand in its place
+        return scale * x
 
 
 class PredictionBranch(nn.Module):
@@ -226,6 +245,18 @@ class PredictionBranch(nn.Module):
         return self.predictor(x.transpose(1, 2)).transpose(1, 2)
 
 
+class _Prediction(nn.Module):
+    """What a head says of a level that its neck has not finished."""
+
+    def __init__(self, head: PyramidHead, what: str):
+        super().__init__()
+        self.head = head
+        self.what = what
+
+    def forward(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        return getattr(self.head, self.what)(self.head.neck.finished(x, mask, level), mask, level)
+
+
 class PyramidHead(nn.Module):
     """A head whose points are the steps of a feature pyramid.
 
@@ -242,7 +273,8 @@ class PyramidHead(nn.Module):
         boundary_size: channels that the boundary branch predicts.
 
     Attributes:
-        recomputes: whether blocks and branches keep their inputs only, and the backward pass runs them again.
+        recomputes: whether blocks and branches keep their inputs only, and the backward pass runs them again; where
+            their reach is finite, some steps at a time (`head_memory`).
     """
 
     output_class: ClassVar[type[LocalizationHeadOutput]] = LocalizationHeadOutput
@@ -303,9 +335,16 @@ class PyramidHead(nn.Module):
             ValueError: if the shapes do not fit each other.
         """
         levels, masks = self.extract_pyramid(features, mask)
-        levels = self.neck(levels, masks)
-        logits = [zero_padding(self._run(self.classification, x, m), m) for x, m in zip(levels, masks, strict=True)]
-        offsets = [self.offsets(x, m, level) for level, (x, m) in enumerate(zip(levels, masks, strict=True))]
+        streams = self.recomputes and torch.is_grad_enabled()
+        levels = self.neck.merged(levels, masks) if streams else self.neck(levels, masks)
+        logits, offsets = [], []
+        for level, (x, m) in enumerate(zip(levels, masks, strict=True)):
+            if streams:
+                logits.append(self._streamed("class_logits", x, m, level))
+                offsets.append(self._streamed("offsets", x, m, level))
+            else:
+                logits.append(self.class_logits(x, m, level))
+                offsets.append(self.offsets(x, m, level))
         return self.output_class(
             logits=torch.cat(logits, dim=1),
             offsets=torch.cat(offsets, dim=1),
@@ -313,13 +352,31 @@ class PyramidHead(nn.Module):
             point_mask=torch.cat(masks, dim=1),
         )
 
+    @property
+    def streams(self) -> bool:
+        """Whether what it computes of long sequences, if it recomputes, is of some steps at a time."""
+        return all(getattr(block, "is_local", False) for block in (*self.stem, *self.pyramid))
+
+    def _streamed(self, what: str, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        reach = self.neck.reach + self.prediction_reach
+        return in_chunks(_Prediction(self, what), (x, mask), (), level, reach=reach)
+
+    @property
+    def prediction_reach(self) -> int:
+        """Steps of a level to either side on which a prediction rests."""
+        return (self.config.num_head_layers + 1) * (self.config.branch_kernel_size // 2)
+
+    def class_logits(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
+        """Features `[B, T, C]` of a level -> class scores `[B, T, K]`."""
+        return zero_padding(self.classification(x, mask), mask)
+
     def offsets(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """Features `[B, T, C]` of a level -> distances `[B, T, 2]` to start and end, in steps of the level."""
         return self.boundary_values(x, mask, level)
 
     def boundary_values(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """`[B, T, C]` of a level -> `[B, T, boundary_size]`, not negative, zero at padding."""
-        return F.relu(self.level_scales(zero_padding(self._run(self.boundary, x, mask), mask), level))
+        return F.relu(self.level_scales(zero_padding(self.boundary(x, mask), mask), level))
 
     def extract_pyramid(self, features: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Features of all levels before the neck.
@@ -346,8 +403,10 @@ class PyramidHead(nn.Module):
             min_length=0 if config.isolate_padding else math.ceil(config.max_length / coarsest) * coarsest,
         )
         x = self._disturbed(x, mask)
-        for layer in self.embedding:
-            x = self._run(layer, x, mask)
+        if self.recomputes and torch.is_grad_enabled():
+            x = in_chunks(Part(self, "embedded"), (x, mask), reach=len(self.embedding))
+        else:
+            x = self.embedded(x, mask)
         if config.use_position_embedding:
             positions = self._positions(x.shape[1], x.shape[2]).to(x)
             x = x + zero_padding(positions.expand_as(x), mask)
@@ -370,8 +429,16 @@ class PyramidHead(nn.Module):
         x = F.dropout1d(x.transpose(1, 2), config.input_dropout).transpose(1, 2)
         return zero_padding(x, mask) if config.isolate_padding else x
 
-    def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        return run_block(block, *inputs, recomputes=self.recomputes)
+    def embedded(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, T, input_size]` -> `[B, T, C]`."""
+        for layer in self.embedding:
+            x = layer(x, mask)
+        return x
+
+    def _run(self, block: nn.Module, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.recomputes and torch.is_grad_enabled() and hasattr(block, "streamed"):
+            return cast(Any, block).streamed(x, mask)
+        return run_block(block, x, mask, recomputes=self.recomputes)
 
     def _positions(self, length: int, size: int) -> Tensor:
         if length <= self.config.max_length:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -234,6 +234,12 @@ class TriDetHead(PyramidHead):
         self.start, self.end = (PredictionBranch(config, num_labels, config.boundary_kernel_size) for _ in range(2))
         self.initialize_weights()
 
+    @property
+    def prediction_reach(self) -> int:
+        """See `PyramidHead`; boundaries lie as far away as there are bins."""
+        boundaries = (self.config.num_head_layers + 1) * (cast(TriDetConfig, self.config).boundary_kernel_size // 2)
+        return max(super().prediction_reach, boundaries + self.num_bins)
+
     def offsets(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """Features `[B, T, C]` of a level -> distances `[B, T, K, 2]` to start and end, in steps of the level."""
         return self.decode(self.boundary_values(x, mask, level), self.boundary_scores(x, mask), mask)
@@ -244,7 +250,7 @@ class TriDetHead(PyramidHead):
         The features get no gradient from here (section 3.3 leaves that to the center branch).
         """
         x = x.detach()
-        start, end = self._run(self.start, x, mask), self._run(self.end, x, mask)
+        start, end = self.start(x, mask), self.end(x, mask)
         if self.config.padding != "opentad":
             return zero_padding(start, mask), zero_padding(end, mask)
         return start, end

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head import prepare_features, register_head
-from .head_layers import MaskedGroupNorm, convolve, draw_layers, run_block, zero_padding
+from .head_layers import MaskedGroupNorm, convolve, draw_layers, zero_padding
+from .head_memory import run_block
 from .loss_anchors import VSGNHeadOutput, VSGNLoss
 from .value_checks import COUNT, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields
 

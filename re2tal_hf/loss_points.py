@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from .head import LocalizationHeadOutput
+from .head_memory import CHUNK_STEPS, Part, in_chunks
 from .loss_normalization import NormalizedLoss
 from .model_inputs import check_labels
 from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE
@@ -125,7 +126,12 @@ class LocalizationLoss(NormalizedLoss):
         all_classes: whether classes of all segments that a point is responsible for are positive, and not of the
             shortest alone (`filter_similar_gt=False` in OpenTAD).
         options: see `NormalizedLoss`.
+
+    Attributes:
+        recomputes: whether it goes through the points some at a time, and again in the backward pass (`head_memory`).
     """
+
+    recomputes = False
 
     def __init__(
         self,
@@ -155,12 +161,35 @@ class LocalizationLoss(NormalizedLoss):
         Raises:
             ValueError: if targets do not fit the predictions.
         """
-        logits = at_least_float32(output.logits)
-        offsets = at_least_float32(output.offsets)
-        class_targets, offset_targets = self._targets(output, targets)
-        positive = (class_targets > 0) & output.point_mask.unsqueeze(-1)  # [B, P, K]
-        normalizer = self.normalize_by("normalizer", positive.any(dim=-1).sum(), logits.dtype)
+        positive, offset_targets = self._targets(output, targets)
+        dtype = torch.promote_types(output.logits.dtype, torch.float32)
+        normalizer = self.normalize_by("normalizer", positive.any(dim=-1).sum(), dtype)
+        by_point = (output.logits, output.offsets, positive, offset_targets, output.point_mask)
+        if self.recomputes and torch.is_grad_enabled():
+            sums = in_chunks(Part(self, "sums"), by_point, summed=True)
+        else:
+            sums = self.sums(*by_point)
+        classification, regression = sums[0] / normalizer, self.loss_weight * sums[1] / normalizer
+        return {
+            "loss": classification + regression,
+            "classification": classification,
+            "regression": regression,
+        }
 
+    def sums(
+        self, logits: Tensor, offsets: Tensor, positive: Tensor, offset_targets: Tensor, point_mask: Tensor
+    ) -> Tensor:
+        """Sums of both losses over points, `[2]`, float32 or wider.
+
+        Args:
+            logits: `[B, P, K]`.
+            offsets: `[B, P, 2]` or `[B, P, K, 2]`.
+            positive: bool `[B, P, K]`, the class targets, those of padding included.
+            offset_targets: `[B, P, 2]`.
+            point_mask: bool `[B, P]`.
+        """
+        logits, offsets = at_least_float32(logits), at_least_float32(offsets)
+        class_targets, positive = positive, positive & point_mask.unsqueeze(-1)
         if offsets.dim() == 3:
             chosen, offsets = positive.any(dim=-1, keepdim=True), offsets.unsqueeze(2)
         else:
@@ -170,18 +199,12 @@ class LocalizationLoss(NormalizedLoss):
         offsets = torch.where(chosen.unsqueeze(-1), offsets, 1)
         offset_targets = torch.where(chosen.unsqueeze(-1), offset_targets.unsqueeze(2), 1).to(offsets)
 
-        num_labels = logits.shape[-1]
         smooth = self.label_smoothing
-        soft_targets = class_targets * (1 - smooth) + smooth / (num_labels + 1)
-        focal = sigmoid_focal_loss(logits, soft_targets.to(logits))
+        soft_targets = class_targets.to(logits) * (1 - smooth) + smooth / (logits.shape[-1] + 1)
+        focal = sigmoid_focal_loss(logits, soft_targets)
         focal = self._weigh(focal, positive, offset_iou(offsets, offset_targets))
-        classification = (focal * output.point_mask.unsqueeze(-1)).sum() / normalizer
-        regression = self.loss_weight * segment_diou_loss(offsets, offset_targets).sum() / normalizer
-        return {
-            "loss": classification + regression,
-            "classification": classification,
-            "regression": regression,
-        }
+        classification = (focal * point_mask.unsqueeze(-1)).sum()
+        return torch.stack((classification, segment_diou_loss(offsets, offset_targets).sum()))
 
     def can_learn(self, output: LocalizationHeadOutput, segments: Tensor) -> Tensor:
         """Whether each of the segments, float `[N, 2]` in feature steps, would have a positive point: bool `[N]`.
@@ -198,13 +221,17 @@ class LocalizationLoss(NormalizedLoss):
     def _targets(
         self, output: LocalizationHeadOutput, targets: Sequence[Mapping[str, Tensor]]
     ) -> tuple[Tensor, Tensor]:
+        """Classes, bool `[B, P, K]`, and offsets `[B, P, 2]`; for some points at a time, each with all segments."""
         batch, _, num_labels = output.logits.shape
-        assigned = [
-            assign_labels(output.points, segments, labels, num_labels, self.center_radius, self.all_classes)
-            for segments, labels in checked_targets(targets, batch, num_labels, output.logits.device)
-        ]
-        class_targets, offset_targets = zip(*assigned, strict=True)
-        return torch.stack(class_targets), torch.stack(offset_targets)
+        classes, offsets = [], []
+        for segments, labels in checked_targets(targets, batch, num_labels, output.logits.device):
+            assigned = [
+                assign_labels(points, segments, labels, num_labels, self.center_radius, self.all_classes)
+                for points in output.points.split(CHUNK_STEPS)
+            ]
+            classes.append(torch.cat([class_targets > 0 for class_targets, _ in assigned]))
+            offsets.append(torch.cat([offset_targets for _, offset_targets in assigned]))
+        return torch.stack(classes), torch.stack(offsets)
 
 
 class TriDetLoss(LocalizationLoss):

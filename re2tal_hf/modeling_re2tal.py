@@ -267,10 +267,11 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         Args:
             features: `[B, D, T']`.
             mask: bool `[B, T']`.
-            recomputes: Whether it keeps the inputs of its blocks only; by default with `backprop="clips"`.
+            recomputes: Whether it and the loss keep the inputs of their parts only; by default with `backprop="clips"`.
         """
         if not torch.compiler.is_compiling():
-            cast(Any, self.head).recomputes = self.backprop == "clips" if recomputes is None else recomputes
+            for part in (self.head, self.criterion):
+                cast(Any, part).recomputes = self.backprop == "clips" if recomputes is None else recomputes
         return self.head(features, mask)
 
 

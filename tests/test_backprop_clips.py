@@ -10,7 +10,7 @@ import pytest
 import torch
 from architecture_cases import CASES, Case
 from test_architectures import CLIP_MODELS, backbone, gradients, video
-from tolerances import assert_close, assert_gradients_close, depth_of
+from tolerances import assert_close, assert_gradients_close, depth_of, rounding
 from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
@@ -329,4 +329,8 @@ def test_autocast_and_the_gradient_of_the_video():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found[backprop] = localizer_gradients(model, inputs)
         found[backprop]["video"] = videos.grad
-    assert_gradients_close(found["clips"], found["plain"], depth=depth_of(model))
+    # Of a weight that all levels share autocast has one copy, on which one graph sums its gradients in bfloat16.
+    shared = {name for name in found["plain"] if name.startswith(("head.classification", "head.boundary"))}
+    for names, bound in ((found["plain"].keys() - shared, 0.0), (shared, rounding(torch.bfloat16))):
+        clips, plain = ({name: found[backprop][name] for name in names} for backprop in ("clips", "plain"))
+        assert_gradients_close(clips, plain, depth=depth_of(model), bound=bound)

@@ -7,6 +7,7 @@ import torch
 from head_cases import HEAD_CASES, assert_learns, assert_survives_saving, features_of, prefix_mask, tiny_model
 from tolerances import assert_close, assert_gradients_close
 
+from re2tal_hf import head_memory
 from re2tal_hf.head import HEADS
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -80,24 +81,39 @@ def test_the_loss_of_windows_with_and_without_actions_is_finite(case):
     assert loss.can_learn(output, torch.tensor([[30.0, 39.0]])).tolist() == [False]
 
 
-@every_case
-def test_a_head_that_recomputes_keeps_less_and_has_the_same_gradients(case):
+RECOMPUTED = [
+    (case, variant)
+    for case in HEAD_CASES.values()
+    for variant in ({}, *({"attention_window": w} for w in (5, [5, 3, None]) if case.name == "actionformer"))
+] + [
+    (HEAD_CASES["actionformer"], {"attention_window": 4, "neck": "fpn", "padding": "actionformer"}),
+    (HEAD_CASES["actionformer"], {"attention_window": 5, "use_relative_position_bias": True, "num_head_layers": 0}),
+    (HEAD_CASES["tridet"], {"window": [3, 5, 1], "neck": "fpn", "padding": "opentad", "boundary_kernel_size": 5}),
+]
+
+
+@pytest.mark.parametrize(("case", "variant"), RECOMPUTED, ids=lambda value: getattr(value, "name", str(value)))
+def test_a_head_that_recomputes_keeps_less_and_has_the_same_gradients(case, variant, monkeypatch):
+    monkeypatch.setattr(head_memory, "CHUNK_STEPS", 10)
     head, loss = (
-        case.trained(**case.learning | {"drop_path": 0.3} if case.learning else {}),
-        HEADS[case.name].loss_class(),
+        case.trained(**variant | (case.learning | {"drop_path": 0.3} if case.learning else {})),
+        HEADS[case.name].loss_class().double().eval(),
     )
-    features, mask = features_of(64)
+    features, _ = features_of(52, batch=2)
+    mask = prefix_mask([52, 39], 52)
     kept, found = {}, {}
-    for head.recomputes in (False, True):
+    for recomputes in (False, True):
+        head.recomputes = loss.recomputes = recomputes
         head.train().zero_grad()
         torch.manual_seed(0)
         features = features.detach().requires_grad_()
         with saved_for_backward([features, *head.parameters()]) as saved:
-            output = head(features, mask)
-        kept[head.recomputes] = saved.total()
-        loss.double().eval()(output, [TARGET])["loss"].backward()
-        found[head.recomputes] = {name: p.grad for name, p in head.named_parameters()} | {"features": features.grad}
-    assert_gradients_close(found[True], found[False])
+            losses = loss(head(features, mask), [TARGET, TARGET])
+        kept[recomputes] = saved.total()
+        losses["loss"].backward()
+        found[recomputes] = {name: p.grad for name, p in head.named_parameters()}
+        found[recomputes] |= {"features": features.grad, "loss": losses["loss"].detach()}
+    assert_gradients_close(found[True], found[False], bound=1e-10)
     assert kept[True] < 0.6 * kept[False]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..backprop_plan import BackpropPlan, free_memory, read_bytes
+from ..head_memory import CHUNK_STEPS
 from ..value_checks import one_line
 from .arguments import OptimizationArguments
 from .memory import saved_for_backward
@@ -22,8 +23,6 @@ Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 # Gradients of what a module keeps stand beside it while it is differentiated.
 WITH_GRADIENTS = 2
 FLOAT_BYTES = 4
-# Of a head that recomputes its blocks; what these take grows as the features do.
-FEATURES_MEASURED = 1024
 
 
 def plan_backprop(
@@ -103,8 +102,13 @@ def _bytes_of_head(model: Any, shape: tuple[int, ...], device: torch.device) -> 
     try:
         found = block = _kept_by_head(model, shape[0], steps, device)[0]
         if model.backprop == "clips":
-            few = min(steps, FEATURES_MEASURED)
-            block = math.ceil(_kept_by_head(model, shape[0], few, device, recomputes=False)[1] * steps / few)
+            few = min(steps, CHUNK_STEPS)
+            block = _kept_by_head(model, shape[0], few, device, recomputes=False)[1]
+            if getattr(model.head, "streams", False):
+                # Of what the chunks read and say, there are gradients for as long as it is kept.
+                block += found // WITH_GRADIENTS
+            else:
+                block = math.ceil(block * steps / few)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"model.head_config takes no windows of {shape[1]} frames: {one_line(error)}") from error
     with torch.no_grad():

@@ -69,6 +69,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("training.learning_rate=.nan", "training.learning_rate is nan"),
         ("training.learning_rate='1e-3'", "must be float"),
         ("training.max_gradient_norm=-1", "training.max_gradient_norm is -1; it must be at least 0"),
+        ("training.final_learning_rate=1", "training.final_learning_rate is 1; at most training.learning_rate, "),
         ("training.warmup_epochs=1:30", "training.warmup_epochs is '1:30'; it must be float"),
         ("training.epochs=0", "training.epochs is 0; it must be at least 1"),
         ("training.epochs=true", "training.epochs is True; it must be int"),

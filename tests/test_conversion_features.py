@@ -13,6 +13,7 @@ import torch.nn.functional as functional
 from conversion_cases import ACTIONFORMER, DETECTORS, VSGN, drawn, refusal, told, write
 from golden_weights import read_golden
 from head_cases import stored_detections
+from test_published_settings import overrides_of
 from tolerances import assert_close, assert_same_detections
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
@@ -210,12 +211,25 @@ TRIDET_THUMOS["model"]["input_noise"] = 5e-4
 TRIDET_THUMOS["model"]["regression_range"] = [[0, 4], [4, 8], [8, 16], [16, 32], [32, 64], [64, 10000]]
 
 
-def test_the_recipe_of_tridet_has_the_settings_of_its_release():
-    recipe = load_recipe("features_tridet")
+# configs/hacs_slowfast.yaml, likewise.
+TRIDET_HACS = {
+    "dataset": {"feat_stride": 8, "num_frames": 32, "trunc_thresh": 0.5, "crop_ratio": [0.9, 1.0], "max_seq_len": 960},
+    "model": {"n_sgp_win_size": [3] * 6, "num_bins": 14, "k": 1.2, "iou_weight_power": 1, "sgp_mlp_dim": 1024},
+    "opt": {"learning_rate": 1e-3, "eta_min": 5e-4, "warmup_epochs": 7, "epochs": 4, "weight_decay": 0.03},
+    "train_cfg": {"init_loss_norm": 400, "clip_grad_l2norm": 0.5, "label_smoothing": 0.1},
+    "test_cfg": {"pre_nms_topk": 2000, "max_seg_num": 250, "min_score": 0.001, "nms_sigma": 0.75},
+}
+TRIDET_HACS["model"] |= {"use_abs_pe": True, "head_kernel_size": 5, "boudary_kernel_size": 1, "input_noise": 0.2}
+TRIDET_HACS["model"] |= {"init_conv_vars": 0.1, "regression_range": TRIDET_THUMOS["model"]["regression_range"]}
+
+
+@pytest.mark.parametrize(("run", "facts"), [(None, TRIDET_THUMOS), ("hacs_tridet", TRIDET_HACS)])
+def test_the_recipe_of_tridet_has_the_settings_of_its_release(run, facts):
+    recipe = load_recipe("features_tridet", overrides_of(run) if run else [])
     head = {name: value for name, value in recipe.model["head_config"].items() if name != "model_type"}
     processor, config = Re2TALVideoProcessor(**recipe.processor), TriDetConfig(**head)
     loss = arguments_of(TriDetLoss).defaults | recipe.model["loss_config"]
-    said = actionformer_settings(Options(TRIDET_THUMOS, "thumos_i3d.yaml"), "tridet")
+    said = actionformer_settings(Options(facts, "the release's settings"), "tridet")
     assert config.ranges == [tuple(pair) for pair in said.pop("head_config.regression_ranges")]
     del said["processor.nms_iou_threshold"]  # of hard suppression
     for name, value in said.items():
@@ -224,10 +238,16 @@ def test_the_recipe_of_tridet_has_the_settings_of_its_release():
             assert loss[field] == value, name
         elif not field.startswith("feature_"):  # those are of the folder
             assert getattr(config if section == "head_config" else processor, field) == value, name
-    training, opt, cut = recipe.training, TRIDET_THUMOS["opt"], TRIDET_THUMOS["dataset"]
+    assert config.window_factor == facts["model"]["k"]
+    if run:
+        assert (config.hidden_size, recipe.model["backbone_config"]["size"], config.num_levels) == (1024, 2304, 6)
+        assert (processor.feature_rate, processor.num_frames) == (15, 960) and not recipe.data.class_agnostic
+        assert (processor.feature_stride, processor.feature_offset) == (8, 32 / 2)
+    training, opt, cut = recipe.training, facts["opt"], facts["dataset"]
+    assert training.final_learning_rate == opt.get("eta_min", 0)
     assert (training.epochs, training.warmup_epochs) == (opt["epochs"] + opt["warmup_epochs"], opt["warmup_epochs"])
     assert (training.learning_rate, training.weight_decay) == (opt["learning_rate"], opt["weight_decay"])
-    assert training.max_gradient_norm == TRIDET_THUMOS["train_cfg"]["clip_grad_l2norm"]
+    assert training.max_gradient_norm == facts["train_cfg"]["clip_grad_l2norm"]
     assert (recipe.data.truncation_threshold, recipe.data.crop_ratio) == (cut["trunc_thresh"], cut["crop_ratio"])
 
 

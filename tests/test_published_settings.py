@@ -133,6 +133,11 @@ def test_training_and_measurement(name):
     assert f"{published:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
 
 
+def overrides_of(run: str) -> list[str]:
+    """The overrides of a training that the page shows."""
+    return [part for part in commands_of_the_page()[run] if "=" in part]
+
+
 def commands_of_the_page() -> dict[str, list[str]]:
     """The trainings that the page shows, by their run, with what it abbreviates."""
     page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -144,7 +149,7 @@ def commands_of_the_page() -> dict[str, list[str]]:
 @pytest.mark.parametrize("run", FEATURES)
 def test_the_overrides_for_other_data_sets_say_what_the_configs_say(run):
     arguments = commands_of_the_page()[run]
-    recipe = load_recipe(arguments[arguments.index("--recipe") + 1], [part for part in arguments if "=" in part])
+    recipe = load_recipe(arguments[arguments.index("--recipe") + 1], overrides_of(run))
     facts, processor = FEATURES_EVERY | FEATURES[run], Re2TALVideoProcessor(**recipe.processor)
     labels = {0: "action"} if facts["class_agnostic"] else {0: "a", 1: "b"}
     with torch.device("meta"):

@@ -341,6 +341,15 @@ def test_parameter_groups_and_schedule():
     assert rates[30] == pytest.approx(0.5)
     assert rates[-1] < 0.01
     assert learning_rate_factor(arguments, 50, updates_per_epoch=5) == 0
+    # As torch's own, of which the shares are of the rates of the head.
+    arguments.final_learning_rate = 4e-4
+    weight = torch.nn.Parameter(torch.zeros(()))
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([weight], lr=1e-3), 40, eta_min=4e-4)
+    for update in range(10, 51):
+        assert 1e-3 * learning_rate_factor(arguments, update, 5) == pytest.approx(cosine.get_last_lr()[0])
+        cosine.optimizer.step()
+        cosine.step()
+    assert learning_rate_factor(arguments, 0, 5) == pytest.approx(0.1)
     # With more processes an epoch has fewer updates; the rates at its end are the same.
     for epoch in range(2, 11):
         same = [learning_rate_factor(arguments, epoch * count, count) for count in (1, 3, 5, 20)]

@@ -100,6 +100,7 @@ class OptimizationArguments:
             run of a folder further, at the learning rates of a training of that length.
         batch_size: Windows for each process and step; `gradient_accumulation` steps make an update.
         learning_rate, backbone_learning_rate: Peak rates of the head and of the backbone.
+        final_learning_rate: Of the head, where the cosine ends; the backbone's ends at the same share of its peak.
         weight_decay: For weights of linear and convolution layers; none for norms, biases, tables.
         warmup_epochs: Linear warm-up.
         max_gradient_norm: Gradients are clipped to this norm; 0 or none for no clipping.
@@ -131,6 +132,7 @@ class OptimizationArguments:
     gradient_accumulation: Annotated[int, FEW] = 1
     learning_rate: Annotated[float, Range(0, 100, with_low=False)] = 1e-4
     backbone_learning_rate: Annotated[float, RATE] = 1e-5
+    final_learning_rate: Annotated[float, RATE] = 0.0
     weight_decay: Annotated[float, RATE] = 0.05
     warmup_epochs: Annotated[float, EPOCHS] = 5.0
     max_gradient_norm: Annotated[float | None, NOT_NEGATIVE] = 1.0

@@ -47,7 +47,7 @@ def build_optimizer(model: nn.Module, arguments: OptimizationArguments) -> torch
 
 
 def learning_rate_factor(arguments: OptimizationArguments, update: int, updates_per_epoch: int) -> float:
-    """Returns the share of the peak rates at an update: linear warm-up, then a cosine to zero.
+    """Returns the share of the peak rates at an update: linear warm-up, then a cosine.
 
     Only the ratio of the two counts matters, so that a run goes on rightly where an epoch takes another number of
     updates than before.
@@ -62,7 +62,8 @@ def learning_rate_factor(arguments: OptimizationArguments, update: int, updates_
     if update < warmup:
         return (update + 1) / warmup
     progress = (update - warmup) / max(total - warmup, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    last = arguments.final_learning_rate / arguments.learning_rate
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

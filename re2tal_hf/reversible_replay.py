@@ -9,12 +9,12 @@ This file knows nothing of residual streams.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 ONLY_PLAIN = "Recomputation serves backward() and autograd.grad(), once; backprop='plain' allows it."
 
@@ -34,7 +34,7 @@ class RecordedCall:
         self.module = module
         self.constants = constants
 
-    @property
+    @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
         """The module's parameters, in the order in which `again` takes them."""
         return list(self.module.parameters())
@@ -46,7 +46,7 @@ class RecordedCall:
         self.autocast = _Autocast.read(device)
         self.modes = [(module, module.training) for module in self.module.modules()]
         random_state = _RandomState.read(device)
-        self.buffers = _Buffers(self.module)
+        self.buffers = _Buffers([module for module, _ in self.modes])
         output = self.module(*inputs, *self.constants)
         self.buffers.settle()
         self.random_state = None if random_state.unchanged(device) else random_state
@@ -62,15 +62,46 @@ class RecordedCall:
         Raises:
             RuntimeError: if a buffer that the module used was changed in place since.
         """
-        own = zip(self.module.named_parameters(), parameters, strict=True)
-        tensors = {name: given for (name, parameter), given in own if given is not parameter}
-        tensors |= self.buffers.to_put_back(self.module)
         with contextlib.ExitStack() as stack:
             if self.random_state is not None:
                 stack.enter_context(self.random_state.put_back(self.device))
             stack.enter_context(self.autocast.put_back())
             stack.enter_context(_modes_put_back(self.modes))
-            return functional_call(self.module, tensors, (*inputs, *self.constants))
+            stack.enter_context(_in_place([*self._exchanged(parameters), *self.buffers.to_put_back(self.module)]))
+            return self.module(*inputs, *self.constants)
+
+    def _exchanged(self, parameters: Sequence[Tensor]) -> Iterator[tuple[_Place, Tensor]]:
+        """Where parameters stand in the module now, and which stands there instead; one may stand in several places."""
+        places = [place for module, _ in self.modes for place in _places(module._parameters)]
+        given: dict[int, Tensor] = {}
+        following = iter(parameters)
+        for store, name in places:
+            own = store[name]
+            if id(own) not in given:
+                given[id(own)] = next(following)
+            if given[id(own)] is not own:
+                yield (store, name), given[id(own)]
+
+
+_Place: TypeAlias = tuple[dict[str, Any], str]
+"""The parameters or the buffers of one module, and the name of one of them."""
+
+
+def _places(store: dict[str, Any]) -> list[_Place]:
+    return [(store, name) for name, tensor in store.items() if tensor is not None]
+
+
+@contextlib.contextmanager
+def _in_place(exchanged: Sequence[tuple[_Place, Tensor]]) -> Iterator[None]:
+    """`functional_call`, without a search of the whole module for each call."""
+    before = [store[name] for (store, name), _ in exchanged]
+    for (store, name), given in exchanged:
+        store[name] = given
+    try:
+        yield
+    finally:
+        for ((store, name), _), own in zip(exchanged, before, strict=True):
+            store[name] = own
 
 
 class Recomputed(torch.autograd.Function):
@@ -145,36 +176,40 @@ class _FirstDerivative(torch.autograd.Function):
 
 
 class _Buffers:
-    """The buffers of a module as they stand before it runs; `settle` is to be called after that."""
+    """The buffers of modules as they stand before these run; `settle` is to be called after that."""
 
-    def __init__(self, module: nn.Module):
-        self.present = dict(module.named_buffers())
-        self.versions = {name: buffer._version for name, buffer in self.present.items()}
+    def __init__(self, modules: Sequence[nn.Module]):
+        places = [(place, module.training) for module in modules for place in _places(module._buffers)]
+        self.present = [(place, place[0][place[1]]) for place, _ in places]
+        self.versions = {id(buffer): buffer._version for _, buffer in self.present}
         # The call may change them in place, which would leave nothing to put back.
-        self.copies = {name: buffer.clone() for name, buffer in self.present.items()}
+        self.copies = {id(buffer): buffer.clone() for _, buffer in self.present}
         # Native batch norms write their statistics without a trace in the version.
-        training = {name for name, part in module.named_modules() if part.training}
-        self.suspects = {
-            name for name, b in self.present.items() if b.is_floating_point() and name.rpartition(".")[0] in training
-        }
+        changing = zip(self.present, places, strict=True)
+        self.suspects = {id(buffer) for (_, buffer), (_, trains) in changing if trains and buffer.is_floating_point()}
 
     def settle(self) -> None:
-        """Drops the copies of what the call left alone, and holds the others in place of the buffers."""
-        unchanged = {name for name, b in self.present.items() if b._version == self.versions[name]} - self.suspects
-        self.copies = {name: copy for name, copy in self.copies.items() if name not in unchanged}
-        self.present = {name: buffer for name, buffer in self.present.items() if name in unchanged}
+        """Drops the copies of what the call left alone."""
+        for _, buffer in self.present:
+            if buffer._version == self.versions[id(buffer)] and id(buffer) not in self.suspects:
+                self.copies.pop(id(buffer), None)
 
-    def to_put_back(self, module: nn.Module) -> dict[str, Tensor]:
-        """What does not stand in its place now, by name; copies are copied again, since the module may change them."""
-        now = dict(module.named_buffers())
-        for name, buffer in self.present.items():
-            if buffer._version != self.versions[name]:
+    def to_put_back(self, module: nn.Module) -> list[tuple[_Place, Tensor]]:
+        """What does not stand in its place now; copies are copied again, since the module may change them."""
+        copies = {buffer: copy.clone() for buffer, copy in self.copies.items()}
+        exchanged = []
+        for (store, name), buffer in self.present:
+            if id(buffer) in copies:
+                exchanged.append(((store, name), copies[id(buffer)]))
+            elif buffer._version != self.versions[id(buffer)]:
+                full_name = next((full for full, other in module.named_buffers() if other is buffer), name)
                 raise RuntimeError(
-                    f"The buffer {name!r} of {type(module).__name__} was changed after the forward pass that used it: "
-                    "run backward() before what changes it."
+                    f"The buffer {full_name!r} of {type(module).__name__} was changed after the forward pass that used "
+                    "it: run backward() before what changes it."
                 )
-        moved = {name: buffer for name, buffer in self.present.items() if now.get(name) is not buffer}
-        return moved | {name: copy.clone() for name, copy in self.copies.items()}
+            elif store.get(name) is not buffer:
+                exchanged.append(((store, name), buffer))
+        return exchanged
 
 
 @contextlib.contextmanager

@@ -131,15 +131,30 @@ class MaskedGroupNorm(nn.GroupNorm):
         """
         if mask is None:
             return super().forward(x.transpose(1, 2)).transpose(1, 2)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        groups = wide.unflatten(-1, (self.num_groups, -1))  # [B, T, groups, C / groups]
-        real = mask[:, :, None, None]
-        count = (real.sum(dim=1, keepdim=True) * groups.shape[-1]).clamp_min(1)
-        mean = groups.where(real, 0).sum(dim=(1, 3), keepdim=True) / count
-        centred = (groups - mean).where(real, 0)
-        variance = centred.square().sum(dim=(1, 3), keepdim=True) / count
+        mean = self.sums(x, mask) / self.counts(mask)
+        return self.normalized(x, mask, mean, self.squares(x, mask, mean) / self.counts(mask))
+
+    def counts(self, mask: Tensor) -> Tensor:
+        """Bool `[B, T]` -> of how many numbers mean and variance are, `[B, 1, 1, 1]`."""
+        return (mask.sum(dim=1) * (self.num_channels // self.num_groups)).clamp_min(1)[:, None, None, None]
+
+    def sums(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, T, C]` -> sums over the real steps and the channels of a group, `[B, 1, groups, 1]`."""
+        return self._groups(x).where(mask[:, :, None, None], 0).sum(dim=(1, 3), keepdim=True)
+
+    def squares(self, x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+        """As `sums`, of the squared distances from the mean."""
+        return (self._groups(x) - mean).where(mask[:, :, None, None], 0).square().sum(dim=(1, 3), keepdim=True)
+
+    def normalized(self, x: Tensor, mask: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """`[B, T, C]` -> the same shape, given mean and variance `[B, 1, groups, 1]`."""
+        centred = (self._groups(x) - mean).where(mask[:, :, None, None], 0)
         normed = (centred * (variance + self.eps).rsqrt()).flatten(2)
         return (normed * self.weight + self.bias).to(x.dtype)
+
+    def _groups(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return wide.unflatten(-1, (self.num_groups, -1))  # [B, T, groups, C / groups]
 
 
 class ConvLayer(nn.Module):

@@ -18,6 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from .head import LocalizationHeadOutput, ScoredSegments, register_head
 from .head_layers import MaskedGroupNorm, max_pool, zero_padding
+from .head_memory import Part, in_chunks
 from .head_pyramid import PredictionBranch, PyramidConfig, PyramidHead
 from .loss_points import TriDetLoss
 from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
@@ -64,9 +65,16 @@ class ScaledPath(nn.Module):
         self.scale = nn.Parameter(torch.empty(size))
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, C]` -> the same shape."""
-        return self.drop_path(self.scale * x)
+    def forward(self, x: Tensor, *path: Tensor) -> Tensor:
+        """`[B, T, C]` -> the same shape; `path` of `draw_path`, where it is drawn before."""
+        x = self.scale * x
+        return x * path[0] if path else self.drop_path(x)
+
+    def draw_path(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each sequence's branch counts, `[B, 1, 1]`; nothing where all count fully."""
+        if not self.training or not self.drop_path.p:
+            return ()
+        return (self.drop_path(x.new_ones(len(x), 1, 1)),)
 
 
 class SGPBlock(nn.Module):
@@ -103,6 +111,7 @@ class SGPBlock(nn.Module):
     ):
         super().__init__()
         self.stride = stride
+        self.is_local = True
         self.conv_std = conv_std
         self.isolate_padding = isolate_padding
         self.norm = nn.LayerNorm(size)
@@ -128,27 +137,64 @@ class SGPBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, C]` and its mask -> `[B, T / stride, C]` and its mask."""
-        if self.stride > 1:
-            x = max_pool(x, mask, self.stride, self.isolate_padding)
-            mask = mask[:, :: self.stride]
-        if self.isolate_padding:
-            # Pooling leaves minus infinity there, from which the norm would make NaN.
-            x = zero_padding(x, mask)
-        x = zero_padding(x, mask) + self.perception_path(self._perceive(x, mask))
+        x, mask = self.pooled(x, mask), mask[:, :: self.stride]
+        normed = self._normed(x, mask)
+        x = zero_padding(x, mask) + self._perceive(normed, normed.sum(dim=1) / self._counts(mask))
         x = x + self.mlp_path(self.mlp(self.mlp_norm(x, mask if self.isolate_padding else None)))
         return (zero_padding(x, mask) if self.isolate_padding else x), mask
 
-    def _perceive(self, x: Tensor, mask: Tensor) -> Tensor:
-        normed = self.norm(x)
-        if self.isolate_padding:
-            normed = zero_padding(normed, mask)
-            mean = normed.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
-        else:
-            mean = normed.mean(dim=1)
+    def streamed(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, but some steps at a time, keeping its input and what its two halves begin with.
+
+        Means over the sequence are summed chunk by chunk before what rests on them.
+        """
+        if self.stride > 1:
+            x, mask = in_chunks(Part(self, "pooled"), (x, mask), reach=1, stride=self.stride), mask[:, :: self.stride]
+        paths = [
+            path.draw_path(x) if isinstance(path, ScaledPath) else () for path in (self.perception_path, self.mlp_path)
+        ]
+        mean = in_chunks(Part(self, "sums"), (x, mask), summed=True) / self._counts(mask)
+        reach = max(conv.kernel_size[0] for conv in (self.gate, self.narrow, self.wide)) // 2
+        x = in_chunks(Part(self, "perceived"), (x, mask), (mean, *paths[0]), reach=reach)
+        counted, norm = mask if self.isolate_padding else torch.ones_like(mask), self.mlp_norm
+        mean = in_chunks(Part(norm, "sums"), (x, counted), summed=True) / norm.counts(counted)
+        variance = in_chunks(Part(norm, "squares"), (x, counted), (mean,), summed=True) / norm.counts(counted)
+        return in_chunks(Part(self, "refined"), (x, mask, counted), (mean, variance, *paths[1])), mask
+
+    def pooled(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, T, C]` -> `[B, T / stride, C]`."""
+        if self.stride > 1:
+            x = max_pool(x, mask, self.stride, self.isolate_padding)
+        # Pooling leaves minus infinity at padding, from which the norm would make NaN.
+        return zero_padding(x, mask[:, :: self.stride]) if self.isolate_padding else x
+
+    def sums(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, T, C]` after pooling -> the normalised features, summed over the steps, `[B, C]`."""
+        return self._normed(x, mask).sum(dim=1)
+
+    def perceived(self, x: Tensor, mask: Tensor, mean: Tensor, *path: Tensor) -> Tensor:
+        """What the instant-level and window-level branches add, added to `[B, T, C]`; `mean` `[B, C]`."""
+        return zero_padding(x, mask) + self._perceive(self._normed(x, mask), mean, *path)
+
+    def _perceive(self, normed: Tensor, mean: Tensor, *path: Tensor) -> Tensor:
         context = F.relu(self.context(mean.unsqueeze(-1)))  # [B, C, 1]
         x = normed.transpose(1, 2)
         windows = (self.narrow(x) + self.wide(x)) * self.gate(x)
-        return (self.instant(x) * context + windows + x).transpose(1, 2)
+        return self.perception_path((self.instant(x) * context + windows + x).transpose(1, 2), *path)
+
+    def refined(
+        self, x: Tensor, mask: Tensor, counted: Tensor, mean: Tensor, variance: Tensor, *path: Tensor
+    ) -> Tensor:
+        """What the MLP adds, added to `[B, T, C]`; the norm's mean and variance are of the `counted` steps."""
+        x = x + self.mlp_path(self.mlp(self.mlp_norm.normalized(x, counted, mean, variance)), *path)
+        return zero_padding(x, mask) if self.isolate_padding else x
+
+    def _normed(self, x: Tensor, mask: Tensor) -> Tensor:
+        return zero_padding(self.norm(x), mask) if self.isolate_padding else self.norm(x)
+
+    def _counts(self, mask: Tensor) -> Tensor:
+        counted = mask if self.isolate_padding else torch.ones_like(mask)
+        return counted.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,7 +253,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         read: Callable[[Window], Tensor]
         if isinstance(source, FeaturesInMemory):
             whole = source.whole(processor)
-            read = partial(features_at, source.features, whole)
+            read = partial(features_at, source.features, whole, resizing=self.video_processor.feature_resizing)
         else:
             whole = processor.whole_video(source.name, source.duration, max_frames=max_frames)
             read = partial(processor.read_frames, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from .video_windows import Window
 FEATURE_EXTENSIONS = frozenset([".npy", ".npz", ".safetensors"])
 # What the array is called in a file that may hold several.
 NAMES = ("features", "feats")
+Resizing = Literal["interpolated", "averaged"]
 
 
 class FeatureTimes(Protocol):
@@ -123,20 +124,25 @@ def whole_features(
     return Window(video_id, times.feature_offset / (stride or 1) / seconds, seconds, steps, duration)
 
 
-def features_at(features: Tensor, whole: Window, window: Window) -> Tensor:
+def features_at(features: Tensor, whole: Window, window: Window, resizing: Resizing = "interpolated") -> Tensor:
     """The features of a window of a video.
 
     Args:
         features: of the whole video, `[N, D]`.
         whole: all of the video as one window; where it has more or fewer steps than there are features, these are
-            interpolated, as ActionFormer and OpenTAD do.
+            resized.
         window: a piece of it.
+        resizing: by linear interpolation, as ActionFormer does, or, of more features than steps, by means of what is
+            interpolated at several places of each step (`torchvision_align` of OpenTAD).
 
     Returns:
         `[window.num_frames, D]`.
     """
     if len(features) != whole.num_frames:
-        features = F.interpolate(features.T[None], size=whole.num_frames, mode="linear", align_corners=False)[0].T
+        places = 1 if resizing == "interpolated" else math.ceil(len(features) / whole.num_frames)
+        size = whole.num_frames * places
+        features = F.interpolate(features.T[None], size=size, mode="linear", align_corners=False)[0].T
+        features = features.unflatten(0, (whole.num_frames, places)).mean(dim=1)
     first = round((window.start - whole.start) * whole.frame_rate)
     return features[first : first + window.num_frames]
 

@@ -47,7 +47,7 @@ from .value_checks import (
 from .video_clips import check_clips, check_frames
 from .video_container import describe
 from .video_detections import merge_candidates, window_candidates
-from .video_features import FeaturesInMemory
+from .video_features import FeaturesInMemory, Resizing
 from .video_source import VideoSource, is_video, open_video
 from .video_windows import MAX_FRAMES, Window, check_windows, checked_outputs
 
@@ -87,6 +87,7 @@ class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     feature_stride: float | None
     feature_offset: float
     feature_rate: float | None
+    feature_resizing: Resizing
     score_threshold: float
     min_length: float
     max_candidates: int
@@ -123,6 +124,8 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             ActionFormer's is half the frames that a feature sees.
         feature_rate: frames per second of the videos that the features were computed from; None: the annotations say
             it of each video.
+        feature_resizing: how `sampling="resized"` makes `num_frames` of the features: "interpolated" at as many places
+            spread evenly, or "averaged" over as many shares of the video, where there are more features.
         score_threshold: the first setting of the detection; those from here on may also be given for one call of
             `post_process_temporal_action_localization`. Candidates that score less are dropped before the suppression.
         min_length: what is not longer, in frames of the window, is dropped before the suppression.
@@ -165,6 +168,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     feature_stride: Annotated[float | None, Range(0, 1e6, with_low=False)] = None
     feature_offset: Annotated[float, Range(0, 1e6)] = 0.0
     feature_rate: Annotated[float | None, Range(0, 1000, with_low=False)] = None
+    feature_resizing: Resizing = "interpolated"
     score_threshold: Annotated[float, BELOW_ONE] = 0.001
     min_length: Annotated[float, Range(0, 1000)] = 0.0
     max_candidates: Annotated[int, COUNT] = 2000

@@ -255,6 +255,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "loss_weight": 2.0,
         "loss_normalizer": 200,
         "sampling": "resized",
+        "ResizeFeat": "torchvision_align",
         "feature_stride": None,
         "offset_frames": 0,
         "fps": None,

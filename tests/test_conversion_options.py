@@ -108,11 +108,12 @@ def test_features_that_are_stored(test, expected, tmp_path):
 
 def test_features_that_are_stored_and_resized(tmp_path):
     config = STORED % ("resize_length=192,", 'dict(type="ResizeFeat", tool="%s")')
-    found = opentad_settings(read_options(written(tmp_path, config=config % "interpolate")), "tridet")
-    assert (found["processor.sampling"], found["processor.num_frames"]) == ("resized", 192)
-    assert "processor.feature_stride" not in found
-    with pytest.raises(ValueError, match="resized by 'torchvision_align'; ours are interpolated"):
-        opentad_settings(read_options(written(tmp_path, config=config % "torchvision_align")), "tridet")
+    for tool, resizing in (("interpolate", "interpolated"), ("torchvision_align", "averaged")):
+        found = opentad_settings(read_options(written(tmp_path, config=config % tool)), "tridet")
+        assert (found["processor.sampling"], found["processor.num_frames"]) == ("resized", 192)
+        assert found["processor.feature_resizing"] == resizing and "processor.feature_stride" not in found
+    with pytest.raises(ValueError, match="resized by 'bmn_align'; ours by interpolate or torchvision_align"):
+        opentad_settings(read_options(written(tmp_path, config=config % "bmn_align")), "tridet")
     thinned = STORED.replace("sample_stride=1", "sample_stride=2") % ("", "")
     with pytest.raises(ValueError, match="keep every 2th feature"):
         opentad_settings(read_options(written(tmp_path, config=thinned)), "tridet")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from torchvision.ops import roi_align
 
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, TemporalActionLocalizationPipeline
 from re2tal_hf.commands.evaluate import main as evaluate
 from re2tal_hf.commands.predict import main as predict
 from re2tal_hf.commands.train import main as train
@@ -15,7 +17,7 @@ from re2tal_hf.data.feature_store import FeatureError, FeatureStore
 from re2tal_hf.data.windows import TrainingWindows
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.feature_settings import with_features
-from re2tal_hf.video_features import read_features
+from re2tal_hf.video_features import features_at, read_features, whole_features
 from re2tal_hf.video_processing_re2tal import Re2TALVideoProcessor
 from re2tal_hf.video_reader import VideoReadError
 
@@ -77,6 +79,40 @@ def test_features_are_spread_over_the_video_where_they_are_resized(data):
     resized = FeatureStore([video], processor(sampling="resized"), SIZE)
     found = resized.at(video, resized.whole(video).times)
     assert found.shape == (32, SIZE) and (found[1:, 0] > found[:-1, 0]).all()
+
+
+@pytest.mark.parametrize("length", [3, 32, 33, 64, 100])
+def test_features_are_averaged_over_shares_of_the_video(length):
+    features = torch.randn(length, SIZE, dtype=torch.float64)
+    whole = whole_features("v", length, processor(sampling="resized"), duration=10.0)
+    box = torch.tensor([[0, 0, 0, 1, length]], dtype=torch.float64)
+    expected = roi_align(features.T[None, :, :, None], box, output_size=(32, 1), aligned=True)[0, :, :, 0].T
+    found = features_at(features, whole, whole, "averaged")
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    same = torch.allclose(found, features_at(features, whole, whole), rtol=0, atol=1e-12)
+    assert same == (length in (3, 32, 64))  # half way between two is their mean
+
+
+def test_the_store_resizes_as_the_processor_says(data):
+    [video, *_] = annotated(data)
+    averaged = processor(sampling="resized", feature_resizing="averaged", num_frames=16)
+    store = FeatureStore([video], averaged, SIZE)
+    whole, features = store.whole(video), read_features(video.path)
+    assert len(features) > 16
+    assert torch.equal(store.at(video, whole.times), features_at(features, whole, whole, "averaged"))
+
+
+def test_the_pipeline_resizes_as_the_processor_says():
+    averaged = processor(sampling="resized", feature_resizing="averaged", num_frames=16, feature_stride=None)
+    backbone = {"model_type": "features", "size": SIZE, "stride": 1}
+    config = Re2TALConfig(backbone_config=backbone, head_config={"hidden_size": 16, "num_levels": 2}, rewiring="none")
+    model = Re2TALForTemporalActionLocalization(config).eval()
+    pipe = TemporalActionLocalizationPipeline(model=model, video_processor=averaged, device="cpu")
+    features = torch.randn(40, SIZE)
+    whole = whole_features("v", 40, averaged, duration=10.0)
+    resized = features_at(features, whole, whole, "averaged")
+    found, expected = (pipe({"features": part, "duration": 10.0}) for part in (features, resized))
+    assert found == expected and len(found) > 5
 
 
 def test_training_windows_are_cut_from_features_as_from_frames(data):

@@ -176,6 +176,7 @@ def test_the_overrides_for_other_data_sets_say_what_the_configs_say(run):
         assert processor.num_video_classes == facts["external_cls.topk"]
     cut = (processor.feature_stride, processor.feature_offset, processor.feature_rate, processor.num_frames)
     assert cut == tuple(facts[name] for name in ("feature_stride", "offset_frames", "fps", "trunc_len"))
+    assert processor.feature_resizing == ("averaged" if "ResizeFeat" in facts else "interpolated")
     assert processor.sampling == facts["sampling"] and processor.min_length == facts["duration_thresh"]
     assert processor.window_overlap == facts.get("window_overlap_ratio", processor.window_overlap)
     assert (

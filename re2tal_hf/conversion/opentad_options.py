@@ -73,6 +73,9 @@ _NMS = [
 ]
 
 
+_RESIZING = {"interpolate": "interpolated", "torchvision_align": "averaged"}
+
+
 def opentad_settings(options: Options, head: str | None) -> dict[str, Any]:
     """Returns what a config of OpenTAD says, by the names of [`Settings`].
 
@@ -189,12 +192,15 @@ def _stored_features(options: Options) -> dict[str, Any]:
             "your own, and multiply feature_stride by it."
         )
     if (length := options.get(f"{test}.resize_length", int)) is not None:
-        if (tool := _step(options, "ResizeFeat").get("tool", "interpolate")) != "interpolate":
+        tool = _step(options, "ResizeFeat").get("tool", "interpolate")
+        if not isinstance(tool, str) or tool not in _RESIZING:
             raise ValueError(
-                f"{options.source}: features are resized by {shown(tool)}; ours are interpolated: resize them in files "
-                "of your own, and leave dataset out of the options."
+                f"{options.source}: features are resized by {shown(tool)}; ours by {' or '.join(_RESIZING)}: resize "
+                "them in files of your own, and leave dataset out of the options."
             )
-        return {"processor.sampling": "resized", "processor.num_frames": length, "processor.feature_offset": 0.0}
+        resized: dict[str, Any] = {"sampling": "resized", "feature_resizing": _RESIZING[tool]}
+        resized |= {"num_frames": length, "feature_offset": 0.0}
+        return {f"processor.{name}": value for name, value in resized.items()}
     stride = options.get(f"{test}.feature_stride", float, -1)
     if stride <= 0:
         return {}

@@ -70,7 +70,7 @@ class FeatureStore:
         """
         features, whole = read_features(video.local_path()), self.whole(video)
         window = Window(video.video_id, times[0], whole.frame_rate, len(times), whole.duration)
-        return features_at(features, whole, window)
+        return features_at(features, whole, window, self.processor.feature_resizing)
 
     def whole(self, video: AnnotatedVideo) -> Window:
         """All features of a video as one window."""

@@ -325,9 +325,16 @@ FEATURES: dict[str, dict[str, Any]] = {
         "tiou_thresholds": (0.1, 0.2, 0.3, 0.4, 0.5),
     },
 }
+FEATURES["tsp"] = FEATURES["fineaction"] | {
+    "in_channels": 512,
+    "input_pdrop": 0.2,
+    "max_epoch": 15,
+    "end_epoch": 15,
+    "val_start_epoch": 7,
+}
 """ActionFormer on features, by the run in `recipes/benchmarks.md`: `configs/actionformer/multithumos_i3d.py`,
-`charades_i3d_rgb.py`, `epic_kitchens_slowfast_verb.py`, `hacs_slowfast.py` and `fineaction_videomae_h.py` at cd0ca96,
-`ego4d_slowfast.py` at 5948e38, with the `_base_` files that they name; and of
+`charades_i3d_rgb.py`, `epic_kitchens_slowfast_verb.py`, `hacs_slowfast.py`, `fineaction_videomae_h.py` and
+`anet_tsp.py` at cd0ca96, `ego4d_slowfast.py` at 5948e38, with the `_base_` files that they name; and of
 https://github.com/epic-kitchens/C10-epic-sounds-detection, which is built on actionformer_release,
 `baseline/configs/epic_sounds_auditory_slowfast.yaml` at ef432f3. The rate of Ego4D is that of actionformer_release's
 `configs/ego4d_slowfast.yaml`; OpenTAD reads it from its own annotations."""

@@ -23,7 +23,11 @@ FRAMES_TOGETHER = 64
 
 
 def clip_by_clip(
-    backbone: Any, videos: Tensor, frame_mask: Tensor | None = None, pixel_statistics: Tensor | None = None
+    backbone: Any,
+    videos: Tensor,
+    frame_mask: Tensor | None = None,
+    pixel_statistics: Tensor | None = None,
+    plan: BackpropPlan | None = None,
 ) -> Tensor:
     """Returns the features of all clips, `[B, N, D]`, which keep nothing of the backbone.
 
@@ -32,14 +36,15 @@ def clip_by_clip(
         videos: `[B, T, C, H, W]`.
         frame_mask: With `pixel_statistics`, bool `[B, T]`.
         pixel_statistics: As for `normalized_pixels`, where the videos are uint8: they become numbers some at a time.
+        plan: Of `plan_clips`, where it is made before.
 
     Raises:
         ValueError: if its clips are not independent, or one of them takes more memory than the budget has.
     """
     check_clips_apart(backbone)
     check_norms(backbone)
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (videos, *backbone.parameters()))
-    plan = plan_clips(backbone, videos) if trained else None
+    if plan is None and is_trained(backbone, videos):
+        plan = plan_clips(backbone, videos)
     together = most_together(backbone, videos) if plan is None else plan.together
     some_clips = _SomeClips(backbone, None if plan is None else plan.modes)
     run = called if plan is None else recomputed
@@ -73,6 +78,21 @@ def plan_clips(backbone: Any, videos: Tensor) -> BackpropPlan:
     return backbone.plan_together(
         torch.empty_like(first, dtype=numbers, device="meta"), most_together(backbone, videos)
     )
+
+
+def is_trained(backbone: nn.Module, videos: Tensor) -> bool:
+    """Returns whether there will be gradients."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (videos, *backbone.parameters()))
+
+
+def can_go_by_clips(backbone: nn.Module) -> bool:
+    """Returns whether clips may go through a backbone some at a time."""
+    try:
+        check_clips_apart(backbone)
+        check_norms(backbone)
+    except ValueError:
+        return False
+    return True
 
 
 def most_together(backbone: Any, videos: Tensor) -> int:

@@ -53,6 +53,10 @@ MOST_PLANS = 16
 UNITS = {"": 1, "B": 1, **{f"{p}{b}": n**e for e, p in enumerate("KMGT", 1) for b, n in (("B", 1000), ("IB", 1024))}}
 
 
+class OverBudgetError(ValueError):
+    """The leanest modes keep more than the budget."""
+
+
 @dataclass(frozen=True)
 class StageMemory:
     """What one stage keeps for the backward pass, and what its recomputation costs.
@@ -96,6 +100,7 @@ class BackpropPlan:
         stages: Bytes of every stage by itself in every mode that it may take.
         largest_module: Bytes that recomputing one module takes for a while.
         together: Number of clips at a time; 0 for all of the input. The last three are of one clip.
+        reason: Why it is not that of the whole input with a head that keeps all, where `"auto"` has chosen so.
     """
 
     modes: tuple[Backprop, ...]
@@ -107,6 +112,7 @@ class BackpropPlan:
     stages: tuple[dict[Backprop, int], ...]
     largest_module: int
     together: int = 0
+    reason: str = ""
 
     def __str__(self) -> str:
         leanest, fastest = self.choices[0], self.choices[-1]
@@ -120,6 +126,8 @@ class BackpropPlan:
         for index, (mode, kept) in enumerate(zip(self.modes, self.stages, strict=True)):
             alone = ", ".join(f"{name} {_mib(number)}" for name, number in kept.items())
             lines.append(f"  stage {index}: {mode:10} (by itself {alone})")
+        if self.reason:
+            lines.append(f"  {self.reason}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,10 +150,14 @@ class BackpropPlanner:
         memory_budget: Bytes that the backbone may keep between forward and backward; None for what is free on the
             device when a plan is made, less the gradients that are yet to come.
         plan: The latest, None before the first training pass.
+        clips: Whether `"auto"` goes by clips whatever the backbone keeps; otherwise where the whole input has no plan.
+        recomputes_head: Whether the head keeps little though the backbone does not go by clips.
     """
 
     memory_budget: int | None = None
     plan: BackpropPlan | None = None
+    clips: bool = False
+    recomputes_head: bool = False
     _plans: dict[Any, BackpropPlan] = field(default_factory=dict)
 
     def choose(
@@ -172,7 +184,8 @@ class BackpropPlanner:
             most_together: As for `make_plan`.
 
         Raises:
-            ValueError: if the leanest modes keep more than the budget, or the network cannot be run without numbers.
+            OverBudgetError: if the leanest modes keep more than the budget.
+            ValueError: if the network cannot be run without numbers.
         """
         device = next((parameter.device for parameter in model.parameters()), inputs.device)
         key = (
@@ -217,12 +230,12 @@ def make_plan(
             time. All that fit do, if the fastest modes of one fit; there is one forward pass more.
 
     Raises:
-        ValueError: if the leanest modes keep more.
+        OverBudgetError: if the leanest modes keep more.
     """
     choices = best_choices(measured, invertible)
     fitting = [choice for choice in choices if choice.kept <= budget]
     if not fitting:
-        raise ValueError(
+        raise OverBudgetError(
             f"The memory budget leaves {_mib(max(budget, 0))} to the activations of the backbone, which keeps "
             f"{_mib(choices[0].kept)} in the leanest way for an input of {'x'.join(map(str, shape))}: take a smaller "
             "batch, fewer or smaller frames, or a larger budget."

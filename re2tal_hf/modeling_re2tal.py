@@ -267,11 +267,14 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
         Args:
             features: `[B, D, T']`.
             mask: bool `[B, T']`.
-            recomputes: Whether it and the loss keep the inputs of their parts only; by default with `backprop="clips"`.
+            recomputes: Whether it and the loss keep the inputs of their parts only; by default where clips go one after
+                the other, or `backprop="auto"` has planned it.
         """
         if not torch.compiler.is_compiling():
+            backbone = self.model.backbone
+            leanly = backbone.by_clips or backbone.backprop_planner.recomputes_head
             for part in (self.head, self.criterion):
-                cast(Any, part).recomputes = self.backprop == "clips" if recomputes is None else recomputes
+                cast(Any, part).recomputes = leanly if recomputes is None else recomputes
         return self.head(features, mask)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import BACKBONES, Architecture, architecture_of, build_library_model
-from .backprop_clips import check_clips_apart, clip_by_clip, plan_clips
-from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner
+from .backprop_clips import can_go_by_clips, check_clips_apart, clip_by_clip, is_trained, plan_clips
+from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner, OverBudgetError
 from .byte_frames import taking_bytes
 from .dual_residual import LARGEST_ERROR, BackpropSwitch
 from .model_inputs import normalized_pixels
@@ -92,7 +93,8 @@ def rewire(
             same outputs, same gradients, other memory. It may be set again later as `model.backprop`. Of Dr2Net,
             `"reversible"` inverts a stage once rounding allows it, and stores its inputs until then. `"auto"` takes
             for each stage the fastest mode with which the backbone keeps no more than `model.memory_budget` bytes, by
-            default what is free; `model.plan` says which. `"clips"` does so for a few clips of a video at a time, so
+            default what is free; `model.plan` says which; where even the leanest keep more, it goes by clips if it can.
+            `"clips"` does so for a few clips of a video at a time, so
             that nothing grows with its length; the clips must not see each other.
         coupling: Coefficients `(alpha, beta)` of Dr2Net, by default `(1, 0)`, the network as it is. They may be set
             again later by `model.set_coupling`.
@@ -349,8 +351,23 @@ class RewiredModel(nn.Module):
         Raises:
             ValueError: if the leanest modes keep more than the budget.
         """
-        videos = torch.empty(tuple(shape), dtype=dtype, device="meta")
-        return plan_clips(self, videos) if self.backprop == "clips" else self.plan_together(videos)
+        videos, planner = torch.empty(tuple(shape), dtype=dtype, device="meta"), self.backprop_planner
+        if self.backprop == "clips" or (self.backprop == "auto" and planner.clips):
+            return plan_clips(self, videos)
+        try:
+            return self.plan_together(videos)
+        except OverBudgetError as error:
+            if self.backprop != "auto" or not can_go_by_clips(self):
+                raise
+            plan = plan_clips(self, videos)
+            planner.plan = replace(plan, reason=f"By clips, since the whole is too large: {error}")
+            return planner.plan
+
+    @property
+    def by_clips(self) -> bool:
+        """Whether some clips of a video after the other go through, as `backprop="clips"` or the latest plan says."""
+        planned = self.backprop_planner.clips or (self.plan is not None and self.plan.together > 0)
+        return self.backprop == "clips" or (self.backprop == "auto" and planned)
 
     def plan_together(self, videos: Tensor, most_together: int = 0) -> BackpropPlan:
         """Makes the plan of videos that go through the backbone at a time; `most_together` as for `make_plan`."""
@@ -428,14 +445,18 @@ class RewiredModel(nn.Module):
             ValueError: if `backprop="clips"` does not go with the backbone or with `stage_outputs`.
         """
         with _own_weights_in_place(self):
-            if self.backprop != "clips" or torch.compiler.is_compiling() or videos.is_meta:
+            plan = None
+            unreal = torch.compiler.is_compiling() or videos.is_meta
+            if self.backprop == "auto" and stage_outputs is None and not unreal and is_trained(self, videos):
+                plan = self.plan_for(videos.shape, videos.dtype if videos.is_floating_point() else self.number_dtype)
+            if unreal or not self.by_clips or (self.backprop == "auto" and stage_outputs is not None):
                 pixels = None if pixel_statistics is None or frame_mask is None else (frame_mask, pixel_statistics)
                 if pixels is not None and self.backprop != "reversible":
                     # What is computed of them is kept, too.
                     videos, pixels = self.normalized(videos, *pixels), None
                 features = self.joined_features(videos, stage_outputs, pixels=pixels)
             elif stage_outputs is None:
-                features = clip_by_clip(self, videos, frame_mask, pixel_statistics)
+                features = clip_by_clip(self, videos, frame_mask, pixel_statistics, plan)
             else:
                 raise ValueError("backprop='clips' keeps no outputs of stages: leave out output_hidden_states.")
         if self.architecture.clip_length(self) is None:

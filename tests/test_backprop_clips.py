@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
 from re2tal_hf import backprop_clips as clips_room
+from re2tal_hf.head import HEADS
 from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.training import memory_budget
 from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.memory import saved_for_backward
 from re2tal_hf.training.memory_budget import plan_backprop
@@ -265,6 +267,68 @@ def test_the_plan_of_a_training_counts_frames_features_and_the_largest_block():
     with pytest.raises(ValueError, match="needs"):
         plan_backprop(model, (1, 8192, 3, 32, 32), arguments, int(needed[8192]) - 10**5, contextlib.nullcontext)
     plan_backprop(model, (1, 8192, 3, 32, 32), arguments, int(needed[8192]) + 10**5, contextlib.nullcontext)
+
+
+@pytest.mark.training
+def test_auto_goes_by_clips_where_the_whole_is_too_large():
+    model = localizer("plain").eval()
+    inputs = batch()
+    expected = localizer_gradients(model, inputs)
+    model.backprop, model.memory_budget = "auto", 2**40
+    assert_gradients_close(localizer_gradients(model, inputs), expected, bound=1e-10)
+    leanest, backbone = model.plan.choices[0][0], model.model.backbone
+    assert model.plan.together == 0 and not backbone.by_clips and not model.plan.reason
+    model.memory_budget = leanest - 1
+    assert_gradients_close(localizer_gradients(model, inputs), expected, bound=1e-10)
+    assert model.plan.together > 0 and model.plan.kept < leanest and backbone.by_clips
+    assert model.head.recomputes and model.criterion.recomputes
+    plan = backbone.plan_for((2, 64, 3, 32, 32), torch.float64)
+    assert str(plan).splitlines()[-1].startswith("  By clips, since the whole is too large: The memory budget leaves")
+    short = batch(4)
+    assert localizer_gradients(model, short) and model.plan.together == 0 and not model.head.recomputes
+    model.model(short["pixel_values_videos"], output_hidden_states=True)
+    wide = build_backbone(WHOLE[0].config, backprop="auto").train()
+    wide.memory_budget = 1
+    with pytest.raises(ValueError, match="The memory budget leaves 0.0 MiB"):
+        wide.video_features(video(WHOLE[0].shape))
+
+
+@pytest.mark.training
+def test_a_training_takes_the_fastest_way_that_its_budget_allows():
+    model, arguments = localizer("auto").float(), OptimizationArguments(memory_budget="1GB")
+    model.head = HEADS["actionformer"].head_class(24, 2, hidden_size=16, num_levels=2, attention_window=4)
+    shape, found = (1, 8192, 3, 32, 32), {}
+    for budget in (4 * 10**8, 33 * 10**7, 4 * 10**7):
+        plan = plan_backprop(model, shape, arguments, budget, contextlib.nullcontext)
+        planner = model.model.backbone.backprop_planner
+        found[planner.clips, planner.recomputes_head] = plan
+        assert model.plan is plan and model.memory_budget == plan.budget < budget
+    assert list(found) == [(False, False), (False, True), (True, True)]
+    reasons = [plan.reason.partition(":")[0] for plan in found.values()]
+    lean = "he head and its loss run again in the backward pass"
+    assert reasons == ["", f"T{lean}", f"By clips, and t{lean}"]
+    assert found[True, True].together > 1 and "otherwise the training would need" in str(found[True, True])
+    with pytest.raises(ValueError, match="budget is 1.0 MB, and .* for the head, the frames and their features"):
+        plan_backprop(model, shape, arguments, 10**6, contextlib.nullcontext)
+
+
+@pytest.mark.training
+def test_predicted_bytes_of_clips_and_of_a_head_are_those_measured():
+    model = localizer("clips").float()
+    model.memory_budget = 2**22
+    videos = torch.zeros(1, 640, 3, 32, 32)
+    plan = model.model.backbone.plan_for(videos.shape)
+    assert 1 < plan.together < 16
+    together = videos[:, : plan.together * 4].clone()
+    with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
+        model.model.backbone.joined_features(together, modes=plan.modes)
+    assert saved.total() == pytest.approx(plan.kept, rel=0.02)
+    for leanly in (False, True):
+        predicted, _ = memory_budget._bytes_of_head(model, (1, 10000, 3, 32, 32), model.device, leanly)
+        features = torch.zeros(1, 24, 5000, requires_grad=True)
+        with saved_for_backward([*model.parameters(), *model.buffers()]) as saved:
+            model.run_head(features, torch.ones(1, 5000, dtype=torch.bool), leanly)
+        assert predicted == pytest.approx(saved.total(), rel=0.02)
 
 
 SEVERAL = """

@@ -6,11 +6,14 @@ import contextlib
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..backprop_clips import can_go_by_clips
 from ..backprop_plan import BackpropPlan, free_memory, read_bytes
 from ..head_memory import CHUNK_STEPS
 from ..value_checks import one_line
@@ -25,6 +28,38 @@ WITH_GRADIENTS = 2
 FLOAT_BYTES = 4
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a batch may be trained, from what is fastest to what is leanest.
+
+    Attributes:
+        by_clips: Whether some clips of the backbone go one after the other.
+        leanly: Whether the head keeps little.
+    """
+
+    by_clips: bool
+    leanly: bool
+
+    def __str__(self) -> str:
+        head = "the head and its loss run again in the backward pass"
+        return f"By clips, and {head}" if self.by_clips else f"{head[0].upper()}{head[1:]}" if self.leanly else "All"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes beside what the backbone keeps, and what it keeps in the leanest way."""
+
+    weights: int
+    head: int
+    room: int
+    leanest: int
+
+    @property
+    def beside(self) -> int:
+        """What is not the backbone's."""
+        return self.weights + self.head + self.room
+
+
 def plan_backprop(
     model: Any, shape: tuple[int, ...], arguments: OptimizationArguments, budget: int, autocast: Autocast
 ) -> BackpropPlan:
@@ -33,6 +68,8 @@ def plan_backprop(
     Of the budget go the weights, their gradients, the optimiser's means and the moving average, what the head keeps,
     and room for the gradients of the head or of one module of the backbone, whichever takes more. With `clips` the
     frames and features are not kept by the backbone and go, too, and of the head the largest block takes room.
+    With `auto` the head keeps little where the budget needs it, and a backbone that can goes by clips where that is
+    not enough.
 
     Args:
         model: Of the training, on its device.
@@ -45,32 +82,53 @@ def plan_backprop(
         ValueError: if the training needs more than the budget even in the leanest way; says how much.
     """
     model.train()
+    planner = model.model.backbone.backprop_planner
+    reason = ""
+    for way in (ways := _ways(model)):
+        planner.clips, planner.recomputes_head = way.by_clips, way.leanly
+        with autocast():
+            model.memory_budget = 2**62
+            needs = _needs(model, shape, arguments, way)
+            share = budget - needs.beside
+            if share >= needs.leanest:
+                model.memory_budget = share
+                plan: BackpropPlan = replace(model.model.backbone.plan_for(shape), reason=reason and f"{way}: {reason}")
+                planner.plan = plan
+                return plan
+        total = needs.beside + needs.leanest
+        reason = f"otherwise the training would need {_size(total)}, and may take {_size(budget)}."
+    name = "The free memory" if arguments.memory_budget is None else "training.memory_budget"
+    frames = ", the frames and their features" if ways[-1].by_clips else ""
+    raise ValueError(
+        f"{name} is {_size(budget)}, and this training needs {_size(total)}: "
+        f"{_size(needs.weights)} for weights, their gradients, means and moving average, {_size(needs.head)} for the "
+        f"head{frames}, {_size(needs.room)} for gradients on the way, and {_size(needs.leanest)} for the backbone in "
+        "the leanest way. "
+        "Take a smaller training.batch_size, processor.num_frames or processor.size, or a larger budget."
+    )
+
+
+def _ways(model: Any) -> list[Way]:
+    if model.backprop == "clips":
+        return [Way(by_clips=True, leanly=True)]
+    ways = [Way(by_clips=False, leanly=False)]
+    if hasattr(model, "head"):
+        ways.append(Way(by_clips=False, leanly=True))
+    if can_go_by_clips(model.model.backbone):
+        ways.append(Way(by_clips=True, leanly=True))
+    return ways
+
+
+def _needs(model: Any, shape: tuple[int, ...], arguments: OptimizationArguments, way: Way) -> Needs:
     weights, held = bytes_of_weights(model, arguments)
+    head, block = _bytes_of_head(model, shape, model.device, way.leanly)
+    if way.by_clips:
+        steps = math.ceil(shape[1] / model.model.feature_stride)
+        head += math.prod(shape) + shape[0] * steps * model.model.feature_size * WITH_GRADIENTS * FLOAT_BYTES
+    leanest = model.model.backbone.plan_for(shape).choices[0][0]
+    room = WITH_GRADIENTS * max(block, model.plan.largest_module)
     # What is free is so beside the weights that are there.
-    to_come = weights - held if arguments.memory_budget is None else weights
-    with autocast():
-        head, block = _bytes_of_head(model, shape, model.device)
-        if model.backprop == "clips":
-            steps = math.ceil(shape[1] / model.model.feature_stride)
-            head += math.prod(shape) + shape[0] * steps * model.model.feature_size * WITH_GRADIENTS * FLOAT_BYTES
-        model.memory_budget = 2**62
-        leanest = (model.model.backbone.plan_for(shape)).choices[0][0]
-        module = model.plan.largest_module
-        room = WITH_GRADIENTS * max(block, module)
-        share = budget - to_come - head - room
-        if share < leanest:
-            name = "The free memory" if arguments.memory_budget is None else "training.memory_budget"
-            frames = ", the frames and their features" if model.backprop == "clips" else ""
-            raise ValueError(
-                f"{name} is {_size(budget)}, and this training needs {_size(budget - share + leanest)}: "
-                f"{_size(to_come)} for weights, their gradients, means and moving average, {_size(head)} for the "
-                f"head{frames}, {_size(room)} for gradients on the way, and {_size(leanest)} for the backbone in the "
-                "leanest way. "
-                "Take a smaller training.batch_size, processor.num_frames or processor.size, or a larger budget."
-            )
-        model.memory_budget = share
-        plan: BackpropPlan = model.model.backbone.plan_for(shape)
-    return plan
+    return Needs(weights - held if arguments.memory_budget is None else weights, head, room, leanest)
 
 
 def budget_of(arguments: OptimizationArguments, device: torch.device) -> int:
@@ -89,10 +147,10 @@ def bytes_of_weights(model: torch.nn.Module, arguments: OptimizationArguments) -
     return held + 3 * trained, held
 
 
-def _bytes_of_head(model: Any, shape: tuple[int, ...], device: torch.device) -> tuple[int, int]:
+def _bytes_of_head(model: Any, shape: tuple[int, ...], device: torch.device, leanly: bool) -> tuple[int, int]:
     """What a localization head keeps of a batch, and what of it is there at a time with its gradients.
 
-    Of a linear classifier it is next to nothing. Of a head that recomputes its blocks the largest counts.
+    Of a linear classifier it is next to nothing. Of a head that recomputes its parts the largest counts.
     """
     if not hasattr(model, "head"):
         return 0, 0
@@ -100,10 +158,14 @@ def _bytes_of_head(model: Any, shape: tuple[int, ...], device: torch.device) -> 
     kept = random_states(device)
     buffers: list[Tensor] = [buffer.clone() for buffer in model.head.buffers()]
     try:
-        found = block = _kept_by_head(model, shape[0], steps, device)[0]
-        if model.backprop == "clips":
-            few = min(steps, CHUNK_STEPS)
-            block = _kept_by_head(model, shape[0], few, device, recomputes=False)[1]
+        kept_by = partial(_kept_by_head, model, shape[0], device=device)
+        few = min(steps, _few_features(model.head))
+        if not leanly:
+            # A head that keeps all of a long video may not fit; what it keeps grows evenly.
+            found = kept_by(steps)[0] if steps <= 2 * few else _grown(kept_by(few)[0], kept_by(2 * few)[0], few, steps)
+            block = found
+        else:
+            found, block = kept_by(steps, recomputes=True)[0], kept_by(few)[1]
             if getattr(model.head, "streams", False):
                 # Of what the chunks read and say, there are gradients for as long as it is kept.
                 block += found // WITH_GRADIENTS
@@ -118,8 +180,18 @@ def _bytes_of_head(model: Any, shape: tuple[int, ...], device: torch.device) -> 
     return found, block
 
 
+def _few_features(head: Any) -> int:
+    """Features from which on what a head keeps grows evenly."""
+    settings = getattr(head, "config", head)
+    return CHUNK_STEPS if getattr(settings, "padding", "isolated") == "isolated" else settings.max_length
+
+
+def _grown(few: int, twice: int, count: int, steps: int) -> int:
+    return round(twice + (twice - few) * (steps - 2 * count) / count)
+
+
 def _kept_by_head(
-    model: Any, batch: int, steps: int, device: torch.device, recomputes: bool | None = None
+    model: Any, batch: int, steps: int, device: torch.device, recomputes: bool = False
 ) -> tuple[int, int]:
     """Bytes that the head keeps of features, and those of the block that keeps most."""
     features = torch.zeros((batch, model.model.feature_size, steps), device=device, requires_grad=True)

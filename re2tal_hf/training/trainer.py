@@ -460,9 +460,8 @@ class Trainer(ABC):
     def _keeps_pixels(self) -> bool:
         """Whether frames become numbers in the model, which keeps them as bytes."""
         return (
-            self.plain_model.backprop in ("clips", "reversible")
-            and "pixel_statistics" in signature(self.plain_model.forward).parameters
-        )
+            self.plain_model.backprop == "reversible" or self.backbone_model.backbone.by_clips
+        ) and "pixel_statistics" in signature(self.plain_model.forward).parameters
 
     @property
     def backbone_model(self) -> Any:

@@ -164,17 +164,32 @@ class VideoReader:
             return self._frames(self.timeline.frames_at(seconds), resize or self._resize_to_size)
 
     def _frames(self, indices: np.ndarray, resize: Resize) -> Tensor:
-        wanted = np.unique(indices).tolist()
+        wanted, places = np.unique(indices, return_inverse=True)
         kept = self._kept if resize == self._kept_resize else {}
-        frames = {index: kept[index] for index in wanted if index in kept}
-        for batch in self._batches([index for index in wanted if index not in frames]):
+        # Written where they belong: of a long video there may be no room for a second copy.
+        frames: Tensor | None = None
+        for row, frame in self._resized(wanted.tolist(), kept, resize):
+            if frames is None:
+                frames = frame.new_empty((len(wanted), *frame.shape))
+            frames[row] = frame
+        assert frames is not None
+        is_small = frames.nbytes <= KEPT_BYTES
+        self._kept = dict(zip(wanted.tolist(), frames, strict=True)) if is_small else {}
+        self._kept_resize = resize
+        if is_small or len(places) != len(wanted) or (np.diff(places) < 0).any():
+            return frames[torch.from_numpy(places)]
+        return frames
+
+    def _resized(self, wanted: list[int], kept: dict[int, Tensor], resize: Resize) -> Iterator[tuple[int, Tensor]]:
+        """The frames wanted, each with its place among them; those that are kept come first."""
+        rows = {index: row for row, index in enumerate(wanted)}
+        for index in (index for index in wanted if index in kept):
+            yield rows[index], kept[index]
+        for batch in self._batches([index for index in wanted if index not in kept]):
             resized = resize(self._decode(batch))
             if not isinstance(resized, Tensor) or len(resized) != len(batch):
                 raise ValueError(f"{self.name}: resize returned {shown(resized)} of {len(batch)} frames.")
-            frames.update(zip(batch, resized, strict=True))
-        needed = sum(frame.nbytes for frame in frames.values())
-        self._kept, self._kept_resize = (frames if needed <= KEPT_BYTES else {}), resize
-        return torch.stack([frames[index] for index in indices.tolist()])
+            yield from zip((rows[index] for index in batch), resized, strict=True)
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from re2tal_hf.data import augmentation as augmentation_room
 from re2tal_hf.data.augmentation import Augmentation
 
 SIZE = (12, 10)
@@ -39,6 +40,17 @@ def test_draws_follow_the_generator(augmentation):
     draws = [augmentation(frames, SIZE, generator=shared) for _ in range(2)]
     assert torch.equal(first, draws[0])
     assert not torch.equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize("augmentation", [CROP, FLIP, COLOUR, OPERATED, ALL])
+def test_long_videos_go_some_frames_at_a_time(augmentation, monkeypatch):
+    frames, whole = clip(7), []
+    for seed in range(5):
+        whole.append(augmentation(frames, SIZE, generator=generator(seed)))
+    monkeypatch.setattr(augmentation_room, "FRAMES_TOGETHER", 3)
+    for seed, expected in enumerate(whole):
+        assert torch.equal(augmentation(frames, SIZE, generator=generator(seed)), expected)
+    assert Augmentation()(frames) is frames
 
 
 def test_global_generator_is_untouched_by_an_explicit_one():

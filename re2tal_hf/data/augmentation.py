@@ -13,6 +13,9 @@ from torchvision.transforms import v2
 from ..value_checks import COUNT, SHARE, Range, check_values, fields_of
 from .random_operations import OPERATIONS, RandomOperations
 
+# Colours are computed in floating point, four times the bytes of a frame and more.
+FRAMES_TOGETHER = 256
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -105,9 +108,19 @@ class Augmentation:
         transform = self._transform(size, flip=not set(labels) & unflippable)
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also reseed the accelerators, which fork_rng does not restore.
-            torch.default_generator.manual_seed(seed)
-            return transform(frames)
+            augmented: Tensor | None = None
+            for first in range(0, len(frames), FRAMES_TOGETHER):
+                # torch.manual_seed would also reseed the accelerators, which fork_rng does not restore.
+                torch.default_generator.manual_seed(seed)
+                part = transform(frames[first : first + FRAMES_TOGETHER])
+                if len(part) == len(frames):
+                    return part
+                if part.data_ptr() == frames.data_ptr() and part.shape[1:] == frames.shape[1:]:
+                    return frames  # nothing was drawn
+                if augmented is None:
+                    augmented = part.new_empty(len(frames), *part.shape[1:])
+                augmented[first : first + len(part)] = part
+        return frames if augmented is None else augmented
 
     def _transform(self, size: tuple[int, int] | None, *, flip: bool) -> v2.Transform:
         parts: list[v2.Transform] = [v2.Identity()]

@@ -148,7 +148,8 @@ class Re2TALConfig(RewiredConfig):
             as it is.
         backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not), `"plain"`,
             `"auto"`, the fastest of them stage by stage within `model.memory_budget`, or `"clips"`, the same for a few
-            clips of a video at a time, so that nothing grows with its length. Same outputs and gradients, other memory.
+            clips of a video at a time, so that nothing grows with its length, the head's activations included; `"auto"`
+            goes by clips, too, where the whole is too large. Same outputs and gradients, other memory.
         stream_bits: 16 or 24 rounds what each branch adds, so that the inverse is exact in any precision; of 16 what is
             kept takes two bytes a number. See `rewire`.
         lora: LoRA in a frozen backbone, by peft's names: `r`, `lora_alpha`, `lora_dropout`, `target_modules`; see

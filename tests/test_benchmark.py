@@ -39,7 +39,11 @@ def test_the_report_holds_machine_versions_and_rows(tmp_path):
     assert report["machine"].startswith("CPU, ") and {"torch", "python", "timm"} <= report["versions"].keys()
     assert report["backbones"] == entries
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in tmp_path.iterdir()} == {"found.json", "found.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"found.json", "found.md", "found.png"}
+    page = (tmp_path / "found.md").read_text(encoding="utf-8")
+    assert report["machine"] in page and f"torch {report['versions']['torch']}" in page and "(found.png)" in page
+    assert "| one | 1x8x3x32x32 | 8.0 | 8.0 (1.30) | 8.0 (1.30) | 8.0 (1.30) | 1.0x | 20 | 0.10 |" in page
+    assert "| one | 8 / 2.0 | 16 / 2.0 |  |  |  |" in page and "| other | 8 / 2.0 |  |  |  |  |" in page
     _, times, growth = draw_report(report).axes
     assert [bar.get_width() for bar in times.patches] == [1.3] * 6
     plotted = sorted(line.get_xdata()[0] for line in growth.lines if line.get_marker() == "o" and len(line.get_xdata()))

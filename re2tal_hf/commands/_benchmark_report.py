@@ -1,4 +1,4 @@
-"""What `re2tal benchmark --output` writes: JSON of what was measured and counted, and a picture of it."""
+"""What `re2tal benchmark --output` writes: JSON of what was measured and counted, a page and a picture of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ from ..version import __version__
 # Of the bars; the table of the JSON has all rows.
 SHOWN = {"rewired, plain": "0.75", "rewired, checkpoint": "tab:blue", "rewired, reversible": "tab:orange"}
 PLAIN, REVERSIBLE = "rewired, plain", "rewired, reversible"
+INFERENCE = "inference, any mode"
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
 AXES = ("depth", "frames", "size", "precision")
+GROWTH = {
+    ("depth", "deeper"): "deeper",
+    ("frames", "x4"): "frames x4",
+    ("size", "x2"): "size x2",
+    ("precision", "bf16"): "bf16",
+}
 
 
 def write_report(name: str, entries: Sequence[dict[str, Any]], device: str) -> None:
-    """Writes `name.json` and `name.png`.
+    """Writes `name.json`, `name.md` and `name.png`.
 
     Args:
         name: A path without ending.
@@ -41,8 +49,58 @@ def write_report(name: str, entries: Sequence[dict[str, Any]], device: str) -> N
     }
     with written_whole(Path(f"{name}.json")) as partial:
         partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with written_whole(Path(f"{name}.md")) as partial:
+        partial.write_text(report_page(report, Path(name).name), encoding="utf-8")
     with written_whole(Path(f"{name}.png")) as partial:
         draw_report(report).savefig(partial, format="png", dpi=110)
+
+
+def report_page(report: dict[str, Any], name: str) -> str:
+    """Returns the page, in Markdown, of a report whose picture is `name.png`."""
+    first = report["backbones"][0]
+    versions = ", ".join(f"{package} {number}" for package, number in report["versions"].items())
+    measured = [
+        f"| {entry['name']} | {entry['shape']} | "
+        + " | ".join(_measured_cells(entry["rows"]))
+        + f" | {entry['rows'][INFERENCE]['peak_mib']:.0f} | {entry['rows'][INFERENCE]['forward_seconds']:.2f} |"
+        for entry in report["backbones"]
+    ]
+    counted = [f"| {entry['name']} | " + " | ".join(_counted_cells(entry)) + " |" for entry in report["backbones"]]
+    return "\n".join(
+        [
+            "# Memory and time of every backbone",
+            "",
+            f"{report['machine']}; {versions}; {first['precision']}.",
+            "",
+            f"![Kept bytes, times, and how the kept bytes grow]({name}.png)",
+            "",
+            "Kept between forward and backward, in MiB; in brackets the time of a step, the library's own being 1, the",
+            "median of the rounds. Then a forward pass without gradients: MiB that it adds at its peak, and seconds.",
+            "",
+            "| backbone | input | library's own | plain | checkpoint | reversible | fewer | inference, MiB | s |",
+            "| --- " * 9 + "|",
+            *measured,
+            "",
+            "Counted without numbers: MiB kept with all stages plain / in the leanest modes.",
+            "",
+            f"| backbone | as above | {' | '.join(GROWTH.values())} |",
+            "| --- " * (2 + len(GROWTH)) + "|",
+            *counted,
+            "",
+        ]
+    )
+
+
+def _measured_cells(rows: dict[str, dict[str, float]]) -> list[str]:
+    own = next(iter(rows.values()))
+    modes = [f"{rows[mode]['kept_mib']:.1f} ({rows[mode]['ratio']:.2f})" for mode in SHOWN]
+    return [f"{own['kept_mib']:.1f}", *modes, f"{own['kept_mib'] / rows[REVERSIBLE]['kept_mib']:.1f}x"]
+
+
+def _counted_cells(entry: dict[str, Any]) -> list[str]:
+    counted = {(c["axis"], c["factor"]): c for c in entry["counted"]}
+    found = [counted.get(key) for key in [("", ""), *GROWTH]]
+    return ["" if c is None else f"{c['plain_mib']:.0f} / {c['leanest_mib']:.1f}" for c in found]
 
 
 def draw_report(report: dict[str, Any]) -> Figure:
@@ -58,9 +116,11 @@ def draw_report(report: dict[str, Any]) -> Figure:
             values = [entry["rows"][mode][field] for entry in entries]
             bars = axes.barh(places, values, thickness, color=colour, label=mode.removeprefix("rewired, "))
             axes.bar_label(bars, fmt="%.3g", fontsize=6, padding=2)
+    for axes in (kept, times):
+        axes.margins(x=0.12)  # for what stands beside the bars
     kept.set(xscale="log", xlabel="kept between forward and backward, MiB", yticks=range(len(names)), yticklabels=names)
     kept.invert_yaxis()
-    kept.legend(fontsize=7, loc="lower right")
+    kept.legend(fontsize=7, ncols=3, **ABOVE)
     times.axvline(1, color="0.3", linewidth=0.8)
     times.set(xlabel="time of a step, library's = 1")
     for name, label, marker in _growth_labels(entries):
@@ -71,8 +131,8 @@ def draw_report(report: dict[str, Any]) -> Figure:
                     growth.plot(factor, place, marker, color=colour, markersize=6, fillstyle="none")
         growth.plot([], [], marker, color="0.3", fillstyle="none", label=f"{name} {label}")
     growth.axvline(1, color="0.3", linewidth=0.8)
-    growth.set(xscale="log", xlabel="counted: kept, of changed to unchanged (grey plain, orange leanest)")
-    growth.legend(fontsize=7, ncols=3)
+    growth.set(xscale="log", xlabel="kept, changed to unchanged (grey plain, orange leanest)")
+    growth.legend(fontsize=7, ncols=5, **ABOVE)
     first = entries[0]
     figure.suptitle(
         f"input {first['shape']}, {first['precision']}; {report['machine']}; torch {report['versions']['torch']}",

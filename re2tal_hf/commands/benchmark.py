@@ -2,7 +2,7 @@
 
 re2tal benchmark                         # Swin-T, depths 2-2-6-2 and 2-2-18-2, one CPU thread
 re2tal benchmark --families              # one backbone of every family
-re2tal benchmark --families --output scripts/benchmark   # also over depth, frames, size, precision: JSON and a picture
+re2tal benchmark --families --output scripts/benchmark   # also over depth, frames, size, precision: JSON, page, picture
 re2tal benchmark --backbone '{model_type: slowfast, variant: 101_8x8}'
 re2tal benchmark --recipe ut_interaction # the shapes of a recipe, the head included
 re2tal benchmark --budgets       # what is kept and how long a step takes, from the leanest budget to the largest
@@ -40,7 +40,7 @@ from ..training.own_files import import_files
 from ..training.recipe_yaml import read_yaml
 from ..value_checks import COUNT, check_value
 from ._benchmark_calculation import calculate
-from ._benchmark_report import write_report
+from ._benchmark_report import INFERENCE, write_report
 from ._command import check_device, number, run_command
 
 AS_SHIPPED = "the library's own forward"
@@ -113,7 +113,6 @@ FRAME_SIZES = {
 }
 # What a library's own forward needs to do no more than ours.
 LIBRARY_ARGUMENTS = {"vjepa2": {"skip_predictor": True}}
-INFERENCE = "inference, any mode"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MIB = 2**20
 # Budgets between the leanest and the largest, both included.
@@ -383,7 +382,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=number(int, COUNT), default=1)
     parser.add_argument("--rounds", type=number(int, COUNT), default=7)
     parser.add_argument(
-        "--output", metavar="NAME", help="also write NAME.json and NAME.png, with counts for larger inputs"
+        "--output", metavar="NAME", help="also write NAME.json, NAME.md and NAME.png, with counts for larger inputs"
     )
     parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
 

@@ -168,6 +168,13 @@ def test_wrong_overrides_are_named(override, message):
         load_recipe("quickstart", [override])
 
 
+def test_the_recipe_that_is_found_is_for_training_only(tmp_path, monkeypatch):
+    (tmp_path / "auto").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="finds settings for `re2tal train`; .* Or choose one of .*ut_clips"):
+        load_recipe("auto")
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [

@@ -1,4 +1,4 @@
-"""Names for segments by a tiny CLIP that is made here."""
+"""Names for segments by a tiny CLIP, SigLIP 2 and VideoPrism that are made here."""
 
 import json
 
@@ -6,7 +6,18 @@ import pytest
 import torch
 from run_factory import small_pipeline
 from tolerances import assert_close
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    Siglip2Processor,
+    Siglip2Tokenizer,
+)
 from video_factory import numbered_frames, write_video
 
 from re2tal_hf.commands.predict import main
@@ -48,6 +59,76 @@ def test_shares_are_those_of_the_embeddings(clip):
         expected = (model.logit_scale.exp() * cosines).mean(0).softmax(0)
     assert_close(torch.tensor(shares), expected, depth=4)
     assert max(shares) - min(shares) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("siglip")
+    torch.manual_seed(3)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *LETTERS, "\u2581"])}
+    of_text = {**SIZES, "vocab_size": len(vocabulary), "max_position_embeddings": 64, "projection_size": 16}
+    of_images = {**SIZES, "num_patches": 256, "patch_size": 16}
+    model = Siglip2Model(Siglip2Config(text_config=of_text, vision_config=of_images))
+    torch.nn.init.constant_(model.logit_scale, 3.0)
+    model.save_pretrained(folder)
+    images = Siglip2ImageProcessor(patch_size=16, max_num_patches=256)
+    Siglip2Processor(images, Siglip2Tokenizer(vocab=vocabulary, merges=[])).save_pretrained(folder)
+    return str(folder)
+
+
+def test_siglip_reads_texts_of_a_fixed_length_padding_included(siglip):
+    text_model, pictures = TextModel(siglip, torch.device("cpu")), list(frames(4))
+    shares = text_model.shares(pictures, LABELS)
+    model, processor = text_model.model, text_model.processor
+    pixels = processor.image_processor(pictures, return_tensors="pt")
+    padded = processor.tokenizer(LABELS, padding="max_length", max_length=64, return_tensors="pt")
+    assert padded.input_ids.shape == (3, 64)
+    with torch.no_grad():
+        output = model(input_ids=padded.input_ids, **pixels)
+        cosines = output.image_embeds @ output.text_embeds.T
+        expected = (model.logit_scale.exp() * cosines + model.logit_bias).mean(0).softmax(0)
+    assert_close(torch.tensor(shares), expected, depth=4)
+    assert max(shares) - min(shares) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def videoprism(tmp_path_factory) -> str:
+    library = pytest.importorskip("transformers.models.videoprism", reason="transformers before 5.15")
+    from transformers import LlavaOnevisionVideoProcessor
+
+    folder = tmp_path_factory.mktemp("videoprism")
+    torch.manual_seed(3)
+    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    tokens = library.VideoPrismTokenizer(vocab=letters, extra_ids=0, model_max_length=64)
+    sizes = {**SIZES, "hidden_size": 32, "intermediate_size": 32}
+    del sizes["num_hidden_layers"]
+    layers = {"num_spatial_layers": 1, "num_temporal_layers": 1, "num_auxiliary_layers": 1}
+    of_videos = {**sizes, **layers, "image_size": 16, "num_frames": 4, "tubelet_size": [1, 8, 8]}
+    of_text = {**sizes, "num_hidden_layers": 1, "vocab_size": len(tokens)}
+    model = library.VideoPrismClipModel(library.VideoPrismConfig(text_config=of_text, vision_config=of_videos))
+    model.save_pretrained(folder)
+    videos = LlavaOnevisionVideoProcessor(size={"height": 16, "width": 16}, do_normalize=False)
+    library.VideoPrismProcessor(videos, tokens).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_model_of_videos_sees_a_segment_as_one(videoprism):
+    text_model, video = TextModel(videoprism, torch.device("cpu")), frames(4)
+    assert text_model.num_frames == 4
+    shares = text_model.shares(list(video), LABELS)
+    model, processor = text_model.model, text_model.processor
+    pixels = processor.video_processor([video], return_tensors="pt", do_sample_frames=False).pixel_values_videos
+    assert pixels.shape == (1, 4, 3, 16, 16) and 0 <= pixels.min() < pixels.max() <= 1
+    texts = processor.tokenizer(LABELS, padding="max_length", max_length=64, return_tensors="pt")
+    with torch.no_grad():
+        of_video = model.get_video_features(pixels).pooler_output.view(-1)
+        of_texts = model.get_text_features(texts.input_ids, texts.attention_mask).pooler_output.view(3, -1)
+    assert_close(torch.tensor(shares), (of_texts @ of_video / 0.01).softmax(0), depth=4)
+    assert max(shares) - min(shares) > 1e-3
+    pipe = small_pipeline(id2label={0: "action"}, label2id={"action": 0})
+    found = pipe(frames(), frame_rate=10.0, candidate_labels=LABELS, text_model=videoprism)
+    assert found and {row["label"] for row in found} <= set(LABELS)
 
 
 def test_each_segment_gets_the_label_that_fits_its_frames(clip):

@@ -17,14 +17,14 @@ from pathlib import Path
 from ..report.page import NAME as REPORT
 from ..report.page import write_report
 from ..training import auto_recipe
-from ..training.arguments import load_recipe, parse_recipe
+from ..training.arguments import AUTO, load_recipe, parse_recipe
 from ..training.localization import LocalizationTrainer
 from ..training.processes import on_main_process, start_processes
 from ..training.recipe_yaml import write_yaml
 from ..training.run_folder import RunFolder
 from ._command import add_training_options, run_command
 
-CHOSEN = f"{auto_recipe.NAME}.yaml"
+CHOSEN = f"{AUTO}.yaml"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +45,17 @@ def run(options: argparse.Namespace) -> int:
     if options.streaming:
         overrides.append("data.streaming=true")
     kept = chosen_before(options.output)
-    if options.recipe == auto_recipe.NAME and kept is None:
+    if options.recipe == AUTO and kept is None:
         # The first process tries steps alone, before it meets the others: in a group, their losses wait for each other.
         is_first = os.environ.get("RANK", "0") == "0"
         found = auto_recipe.find_recipe(overrides, options.imports) if is_first else ""
         processes = start_processes()
         text = on_main_process(processes, lambda: found)
-        recipe = parse_recipe(text, auto_recipe.NAME, (), options.imports)
+        recipe = parse_recipe(text, AUTO, (), options.imports)
         processes.print(text)
     else:
         # What was chosen for a run stays, whatever memory is free by now.
-        name = kept if options.recipe == auto_recipe.NAME else options.recipe
+        name = kept if options.recipe == AUTO else options.recipe
         recipe, text = load_recipe(str(name), overrides, options.imports), ""
     if options.print:
         if not text:

@@ -31,6 +31,8 @@ from .own_files import import_files
 from .recipe_checks import check_recipe
 from .recipe_yaml import MAX_BYTES, read_yaml
 
+AUTO = "auto"
+"""The recipe that is no file; see `auto_recipe.py`."""
 # So far above any use that beyond it is a slip.
 FEW = Range(1, 10**6)
 EPOCHS = Range(0, 10**6)
@@ -290,6 +292,11 @@ def _text_of(name: str) -> bytes:
     """The file of a recipe, no more of it than a recipe can have."""
     if name in recipe_names():
         return (resources.files("re2tal_hf") / "recipes" / f"{name}.yaml").read_bytes()
+    if name == AUTO:
+        raise ValueError(
+            f"--recipe {AUTO} finds settings for `re2tal train`; add --print there for a recipe to give here. "
+            f"Or choose one of {', '.join(recipe_names())}."
+        )
     path = Path(name)
     if os.path.isdir(path):
         inside = sorted(path.glob("*.yaml"))

@@ -19,13 +19,12 @@ from ..data.timeline_index import TimelineIndex
 from ..data.window_choice import choose_window
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..video_reader import VideoReadError
-from .arguments import SECTIONS, parse_recipe, with_overrides
+from .arguments import AUTO, SECTIONS, parse_recipe, with_overrides
 from .auto_memory import Fit, Trial, device_of_training, fit_frames, memory_for_training
 from .library_weights import backbone_of
 from .localization import read_subset
 from .recipe_yaml import write_yaml
 
-NAME = "auto"
 SMALL_WEIGHTS, LARGE_WEIGHTS = "hf-hub:timm/tf_efficientnet_lite0.in1k", "Swin3D_T_Weights.KINETICS400_V1"
 SCRATCH = {
     "model_type": "video_swin", "embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8],
@@ -120,12 +119,12 @@ def find_recipe(overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> s
     """
     # Of a model that is given in part nothing can be said yet.
     others = [override for override in overrides if not override.startswith("model.")]
-    recipe = parse_recipe("model: {backprop: auto}", NAME, others, imports)
+    recipe = parse_recipe("model: {backprop: auto}", AUTO, others, imports)
     if recipe.data.features or recipe.training.pretrained_model:
         field = "data.features" if recipe.data.features else "training.pretrained_model"
         fitting = "features_actionformer" if recipe.data.features else "of the run that it comes from, RUN/recipe.yaml"
         raise ValueError(
-            f"--recipe {NAME} is for videos and pretrained backbones, without {field}: take the recipe {fitting}."
+            f"--recipe {AUTO} is for videos and pretrained backbones, without {field}: take the recipe {fitting}."
         )
     subset = read_subset(recipe.data, recipe.data.training_subset, repair=True)
     read_subset(recipe.data, recipe.data.validation_subset, repair=False)  # said before anything long
@@ -140,7 +139,7 @@ def find_recipe(overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> s
     _choose_rates(choices, updates, scratch)
     fit = _choose_frames(choices, footage, device)
     lines = [
-        f"Chosen by re2tal train --recipe {NAME} for {len(footage.durations)} videos with {len(footage.lengths)} "
+        f"Chosen by re2tal train --recipe {AUTO} for {len(footage.durations)} videos with {len(footage.lengths)} "
         f"training actions of {len(footage.labels)} classes, on {device.type}.",
         f"A step took {fit.seconds:.2g} s: about {_minutes(fit.seconds * updates)} of training, without evaluations.",
         "Keep it, change it, and give it to --recipe in place of the name.",
@@ -327,7 +326,7 @@ def _choose_frames(choices: Choices, footage: Footage, device: torch.device) -> 
     if auto:
         choices.choose("training.memory_budget", budget, reason)
     trials = list(_trials(choices, footage, device))
-    fit = fit_frames(lambda trial: parse_recipe(_tried(choices, trial), NAME), trials, device, len(footage.labels))
+    fit = fit_frames(lambda trial: parse_recipe(_tried(choices, trial), AUTO), trials, device, len(footage.labels))
     for place, value in fit.trial.settings.items():
         of_batch = f"{BATCH} windows an update, as many at once as fit"
         choices.choose(place, value, f"{fit.trial.reason}; {fit}" if place == "processor.size" else of_batch)

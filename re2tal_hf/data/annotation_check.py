@@ -210,7 +210,7 @@ def _of_classes(videos: Sequence[AnnotatedVideo], labels: Sequence[str]) -> list
             _finding(found, "note", title).add(f"{name} ({count})")
     subsets = sorted({video.subset for video in videos})
     if subsets == [""]:
-        found.append(Finding("note", "no video has a subset: re2tal annotations split gives each one", len(videos)))
+        found.append(Finding("note", "videos without a subset: re2tal annotations split gives each one", len(videos)))
     there = {(labels[number], video.subset) for video in videos for number in video.labels}
     for name in counts:
         lacking = [subset for subset in subsets if subset and (name, subset) not in there]

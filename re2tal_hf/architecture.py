@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
@@ -39,6 +40,20 @@ BACKBONE_SETTINGS: dict[str, Any] = {
     ),
     **dict.fromkeys(("layer_norm_eps", "initializer_range", "mlp_ratio"), Annotated[float, POSITIVE]),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TemporalReach:
+    """How far along a video the features of a network see.
+
+    Attributes:
+        frames: Input frames before and after those that a feature stands for, on which it may depend. Where a part of
+            the video is computed by itself, features farther from its ends are those of the whole video.
+        alignment: A part must begin and end at multiples of so many frames, the video's end excepted.
+    """
+
+    frames: int
+    alignment: int
 
 
 class Architecture(ABC):
@@ -142,6 +157,10 @@ class Architecture(ABC):
         that shape. Where this is False, clips may be had one by one.
         """
         return False
+
+    def temporal_reach(self, model: Any) -> TemporalReach | None:
+        """Returns how far features see, None if that is the whole video or the model takes clips."""
+        return None
 
     def to_library_input(self, videos: Tensor) -> Tensor:
         """From `[B, T, C, H, W]` to what the library's forward takes; `[B, C, T, H, W]` unless overridden."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from .architecture import ADAPTERS, Architecture, adapters_of, register_backbone
+from .architecture import ADAPTERS, Architecture, TemporalReach, adapters_of, register_backbone
 from .reversible import Stage
 from .rewiring import COUPLING
 from .value_checks import BELOW_ONE, MAX_LAYERS, Range, one_line, shown
@@ -130,6 +130,12 @@ class ImageNetwork(Architecture):
 
     def clip_length(self, model: Any) -> int | None:
         return None if temporal_shift_of(model) or adapters_of(model) else 1
+
+    def temporal_reach(self, model: Any) -> TemporalReach | None:
+        """A frame for each branch that shifts; none where there are adapters, or clips are single frames."""
+        if not temporal_shift_of(model) or adapters_of(model):
+            return None
+        return TemporalReach(sum(len(stage.branches) for stage in self.stages(model)), 1)
 
     def to_library_input(self, videos: Tensor) -> Tensor:
         """`[B, T, C, H, W]`, or images `[B, C, H, W]` of videos of one frame."""

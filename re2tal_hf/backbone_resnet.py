@@ -19,7 +19,7 @@ from torchvision.models.video.resnet import (
     VideoResNet,
 )
 
-from .architecture import Architecture, register_backbone
+from .architecture import Architecture, TemporalReach, register_backbone
 from .network_slowfast import initialize_layers
 from .reversible import Stage
 from .value_checks import Range
@@ -106,6 +106,14 @@ class VideoResNetArchitecture(Architecture):
         shortcuts = [block.downsample for block in _blocks(model) if block.downsample is not None]
         convolutions = [m for part in (model.stem, *shortcuts) for m in part.modules() if isinstance(m, nn.Conv3d)]
         return math.prod(convolution.stride[0] for convolution in convolutions)
+
+    def temporal_reach(self, model: VideoResNet) -> TemporalReach:
+        frames, rate = 0, 1
+        for part in (model.stem, *(residual_branch(block) for block in _blocks(model))):
+            for convolution in (module for module in part.modules() if isinstance(module, nn.Conv3d)):
+                frames += convolution.kernel_size[0] // 2 * rate
+                rate *= convolution.stride[0]
+        return TemporalReach(frames, rate)
 
 
 def _blocks(model: VideoResNet) -> list[BasicBlock | Bottleneck]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from .architecture import Architecture, register_backbone
+from .architecture import Architecture, TemporalReach, register_backbone
 from .backbone_rates import at_feature_rate
 from .network_slowfast import (
     DEPTHS,
@@ -80,6 +81,11 @@ def residual_stage(
 
 VARIANTS = [f"{depth}_{setting}" for depth in DEPTHS for setting in SETTINGS]
 """Depths and settings of the published networks."""
+
+
+def temporal_span(layer: nn.Module) -> int:
+    """Returns how many of its frames a layer sees on each side."""
+    return sum(module.kernel_size[0] // 2 for module in layer.modules() if isinstance(module, nn.Conv3d))
 
 
 class VariantsArchitecture(Architecture):
@@ -164,6 +170,20 @@ class SlowFastArchitecture(VariantsArchitecture):
         fast = at_feature_rate(fast, model.frame_stride, model.feature_stride, length)
         return torch.cat((slow, fast), dim=-1)
 
+    def temporal_reach(self, model: SlowFast) -> TemporalReach:
+        slow_rate, fast_rate, stride = model.resample_rate, model.frame_stride, model.feature_stride
+        slow, fast = (temporal_span(path.conv1) * rate for path, rate in self._paths(model))
+        for lateral, slow_layer, fast_layer in zip(
+            model.slow_path.laterals, model.slow_path.layers, model.fast_path.layers, strict=True
+        ):
+            # The slow frame stands for several fast ones.
+            slow = max(slow, fast + temporal_span(lateral) * fast_rate) + temporal_span(slow_layer) * slow_rate
+            fast += temporal_span(fast_layer) * fast_rate
+        return TemporalReach(max(slow, fast) + max(slow_rate, stride), math.lcm(slow_rate, fast_rate, stride))
+
+    def _paths(self, model: SlowFast) -> list[tuple[Any, int]]:
+        return [(model.slow_path, model.resample_rate), (model.fast_path, model.frame_stride)]
+
     def _pathways(self, model: SlowFast, features: Tensor) -> tuple[Tensor, Tensor]:
         slow_channels = model.slow_path.out_channels
         return features[:, :: model.speed_ratio, :slow_channels], features[..., slow_channels:]
@@ -197,6 +217,11 @@ class SinglePathwayArchitecture(VariantsArchitecture):
         pooled = features.mean((2, 3))
         length = -(-pooled.shape[1] * model.resample_rate // model.feature_stride)
         return at_feature_rate(pooled, model.resample_rate, model.feature_stride, length)
+
+    def temporal_reach(self, model: SinglePathway) -> TemporalReach:
+        rate, stride = model.resample_rate, model.feature_stride
+        span = sum(temporal_span(part) for part in (model.conv1, *model.layers))
+        return TemporalReach(span * rate + max(rate, stride), math.lcm(rate, stride))
 
     def initialize(self, model: SinglePathway) -> None:
         initialize_weights(model)

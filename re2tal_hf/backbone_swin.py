@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
-from .architecture import Architecture, register_backbone
+from .architecture import Architecture, TemporalReach, register_backbone
 from .backbone_rates import at_feature_rate
 from .reversible import Stage
 from .value_checks import BELOW_ONE, COUNT, POSITIVE, Range
@@ -263,11 +263,28 @@ class VideoSwin(Architecture):
     def feature_stride(self, model: SwinTransformer3d) -> int:
         return cast(int, getattr(model, "feature_stride", model.patch_embed.tuple_patch_size[0]))
 
+    def temporal_reach(self, model: SwinTransformer3d) -> TemporalReach:
+        """Every second block moves the windows, so that what one end of a part is, others see through two windows."""
+        before = after = window = 0
+        for attention in (module for module in model.modules() if isinstance(module, ShiftedWindowAttention3d)):
+            window, shift = attention.window_size[0], attention.shift_size[0]
+            # At the ends of a part the windows are cut in two.
+            before, after = _spread(before, window, shift), _spread(after, window, -shift % window)
+        frames, stride = model.patch_embed.tuple_patch_size[0], self.feature_stride(model)
+        interpolated = stride if stride != frames else 0
+        # A part of less than a window would have a smaller one: one token of another window, at least.
+        return TemporalReach(max(before, after, 1) * frames + interpolated, math.lcm(window * frames, stride))
+
     def temporal_features(self, model: SwinTransformer3d, features: Tensor) -> Tensor:
         """Pools over space, and brings the features to their rate."""
         pooled = super().temporal_features(model, features)
         frames, stride = model.patch_embed.tuple_patch_size[0], self.feature_stride(model)
         return at_feature_rate(pooled, frames, stride, -(-pooled.shape[1] * frames // stride))
+
+
+def _spread(tokens: int, window: int, first: int) -> int:
+    """How many tokens from an end see beyond it after a block whose window there has `first`; `tokens` did before."""
+    return first + -(-max(tokens - first, 0) // window) * window
 
 
 def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Videos of any length in constant memory: clips that do not see each other, a few at a time.
 
-`backprop="clips"` is for backbones that take clips, or frames, each by itself. The features of a whole video are had
-without a graph; once the gradient of the features is known, some clips after the other go through the backbone again,
-with their random numbers, and give their share of the parameters' gradients. Kept are the video, its features and, for
-a few clips at a time, the activations of the backbone. The step does one forward pass more than a plain one, 4/3 of its
-arithmetic, which is what the recomputation of all other modes costs, too.
+This half of `backprop="clips"`, of which `backprop_chunks` is the other, is for backbones that take clips, or frames,
+each by itself. The features of a whole video are had without a graph; once the gradient of the features is known, some
+clips after the other go through the backbone again, with their random numbers, and give their share of the parameters'
+gradients. Kept are the video, its features and, for a few clips at a time, the activations of the backbone. The step
+does one forward pass more than a plain one, 4/3 of its arithmetic, which is what the recomputation of all other modes
+costs, too.
 """
 
 from __future__ import annotations
@@ -46,17 +47,25 @@ def clip_by_clip(
     if plan is None and is_trained(backbone, videos):
         plan = plan_clips(backbone, videos)
     together = most_together(backbone, videos) if plan is None else plan.together
-    some_clips = _SomeClips(backbone, None if plan is None else plan.modes)
+    part = PartOfVideo(backbone, None if plan is None else plan.modes)
     run = called if plan is None else recomputed
-    frames = together * backbone.architecture.clip_length(backbone)
-    parts = [videos.split(frames, dim=1)]
-    if pixel_statistics is not None and frame_mask is not None:
-        parts += [frame_mask.split(frames, dim=1), [pixel_statistics] * len(parts[0])]
-    return torch.cat([run(RecordedCall(some_clips), *inputs) for inputs in zip(*parts, strict=True)], dim=1)
+    length = together * backbone.architecture.clip_length(backbone)
+    slices = [slice(start, start + length) for start in range(0, videos.shape[1], length)]
+    inputs = [split_frames(frames, videos, frame_mask, pixel_statistics) for frames in slices]
+    return torch.cat([run(RecordedCall(part), *tensors) for tensors in inputs], dim=1)
 
 
-class _SomeClips(nn.Module):
-    """A backbone, from the next clips of every video to their features."""
+def split_frames(
+    frames: slice, videos: Tensor, frame_mask: Tensor | None, pixel_statistics: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Returns what `PartOfVideo` takes of some frames; arguments as for `clip_by_clip`."""
+    if pixel_statistics is None or frame_mask is None:
+        return (videos[:, frames],)
+    return videos[:, frames], frame_mask[:, frames], pixel_statistics
+
+
+class PartOfVideo(nn.Module):
+    """A backbone, from some frames of every video to their features."""
 
     def __init__(self, backbone: nn.Module, modes: tuple[Backprop, ...] | None):
         super().__init__()
@@ -64,6 +73,7 @@ class _SomeClips(nn.Module):
         self.modes = modes
 
     def forward(self, videos: Tensor, *pixels: Tensor) -> Tensor:
+        """Takes what `split_frames` returns."""
         backbone: Any = self.backbone
         numbers = backbone.normalized(videos, *pixels) if pixels else videos.contiguous()
         return backbone.joined_features(numbers, modes=self.modes)
@@ -85,16 +95,6 @@ def is_trained(backbone: nn.Module, videos: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in (videos, *backbone.parameters()))
 
 
-def can_go_by_clips(backbone: nn.Module) -> bool:
-    """Returns whether clips may go through a backbone some at a time."""
-    try:
-        check_clips_apart(backbone)
-        check_norms(backbone)
-    except ValueError:
-        return False
-    return True
-
-
 def most_together(backbone: Any, videos: Tensor) -> int:
     """Returns how many clips of every video go through the backbone at a time if memory allows it."""
     length = backbone.architecture.clip_length(backbone)
@@ -102,11 +102,13 @@ def most_together(backbone: Any, videos: Tensor) -> int:
 
 
 def check_clips_apart(backbone: Any) -> None:
-    """Raises a `ValueError` if the features of a clip depend on other clips."""
+    """Raises a `ValueError` if features depend on the whole video."""
     architecture = backbone.architecture
+    if architecture.temporal_reach(backbone) is not None:
+        return
     if architecture.clip_length(backbone) is None or architecture.clips_see_each_other(backbone):
         raise ValueError(
-            f"backprop='clips' is for backbones whose clips do not see each other, and this one "
+            f"backprop='clips' is for backbones that see clips, or a limited part of a video, and this one "
             f"({architecture.model_type!r}) looks along the whole video: choose 'reversible', 'checkpoint' or 'auto'."
         )
 

@@ -100,6 +100,7 @@ class BackpropPlan:
         stages: Bytes of every stage by itself in every mode that it may take.
         largest_module: Bytes that recomputing one module takes for a while.
         together: Number of clips at a time; 0 for all of the input. The last three are of one clip.
+        chunk: Of windowed backbones in place of clips, the frames of a chunk without what is computed twice.
         reason: Why it is not that of the whole input with a head that keeps all, where `"auto"` has chosen so.
     """
 
@@ -112,12 +113,14 @@ class BackpropPlan:
     stages: tuple[dict[Backprop, int], ...]
     largest_module: int
     together: int = 0
+    chunk: int = 0
     reason: str = ""
 
     def __str__(self) -> str:
         leanest, fastest = self.choices[0], self.choices[-1]
         shape = "x".join(map(str, self.shape))
         given = f"clips, {self.together} at a time of" if self.together else "auto, input"
+        given = f"clips, chunks of {self.chunk} frames with what they see around them," if self.chunk else given
         lines = [
             f"backprop={given} {shape}: the backbone keeps {_mib(self.kept)} of the {_mib(self.budget)} that it may, "
             f"at {self.step:.2f} times the arithmetic of a plain step "
@@ -139,6 +142,7 @@ class BackpropPlan:
             "relative_step": round(self.step, 4),
             "input_shape": list(self.shape),
             "clips_together": self.together,
+            "chunk_frames": self.chunk,
         }
 
 

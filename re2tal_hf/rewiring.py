@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import BACKBONES, Architecture, architecture_of, build_library_model
-from .backprop_clips import can_go_by_clips, check_clips_apart, clip_by_clip, is_trained, plan_clips
+from .backprop_chunks import can_go_by_parts, part_by_part, plan_parts
+from .backprop_clips import check_clips_apart, is_trained
 from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner, OverBudgetError
 from .byte_frames import taking_bytes
 from .dual_residual import LARGEST_ERROR, BackpropSwitch
@@ -94,8 +95,8 @@ def rewire(
             `"reversible"` inverts a stage once rounding allows it, and stores its inputs until then. `"auto"` takes
             for each stage the fastest mode with which the backbone keeps no more than `model.memory_budget` bytes, by
             default what is free; `model.plan` says which; where even the leanest keep more, it goes by clips if it can.
-            `"clips"` does so for a few clips of a video at a time, so
-            that nothing grows with its length; the clips must not see each other.
+            `"clips"` does so for some of a video at a time, clips or chunks with what their features see around them,
+            so that nothing grows with its length.
         coupling: Coefficients `(alpha, beta)` of Dr2Net, by default `(1, 0)`, the network as it is. They may be set
             again later by `model.set_coupling`.
         stream_bits: Rounds what each branch adds, so that the inverse is exact to the bit in any precision: 16 (to
@@ -353,13 +354,13 @@ class RewiredModel(nn.Module):
         """
         videos, planner = torch.empty(tuple(shape), dtype=dtype, device="meta"), self.backprop_planner
         if self.backprop == "clips" or (self.backprop == "auto" and planner.clips):
-            return plan_clips(self, videos)
+            return plan_parts(self, videos)
         try:
             return self.plan_together(videos)
         except OverBudgetError as error:
-            if self.backprop != "auto" or not can_go_by_clips(self):
+            if self.backprop != "auto" or not can_go_by_parts(self):
                 raise
-            plan = plan_clips(self, videos)
+            plan = plan_parts(self, videos)
             planner.plan = replace(plan, reason=f"By clips, since the whole is too large: {error}")
             return planner.plan
 
@@ -456,7 +457,7 @@ class RewiredModel(nn.Module):
                     videos, pixels = self.normalized(videos, *pixels), None
                 features = self.joined_features(videos, stage_outputs, pixels=pixels)
             elif stage_outputs is None:
-                features = clip_by_clip(self, videos, frame_mask, pixel_statistics, plan)
+                features = part_by_part(self, videos, frame_mask, pixel_statistics, plan)
             else:
                 raise ValueError("backprop='clips' keeps no outputs of stages: leave out output_hidden_states.")
         if self.architecture.clip_length(self) is None:

@@ -2,6 +2,7 @@
 
 python scripts/long_videos.py                 # measures what the results file lacks, then draws
 python scripts/long_videos.py --only-picture
+python scripts/long_videos.py --swin          # prints the same of a Video Swin of width 12 on frames of 32x32
 
 One video of random 64x64 frames, a VideoMAE of 4 layers and width 48 on clips of 16 frames, an ActionFormer of width
 256, 200 actions, AdamW, one thread. Every step runs in a process of its own, whose whole peak counts: Python, PyTorch,
@@ -46,17 +47,27 @@ BACKBONE = {
     "patch_size": 16,
     "num_frames": 16,
 }
+SWIN = {
+    "model_type": "video_swin",
+    "embed_dim": 12,
+    "depths": [2, 2],
+    "num_heads": [1, 2],
+    "window_size": [8, 4, 4],
+    "patch_size": [2, 4, 4],
+}
+SWIN_SIDE = 32
+SWIN_FRAMES = {"plain": (750, 1500), "reversible": (750, 1500), "clips": (750, 1500, 3000, 6000, 12000)}
 HEAD = {"model_type": "actionformer", "hidden_size": 256, "attention_window": 18}
 
 
-def step(mode: str, num_frames: int) -> dict[str, Any]:
+def step(mode: str, num_frames: int, backbone: dict[str, Any] = BACKBONE, side: int = SIDE) -> dict[str, Any]:
     """One training step; peak in MiB, bytes kept for each feature, processor seconds."""
     torch.manual_seed(0)
-    config = Re2TALConfig(backbone_config=BACKBONE, head_config=HEAD, backprop=mode, num_labels=20)
+    config = Re2TALConfig(backbone_config=backbone, head_config=HEAD, backprop=mode, num_labels=20)
     model = Re2TALForTemporalActionLocalization(config).train()
     optimizer = torch.optim.AdamW(model.parameters())
-    processor = Re2TALVideoProcessor(num_frames=num_frames, size={"height": SIDE, "width": SIDE})
-    frames = torch.randint(0, 256, (num_frames, 3, SIDE, SIDE), dtype=torch.uint8)
+    processor = Re2TALVideoProcessor(num_frames=num_frames, size={"height": side, "width": side})
+    frames = torch.randint(0, 256, (num_frames, 3, side, side), dtype=torch.uint8)
     starts = torch.linspace(0, num_frames - 100, NUM_ACTIONS)
     labels = [
         {
@@ -74,19 +85,19 @@ def step(mode: str, num_frames: int) -> dict[str, Any]:
         "peak_mib": round(peak_memory()),
         "processor_seconds": round(time.process_time() - began, 1),
     }
-    if num_frames == FRAMES[0]:  # the count itself holds what it counts
+    if num_frames in (FRAMES[0], SWIN_FRAMES[mode][0]):  # the count itself holds what it counts
         with saved_for_backward([*inputs.values(), *model.parameters(), *model.buffers()]) as saved:
             model(**inputs, labels=labels)
         point["kept_bytes_per_feature"] = round(saved.total() * model.model.feature_stride / num_frames)
     return point
 
 
-def measured(mode: str, num_frames: int) -> dict[str, Any]:
+def measured(mode: str, num_frames: int, *backbone_and_side: Any) -> dict[str, Any]:
     """Returns what a process of its own has measured."""
     here, there = multiprocessing.Pipe(duplex=False)
 
     def run(connection: Connection) -> None:
-        connection.send(step(mode, num_frames))
+        connection.send(step(mode, num_frames, *backbone_and_side))
 
     process = multiprocessing.get_context("fork").Process(target=run, args=(there,))
     process.start()
@@ -122,10 +133,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only-picture", action="store_true", help="draws what is measured already")
     parser.add_argument("--machine", default=platform.machine(), help="what the results file says of it")
+    parser.add_argument("--swin", action="store_true", help="a Video Swin, printed only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
+    if arguments.swin:
+        for mode, counts in SWIN_FRAMES.items():
+            for num_frames in counts:
+                print(measured(mode, num_frames, SWIN, SWIN_SIDE), flush=True)
+        return
     results: dict[str, Any] = {"machine": arguments.machine, "torch": torch.__version__, "points": []}
     if RESULTS.exists():
         results = json.loads(RESULTS.read_text(encoding="utf-8"))

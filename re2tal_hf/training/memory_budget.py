@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..backprop_clips import can_go_by_clips
+from ..backprop_chunks import can_go_by_parts
 from ..backprop_plan import BackpropPlan, free_memory, read_bytes
 from ..head_memory import CHUNK_STEPS
 from ..value_checks import one_line
@@ -114,7 +114,7 @@ def _ways(model: Any) -> list[Way]:
     ways = [Way(by_clips=False, leanly=False)]
     if hasattr(model, "head"):
         ways.append(Way(by_clips=False, leanly=True))
-    if can_go_by_clips(model.model.backbone):
+    if can_go_by_parts(model.model.backbone):
         ways.append(Way(by_clips=True, leanly=True))
     return ways
 

@@ -433,7 +433,8 @@ class _Counter:
 
         def pack(tensor: Tensor) -> Tensor:
             found.update(self.sizes([tensor]))
-            return tensor
+            # Itself, an output that is kept would keep the graph that keeps it.
+            return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield found

@@ -2,16 +2,23 @@
 
 import argparse
 import json
+import weakref
 
 import pytest
+import torch
 
 from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.commands._benchmark_report import SHOWN, draw_report, write_report
 from re2tal_hf.commands.benchmark import AS_SHIPPED, DEEPER, FAMILIES, INFERENCE, count_kept
+from re2tal_hf.training.memory import saved_for_backward
 
 SMALL = {
     "model_type": "video_swin", "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": [2, 3, 3],
 }  # fmt: skip
+
+
+class Held:
+    """Lives as long as the node of a graph that holds it."""
 
 
 def entry(name: str, backbone: dict, deeper: bool) -> dict:
@@ -48,6 +55,16 @@ def test_the_report_holds_machine_versions_and_rows(tmp_path):
     assert [bar.get_width() for bar in times.patches] == [1.3] * 6
     plotted = sorted(line.get_xdata()[0] for line in growth.lines if line.get_marker() == "o" and len(line.get_xdata()))
     assert plotted == [1.0, 2.0]  # leanest and plain, deeper
+
+
+def test_a_graph_whose_kept_bytes_were_counted_is_freed():
+    weight = torch.ones(4, 4, requires_grad=True)
+    with saved_for_backward([weight]) as saved:
+        output = (weight @ weight).softmax(0).sum()
+    assert saved.total() == 64  # of the softmax's output
+    graph = weakref.ref(output.grad_fn.next_functions[0][0].metadata.setdefault("held", Held()))
+    del output
+    assert graph() is None
 
 
 @pytest.mark.training

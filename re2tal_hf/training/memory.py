@@ -43,7 +43,8 @@ def saved_for_backward(without: Iterable[Tensor]) -> Iterator[SavedBytes]:
         if storage.data_ptr() not in known:
             saved.by_storage[storage.data_ptr()] = storage.nbytes()
             held.append(tensor.detach())
-        return tensor
+        # Itself, an output that is kept would keep the graph that keeps it.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved

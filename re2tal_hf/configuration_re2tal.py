@@ -147,9 +147,10 @@ class Re2TALConfig(RewiredConfig):
         coupling: The coefficients `(alpha, beta)` that a new Dr2Net begins with, by default `[1.0, 0.0]`, the network
             as it is.
         backprop: `"reversible"` (the default of a rewired network), `"checkpoint"` (of one that is not), `"plain"`,
-            `"auto"`, the fastest of them stage by stage within `model.memory_budget`, or `"clips"`, the same for a few
-            clips of a video at a time, so that nothing grows with its length, the head's activations included; `"auto"`
-            goes by clips, too, where the whole is too large. Same outputs and gradients, other memory.
+            `"auto"`, the fastest of them stage by stage within `model.memory_budget`, or `"clips"`, the same for some
+            of a video at a time, clips or chunks, so that nothing grows with its length, the head's activations
+            included; `"auto"` goes by clips, too, where the whole is too large. Same outputs and gradients, other
+            memory.
         stream_bits: 16 or 24 rounds what each branch adds, so that the inverse is exact in any precision; of 16 what is
             kept takes two bytes a number. See `rewire`.
         lora: LoRA in a frozen backbone, by peft's names: `r`, `lora_alpha`, `lora_dropout`, `target_modules`; see

@@ -90,6 +90,8 @@ def main() -> None:
     interrupted("at once", whole, at=(FiniteUpdates, "step", 6), signals=[signal.SIGINT] * 3)
     interrupted("evaluation", whole, at=(LocalizationTrainer, "evaluate", 1), signals=[signal.SIGTERM])
     interrupted("save", whole, at=(RunState, "_write", 2), signals=[signal.SIGINT])
+    killed = ["training.save_steps=1"]
+    interrupted("killed", whole, *killed, at=(FiniteUpdates, "step", 6), signals=[signal.SIGKILL])
     many = ["data.num_workers=2", "training.gradient_accumulation=2", "model.rewiring=dr2net"]
     run("many", place / "many", *many)
     interrupted("workers", outcome(place / "many"), *many, at=(FiniteUpdates, "step", 5), signals=[signal.SIGINT])

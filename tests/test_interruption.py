@@ -70,6 +70,14 @@ def test_the_same_command_goes_on_from_where_a_signal_came(name, code, place, en
 
 
 @pytest.mark.training
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_from_its_last_save(ends):
+    assert ends["killed"][0] == -signal.SIGKILL
+    found, text = ends["killed, again"]
+    assert found == 0 and re.search(r"Going on with the run in .* after 1 step of epoch 2 of 2\.\n", text)
+    assert ends["killed, different"] == []
+
+
+@pytest.mark.training
 def test_two_processes_and_their_data_workers_end_after_the_same_step(tmp_path):
     make_recipe(tmp_path / "data")
     places = [f"data.annotations={tmp_path / 'data/annotations.json'}", f"data.videos={tmp_path / 'data/videos'}"]

@@ -55,6 +55,10 @@ def test_what_the_machine_has_not_is_refused(monkeypatch):
     monkeypatch.setattr(rehearsal, "get_available_trackers", lambda: ["tensorboard"])
     assert "training.trackers: wandb is not installed" in refused("training.trackers=[tensorboard, wandb]")
     check_machine(load_recipe("quickstart", ["training.trackers=[all]"]).training)
+    for way in ("FSDP", "DEEPSPEED"):
+        with monkeypatch.context() as launched:
+            launched.setenv(f"ACCELERATE_USE_{way}", "true")
+            assert f"(ACCELERATE_USE_{way}), and re2tal trains whole copies of a model only, by DDP" in refused()
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(rehearsal, "is_bf16_available", lambda ignore_tpu: False)
@@ -72,5 +76,3 @@ def test_a_model_larger_than_the_memory_is_refused(monkeypatch):
         ValueError, match="model has .* million parameters, whose training takes .* GB before any frame"
     ):
         rehearse(recipe, Re2TALForTemporalActionLocalization)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    rehearse(recipe, Re2TALForTemporalActionLocalization)

@@ -150,6 +150,10 @@ class TrainingWindows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._video_of_window)
 
+    def video_of(self, index: int) -> AnnotatedVideo:
+        """The video that an item shows a window of, where it can be read."""
+        return self.videos[int(self._video_of_window[index])]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         number = int(self._video_of_window[index])
         seeds = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self)))

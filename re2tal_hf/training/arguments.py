@@ -72,6 +72,7 @@ class DataArguments:
         max_unreadable: Largest share of unreadable video files with which a run goes on; of videos without stored
             features, too.
         num_workers: Processes that decode.
+        timeout: Seconds without the next batch of these after which they, and the run, are ended; 0 for no limit.
     """
 
     annotations: str = ""
@@ -91,6 +92,7 @@ class DataArguments:
     cache: str | None = None
     max_unreadable: Annotated[float, SHARE] = 0.05
     num_workers: Annotated[int, WORKERS] = 2
+    timeout: Annotated[float, Range(0, 86400)] = 1800.0
 
 
 @dataclass
@@ -125,6 +127,7 @@ class OptimizationArguments:
         pretrained_partial: Take of these weights what fits and begin the rest anew, where by default weights that do
             not fit the whole backbone, or belong to one that computes something else, are an error.
         save_epochs: A checkpoint to resume from every so many epochs, and before every evaluation.
+        save_steps: And, in the middle of an epoch, every so many updates; 0 for none. A signal saves first in any case.
         trackers: Experiment trackers by their names in Accelerate.
     """
 
@@ -147,6 +150,7 @@ class OptimizationArguments:
     pretrained_license: str | None = None
     pretrained_partial: bool = False
     save_epochs: Annotated[int, FEW] = 1
+    save_steps: Annotated[int, NOT_NEGATIVE] = 0
     trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
 
     @property

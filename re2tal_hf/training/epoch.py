@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import active_children
 from typing import Annotated, Any
 
 import torch
 from accelerate import skip_first_batches
 from accelerate.utils import gather_object
 
-from ..value_checks import NOT_NEGATIVE
+from ..value_checks import NOT_NEGATIVE, one_line
+from ..video_reader import VideoReadError
 from .random_states import random_states, restore_random_states
 
 
@@ -63,6 +65,35 @@ class EpochSoFar:
         """Returns the losses as means over the steps that count and over the processes; to be called on all."""
         everywhere = gather_object([self.losses])
         return {name: sum(sums[name] for sums in everywhere) / len(everywhere) / self.counted for name in self.losses}
+
+
+def decoded(loader: Any, video_ids: Callable[[], Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """Yields the batches of a loader whose workers may hang or die.
+
+    Args:
+        loader: Iterable.
+        video_ids: Of the windows that it has not yielded yet, in order.
+
+    Raises:
+        VideoReadError: if a worker died, or has not decoded a batch in time; the workers are ended.
+    """
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):
+                raise
+            for worker in active_children():
+                worker.kill()  # a decoder that hangs hears no other signal
+            videos = ", ".join(dict.fromkeys(video_ids()))
+            raise VideoReadError(
+                f"No next batch was decoded ({one_line(error)}); it holds windows of {videos}. Look at these files, at "
+                "where they lie and at the memory of the machine; data.timeout is the longest wait, in seconds."
+            ) from error
+        yield batch
 
 
 def batches_after(steps: int, loader: Any, device: torch.device) -> Iterator[dict[str, Any]]:

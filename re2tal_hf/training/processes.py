@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object
+from torch import Tensor
 
 Result = TypeVar("Result")
 Processes: TypeAlias = "Accelerator | PartialState"
@@ -83,3 +84,11 @@ def on_main_process(accelerator: Processes, function: Callable[[], Result]) -> R
     results = [on_every_process(accelerator, lambda: function() if accelerator.is_main_process else None)]
     broadcast_object_list(results)
     return results[0]  # type: ignore[return-value]
+
+
+def same_on_every_process(accelerator: Processes, tensors: Iterable[Tensor]) -> None:
+    """Gives tensors, in place, the values that they have on the main process; to be called on all."""
+    if accelerator.num_processes > 1:
+        with torch.no_grad():
+            for tensor in tensors:
+                tensor.copy_(broadcast(tensor.clone()))

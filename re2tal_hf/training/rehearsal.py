@@ -31,11 +31,20 @@ from .recipe_checks import frame_shape
 
 
 def check_machine(arguments: OptimizationArguments) -> None:
-    """Checks that this machine has what the training asks for.
+    """Checks that this machine has what the training asks for, and Accelerate is not told what it does not do.
 
     Raises:
-        ValueError: if its processor does not compute at the precision, or a tracker is not installed.
+        ValueError: if its processor does not compute at the precision, a tracker is not installed, or weights are to be
+            shared out among processes.
     """
+    for way, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+        # On CPUs Accelerate would train as DDP, and say nothing.
+        if parse_flag_from_env(f"ACCELERATE_USE_{way}"):
+            raise ValueError(
+                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), and re2tal trains whole copies of a model "
+                "only, by DDP: launch with --multi_gpu; model.backprop=auto and freeze.backbone "
+                "help a large one into memory."
+            )
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = arguments.mixed_precision
     if precision == "fp16" and on_cpu:
@@ -98,8 +107,6 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
 
 def _check_memory(model: Re2TALPreTrainedModel, arguments: OptimizationArguments) -> None:
     """Refuses a model whose weights alone, with what the optimiser holds of them, are more than there is memory."""
-    if any(parse_flag_from_env(f"ACCELERATE_USE_{way}") for way in ("FSDP", "DEEPSPEED", "MEGATRON_LM")):
-        return  # several devices share them
     every = sum(parameter.numel() for parameter in model.parameters())
     needed, there = bytes_of_weights(model, arguments)[0], whole_memory()
     if needed > there:

@@ -54,10 +54,12 @@ PLACES = frozenset(
 FREE_FIELDS = PLACES | {
     "licence",
     "data.max_unreadable",
+    "data.timeout",
     "data.max_unlearnable",
     "training.max_skipped_steps",
     "training.pretrained_license",
     "training.save_epochs",
+    "training.save_steps",
     "training.trackers",
     "evaluation.batch_size",
     "evaluation.patience",

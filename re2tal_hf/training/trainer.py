@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -39,7 +40,7 @@ from .arguments import Recipe
 from .checkpoint import PROGRESS, RunState, read_checkpoint
 from .coupling_schedule import coupling_at
 from .data_table import data_table
-from .epoch import EpochSoFar, batches_after
+from .epoch import EpochSoFar, batches_after, decoded
 from .feature_settings import describe_features
 from .finite_updates import ADVICE, DivergedError, FiniteUpdates
 from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the_training
@@ -49,7 +50,7 @@ from .optimization import build_optimizer, learning_rate_factor, set_learning_ra
 from .patience import is_exhausted
 from .pretrained import full_name
 from .process_checks import check_processes, check_share
-from .processes import Result, meeting_point, on_every_process, on_main_process
+from .processes import Result, meeting_point, on_every_process, on_main_process, same_on_every_process
 from .random_states import random_states, restore_random_states
 from .recipe_checks import frame_shape
 from .rehearsal import check_machine, rehearse
@@ -212,7 +213,7 @@ class Trainer(ABC):
         self._on_all(self.timelines.save)
 
     def _build_loader(self) -> DataLoader:
-        batch_size = self.recipe.training.batch_size
+        batch_size, data = self.recipe.training.batch_size, self.recipe.data
         return DataLoader(
             self.windows,
             batch_size=batch_size,
@@ -220,7 +221,8 @@ class Trainer(ABC):
             drop_last=len(self.windows) > batch_size * self.accelerator.num_processes,
             collate_fn=collate,
             worker_init_fn=leave_signals_to_the_training,
-            num_workers=self.recipe.data.num_workers,
+            num_workers=data.num_workers,
+            timeout=data.timeout if data.num_workers else 0,
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
@@ -415,7 +417,8 @@ class Trainer(ABC):
             initial=done.steps,
             disable=not self.accelerator.is_local_main_process,
         ) as bar:
-            for batch in batches_after(done.steps, self.loader, self.accelerator.device):
+            batches = batches_after(done.steps, self.loader, self.accelerator.device)
+            for batch in decoded(batches, lambda: self._next_videos(epoch, done.steps)):
                 losses = self._step(batch)
                 done.add(losses)
                 if losses is not None:
@@ -423,7 +426,7 @@ class Trainer(ABC):
                 bar.update()
                 done.seconds = time.perf_counter() - start
                 if self.accelerator.sync_gradients and done.steps < steps:
-                    self._save_if_told()
+                    self._save_if_due()
         self.state.epoch = EpochSoFar()
         self.progress.seconds += done.seconds
         if done.skipped == self.updates_per_epoch:
@@ -436,9 +439,16 @@ class Trainer(ABC):
             **self._describe_rewiring(),
         }
 
-    def _save_if_told(self) -> None:
-        """Ends the run in the middle of an epoch, where it was told to."""
-        if self._told():
+    def _next_videos(self, epoch: int, steps: int) -> list[str]:
+        """Of the two batches after so many of an epoch, since Accelerate asks for the next before it gives one."""
+        self.loader.set_epoch(epoch)
+        rows = [row for batch in islice(self.loader.batch_sampler, steps, steps + 2) for row in batch]
+        return [self.windows.video_of(row).video_id for row in rows]
+
+    def _save_if_due(self) -> None:
+        """Saves in the middle of an epoch, where the recipe says so, or the run was told to end."""
+        told, interval = self._told(), self.recipe.training.save_steps
+        if told or (interval and self.progress.updates % interval == 0):
             self.state.save(self.run_folder)
             self._stop_if_told()
 
@@ -493,6 +503,8 @@ class Trainer(ABC):
         return model.eval()
 
     def _evaluate_and_save(self) -> dict[str, Any]:
+        # Running statistics follow each process's own windows; measured is what is saved.
+        same_on_every_process(self.accelerator, self.evaluated_model.buffers())
         # The training goes on as if nothing had been evaluated: from a checkpoint that was written before, too.
         kept = random_states(self.accelerator.device)
         with self.accelerator.autocast():

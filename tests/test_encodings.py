@@ -21,6 +21,7 @@ OTHERS = (
     "urlopen",
     "os.open",
     "self.timelines.open",
+    "self._timelines.open",
     "timelines.open",
     "index.open",  # of a TimelineIndex
     "self.open",

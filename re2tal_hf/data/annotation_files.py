@@ -19,13 +19,18 @@ def write_annotations(path: Path, records: Sequence[Record]) -> None:
     The file is complete whenever it is there. Ids of labels, by which classes are ordered, are kept if each action has
     one, and each class its own.
     """
+    text = annotations_text(records)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def annotations_text(records: Sequence[Record]) -> str:
+    """Returns what `write_annotations` writes."""
     pairs = {pair for record in records for pair in zip(record.labels, record.label_ids, strict=True)}
     labels, ids = (set(part) for part in zip(*pairs, strict=True)) if pairs else (set(), set())
     numbered = None not in ids and len(pairs) == len(labels) == len(ids)
     database = {record.video_id: _entry(record, numbered) for record in records}
-    text = json.dumps({"database": database}, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return json.dumps({"database": database}, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
 def _entry(record: Record, numbered: bool) -> dict[str, object]:

@@ -91,6 +91,16 @@ def write_for_tool(videos: Sequence[VideoToWrite], kind: str, output: Path) -> l
         AnnotationError: Something that the format needs is not known.
         OSError: They cannot be written.
     """
+    texts = texts_for_tool(videos, kind, output)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    return list(texts)
+
+
+def texts_for_tool(videos: Sequence[VideoToWrite], kind: str, output: Path) -> dict[Path, str]:
+    """Returns what `write_for_tool` writes, by the path of the file; arguments and errors as there."""
     writer = WRITERS[kind]
     for video in videos:
         if lacking := [_NEEDED[name] for name in writer.needs if not getattr(video, name)]:
@@ -103,12 +113,7 @@ def write_for_tool(videos: Sequence[VideoToWrite], kind: str, output: Path) -> l
         kept = [video for video in videos if video.actions or kind != "subtitles"]
         names = names_of_results([video.name for video in kept])
         parts = {output / f"{name}{writer.ending}": [video] for name, video in zip(names, kept, strict=True)}
-    texts = {path: writer.text(part) for path, part in parts.items()}
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as partial:
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    return list(texts)
+    return {path: writer.text(part) for path, part in parts.items()}
 
 
 def hint(videos: Sequence[VideoToWrite], kind: str) -> str | None:

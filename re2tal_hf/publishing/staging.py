@@ -50,9 +50,13 @@ PACKAGE_FILES = (
     "recipes/README.md",
     "training/README.md",
     "*.py",
-    *(f"{folder}/*.py" for folder in ("commands", "conversion", "data", "data/annotation_formats", "demo", "doctor")),
+    *(
+        f"{folder}/*.py"
+        for folder in ("annotate", "commands", "conversion", "data", "data/annotation_formats", "demo", "doctor")
+    ),
     *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "report", "training")),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
+    *(f"annotate/{name}" for name in ("page.css", "page.html", "page.js", "timeline.js")),
     "data/annotation_page.html",
     "data/page_style.html",
     "report/page.html",

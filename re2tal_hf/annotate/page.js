@@ -1,0 +1,445 @@
+// Marking: the queue, the player, keys, edits with their undoing, and saving after each of them.
+
+import { Timeline, clock, make } from "./timeline.js";
+
+const COLOURS = 8;
+const POLL = 1500;
+const find = (name) => document.getElementById(name);
+const player = find("player");
+const rows = document.querySelector("#actions tbody");
+
+let state = null;
+let video = null; // what the server says of the one that is open, and its number
+let actions = [];
+let labels = [];
+let label = null;
+let selected = null;
+let pending = null;
+let undone = [];
+let done = [];
+let saving = Promise.resolve();
+let unsaved = 0;
+
+const timeline = new Timeline(find("timeline"), {
+    seek,
+    select,
+    drag,
+    dragged: keepDrag,
+    colour: (name) => `var(--class-${Math.max(0, labels.indexOf(name)) % COLOURS})`,
+    strip: (times) => `api/videos/${video.number}/strip?times=${times.join(",")}`,
+});
+
+function say(text) {
+    find("alert").textContent = text;
+}
+
+async function ask(address, method = "GET", sent = undefined) {
+    const options = { method };
+    if (sent !== undefined) {
+        options.headers = { "Content-Type": "application/json" };
+        options.body = JSON.stringify(sent);
+    }
+    let response;
+    try {
+        response = await fetch(`api/${address}`, options);
+    } catch {
+        throw new Error("re2tal annotate does not answer: is it still running?");
+    }
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.error ?? response.statusText);
+    return answer;
+}
+
+// Runs what may fail and shows why.
+async function trying(work) {
+    try {
+        return await work();
+    } catch (error) {
+        say(error.message);
+        return undefined;
+    }
+}
+
+// ---- The queue
+
+async function loadState() {
+    state = await ask("state");
+    labels = [...new Set([...labels, ...state.labels])];
+    label ??= labels[0] ?? null;
+    find("folder").textContent = state.folder;
+    find("count").textContent = `${state.videos.filter((each) => each.finished).length} of ${state.videos.length} finished`;
+    drawQueue();
+    drawClasses();
+}
+
+function drawQueue() {
+    const lines = state.videos.map((each, number) => {
+        const line = make("li", number === state.next ? "offered" : "");
+        const button = make("button");
+        button.type = "button";
+        button.setAttribute("aria-current", number === video?.number);
+        button.append(make("span", "", each.finished ? "\u2713" : "\u00b7"), make("span", "name", each.id));
+        button.append(make("span", "", each.actions || ""));
+        button.addEventListener("click", () => open(number));
+        line.append(button);
+        return line;
+    });
+    const top = find("videos").scrollTop;
+    find("videos").replaceChildren(...lines);
+    find("videos").scrollTop = top;
+}
+
+async function open(number) {
+    await saving;
+    const answer = await trying(() => ask(`videos/${number}`));
+    if (!answer) return;
+    say("");
+    video = { ...answer, number };
+    actions = video.actions;
+    [selected, pending, undone, done] = [null, null, [], []];
+    find("title").textContent = video.id;
+    find("saved").textContent = "";
+    player.removeAttribute("src");
+    timeline.time = 0;
+    timeline.load(video.duration);
+    drawQueue();
+    document.querySelector('#videos [aria-current="true"]').scrollIntoView({ block: "nearest" });
+    draw();
+    play();
+}
+
+// Gives the player its file, as soon as there is one that it can play.
+async function play() {
+    const { number } = video;
+    while (video.number === number && video.prepared < 1) {
+        find("preparing").textContent = `A copy that browsers play is being written: ${Math.round(100 * video.prepared)}%`;
+        await new Promise((resolve) => setTimeout(resolve, POLL));
+        const answer = await trying(() => ask(`videos/${number}`));
+        if (!answer) return;
+        if (video.number === number) video.prepared = answer.prepared;
+    }
+    if (video.number !== number) return;
+    find("preparing").textContent = "";
+    player.src = `api/videos/${number}/media`;
+    player.playbackRate = Number(find("speed").value);
+}
+
+// ---- Edits
+
+function change(edit) {
+    done.push(actions);
+    undone = [];
+    put(edit(actions));
+}
+
+function put(changed) {
+    actions = [...changed].sort((a, b) => a.start - b.start || a.end - b.end);
+    if (!actions.includes(selected)) selected = null;
+    draw();
+    save();
+}
+
+function undo(from, to) {
+    if (!from.length) return;
+    to.push(actions);
+    put(from.pop());
+}
+
+function replaceAction(old, changed) {
+    change((all) => all.map((each) => (each === old ? changed : each)));
+    select(actions.find((each) => each === changed) ?? null);
+}
+
+function drag(action, side, time) {
+    const least = 1 / video.frame_rate;
+    const border = onFrame(time);
+    const dragged = dragging ?? { from: action, before: { ...action } };
+    dragging = dragged;
+    action[side] = side === "start" ? Math.min(border, action.end - least) : Math.max(border, action.start + least);
+    action[side] = Math.min(video.duration, Math.max(0, action[side]));
+    seek(action[side]);
+    draw();
+}
+
+let dragging = null;
+
+// What was dragged was changed in place: what was before goes to the edits that can be undone.
+function keepDrag(action) {
+    const { before } = dragging;
+    dragging = null;
+    const changed = { ...action };
+    Object.assign(action, before);
+    replaceAction(action, changed);
+}
+
+function setBorder(side) {
+    if (!selected) return;
+    const changed = { ...selected, [side]: onFrame(player.currentTime) };
+    if (changed.start < changed.end) replaceAction(selected, changed);
+}
+
+function markStart() {
+    pending = onFrame(player.currentTime);
+    select(null);
+}
+
+function markEnd() {
+    const end = onFrame(player.currentTime);
+    if (pending === null) return say("Mark the start first.");
+    if (end <= pending) return say("The end must be after the start.");
+    if (!label) {
+        find("class-name").focus();
+        return say("Name the class first.");
+    }
+    say("");
+    const made = { start: pending, end, label };
+    pending = null;
+    change((all) => [...all, made]);
+    return select(made);
+}
+
+function setClass(name) {
+    label = name;
+    if (selected && selected.label !== name) replaceAction(selected, { ...selected, label: name });
+    draw();
+}
+
+// One request after the other, each with the revision that the one before has made.
+function save(finished = video.finished) {
+    const saved = video;
+    const sent = { actions: actions.map(({ start, end, label: name }) => ({ start, end, label: name })), finished };
+    saved.finished = finished;
+    unsaved += 1;
+    find("saved").textContent = "Saving";
+    saving = saving.then(async () => {
+        const answer = await trying(() => ask(`videos/${saved.number}`, "PUT", { ...sent, revision: saved.revision }));
+        unsaved -= 1;
+        if (answer) saved.revision = answer.revision;
+        if (!unsaved && saved === video) find("saved").textContent = answer ? "Saved" : "Not saved";
+        if (!unsaved) await trying(loadState);
+        return Boolean(answer);
+    });
+    return saving;
+}
+
+async function finish() {
+    if (await save(true)) {
+        const { next } = state;
+        if (next !== null && next !== undefined) await open(next);
+    }
+}
+
+// ---- The player
+
+function onFrame(time) {
+    return Math.max(0, Math.floor(time * video.frame_rate + 1e-3) / video.frame_rate);
+}
+
+function seek(time) {
+    // The middle of a frame's time shows that frame however its start is rounded.
+    player.currentTime = Math.min(video.duration, Math.max(0, onFrame(time) + 0.5 / video.frame_rate));
+    timeline.setTime(player.currentTime, true);
+}
+
+function step(frames) {
+    player.pause();
+    seek(onFrame(player.currentTime) + (frames + 0.5) / video.frame_rate);
+}
+
+function speed(by) {
+    const list = find("speed");
+    list.selectedIndex = Math.min(list.length - 1, Math.max(0, list.selectedIndex + by));
+    player.playbackRate = Number(list.value);
+}
+
+function follow() {
+    if (!video) return;
+    timeline.setTime(player.currentTime, !player.paused);
+    find("clock").textContent = `${clock(player.currentTime, 2)} / ${clock(video.duration, 2)}`;
+}
+
+function followWhilePlaying() {
+    follow();
+    if (!player.paused) requestAnimationFrame(followWhilePlaying);
+}
+
+function toggle() {
+    if (player.paused) player.play().catch((error) => say(`The video does not play: ${error.message}`));
+    else player.pause();
+}
+
+// ---- Drawing
+
+function select(action) {
+    selected = action;
+    if (action) label = action.label;
+    draw();
+}
+
+function neighbour(by) {
+    if (!actions.length) return;
+    const place = selected ? actions.indexOf(selected) + by : by > 0 ? 0 : actions.length - 1;
+    const action = actions[Math.min(actions.length - 1, Math.max(0, place))];
+    select(action);
+    seek(action.start);
+}
+
+function draw() {
+    timeline.show({ actions, selected, pending });
+    drawClasses();
+    const lines = actions.map((action) => {
+        const line = make("tr");
+        line.setAttribute("aria-selected", action === selected);
+        line.append(...[action.start.toFixed(2), action.end.toFixed(2), action.label].map((text) => make("td", "", text)));
+        line.addEventListener("click", () => {
+            select(action);
+            seek(action.start);
+        });
+        return line;
+    });
+    rows.replaceChildren(...lines);
+    const enabled = {
+        delete: selected,
+        undo: done.length,
+        redo: undone.length,
+        end: pending !== null,
+    };
+    for (const [name, value] of Object.entries(enabled)) document.querySelector(`[data-do="${name}"]`).disabled = !value;
+    follow();
+}
+
+function drawClasses() {
+    const buttons = labels.map((name, place) => {
+        const button = make("button", "", place < 9 ? `${place + 1} ${name}` : name);
+        button.type = "button";
+        button.style.setProperty("--class", `var(--class-${place % COLOURS})`);
+        button.setAttribute("aria-pressed", name === label);
+        button.addEventListener("click", () => setClass(name));
+        return button;
+    });
+    find("classes").replaceChildren(...buttons);
+}
+
+// ---- Keys and buttons
+
+const DO = {
+    play: toggle,
+    "frame-back": () => step(-1),
+    "frame-on": () => step(1),
+    back: () => seek(player.currentTime - 1),
+    on: () => seek(player.currentTime + 1),
+    "far-back": () => seek(player.currentTime - 10),
+    "far-on": () => seek(player.currentTime + 10),
+    slower: () => speed(-1),
+    faster: () => speed(1),
+    start: markStart,
+    end: markEnd,
+    "move-start": () => setBorder("start"),
+    "move-end": () => setBorder("end"),
+    delete: () => selected && change((all) => all.filter((each) => each !== selected)),
+    undo: () => undo(done, undone),
+    redo: () => undo(undone, done),
+    previous: () => neighbour(-1),
+    next: () => neighbour(1),
+    leave: () => {
+        pending = null;
+        select(null);
+    },
+    "zoom-in": () => timeline.zoom(2),
+    "zoom-out": () => timeline.zoom(0.5),
+    fit: () => timeline.fit(),
+    finish,
+    "next-video": () => open((video.number + 1) % state.videos.length),
+    "last-video": () => open((video.number + state.videos.length - 1) % state.videos.length),
+};
+const KEYS = {
+    " ": ["play", "Space", "play, pause"],
+    ",": ["frame-back", ",", "a frame back"],
+    ".": ["frame-on", ".", "a frame on"],
+    ArrowLeft: ["back", "\u2190", "a second back"],
+    ArrowRight: ["on", "\u2192", "a second on"],
+    "shift+ArrowLeft": ["far-back", "Shift+\u2190", "ten seconds back"],
+    "shift+ArrowRight": ["far-on", "Shift+\u2192", "ten seconds on"],
+    "[": ["slower", "[", "slower"],
+    "]": ["faster", "]", "faster"],
+    i: ["start", "i", "an action starts here"],
+    o: ["end", "o", "it ends here"],
+    "shift+I": ["move-start", "Shift+I", "the selected action starts here"],
+    "shift+O": ["move-end", "Shift+O", "the selected action ends here"],
+    Delete: ["delete", "Delete", "delete the selected action"],
+    Backspace: ["delete", "Backspace", "the same"],
+    "ctrl+z": ["undo", "Ctrl+Z", "undo"],
+    "ctrl+shift+Z": ["redo", "Ctrl+Shift+Z", "redo"],
+    "ctrl+y": ["redo", "Ctrl+Y", "the same"],
+    ArrowUp: ["previous", "\u2191", "select the action before"],
+    ArrowDown: ["next", "\u2193", "select the next action"],
+    Escape: ["leave", "Esc", "select nothing, forget the start"],
+    "+": ["zoom-in", "+", "zoom in"],
+    "=": ["zoom-in", "=", "the same"],
+    "-": ["zoom-out", "-", "zoom out"],
+    z: ["fit", "z", "the whole video"],
+    f: ["finish", "f", "all actions are marked: to the video that is offered next"],
+    n: ["next-video", "n", "the next video of the list"],
+    p: ["last-video", "p", "the one before"],
+};
+// Where a shifted key is what it writes, as + is.
+const plain = (key) => /^[^A-Za-z]$/.test(key);
+
+document.addEventListener("keydown", (event) => {
+    if (!video || event.altKey || event.target.closest("input:not([type=range]), select")) return;
+    if ([" ", "Enter"].includes(event.key) && event.target.closest("button, a, summary")) return;
+    if (/^[1-9]$/.test(event.key) && !event.ctrlKey && !event.metaKey) {
+        const name = labels[Number(event.key) - 1];
+        if (name !== undefined) setClass(name);
+        return;
+    }
+    const held = [event.ctrlKey || event.metaKey ? "ctrl+" : "", event.shiftKey && !plain(event.key) ? "shift+" : ""];
+    const found = KEYS[held.join("") + event.key];
+    if (!found) return;
+    event.preventDefault();
+    DO[found[0]]();
+});
+
+for (const button of document.querySelectorAll("[data-do]")) {
+    // The keys stay with the page.
+    button.addEventListener("click", () => {
+        DO[button.dataset.do]();
+        button.blur();
+    });
+}
+find("new-class").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const name = find("class-name").value.trim().replace(/\s+/g, " ");
+    find("class-name").value = "";
+    find("class-name").blur();
+    if (!name) return;
+    const known = labels.find((each) => each.toLowerCase() === name.toLowerCase());
+    if (!known) labels.push(name);
+    say("");
+    setClass(known ?? name);
+});
+find("speed").addEventListener("change", () => {
+    player.playbackRate = Number(find("speed").value);
+    find("speed").blur();
+});
+find("format").addEventListener("change", () => (find("download").href = `api/download/${find("format").value}`));
+player.addEventListener("play", () => {
+    document.querySelector('[data-do="play"]').textContent = "Pause";
+    followWhilePlaying();
+});
+player.addEventListener("pause", () => (document.querySelector('[data-do="play"]').textContent = "Play"));
+player.addEventListener("click", toggle);
+player.addEventListener("error", () => player.getAttribute("src") && say(`${video.id} does not play: ${player.error.message}`));
+for (const name of ["seeking", "seeked", "timeupdate", "loadedmetadata"]) player.addEventListener(name, follow);
+window.addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
+
+for (const [, key, text] of Object.values(KEYS)) find("keys").append(make("dt", "", key), make("dd", "", text));
+find("keys").append(make("dt", "", "1 to 9"), make("dd", "", "the class, of the selected action too"));
+
+await trying(async () => {
+    await loadState();
+    for (const [name, title] of Object.entries(state.formats)) find("format").append(new Option(title, name));
+    find("format").dispatchEvent(new Event("change"));
+    if (window.innerWidth <= 700) find("queue").open = false;
+    await open(state.next ?? 0);
+});

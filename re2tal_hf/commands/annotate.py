@@ -1,0 +1,53 @@
+"""Opens a page in the browser on which actions are marked in the videos of a folder; needs the extra [app].
+
+re2tal annotate videos
+re2tal annotate videos --annotations match.eaf    # begin with what another tool has marked
+
+What is marked is saved at once, as annotations.json in the folder; nothing is written anywhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import webbrowser
+from pathlib import Path
+
+from ._command import run_command
+
+PORT = 7861
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="of the videos")
+    parser.add_argument("--annotations", help="a file of any tool, to begin with")
+    parser.add_argument("--port", type=int, default=PORT, help="of this machine, to listen on (now: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+
+
+def run(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
+        raise ImportError("The page needs Starlette and uvicorn: pip install 're2tal_hf[app]'.")
+    # After the check: they import both.
+    from ..annotate.project import Project
+    from ..annotate.server import HOSTS, Server, listen, serve
+
+    project = Project(Path(options.folder), Path(options.annotations) if options.annotations else None)
+    server = Server(project)
+    with listen(options.port) as opened:
+        address = f"http://{HOSTS[0]}:{opened.getsockname()[1]}/?key={server.key}"
+        print(f"{len(project.ids)} videos, marked in {project.file}\n{address}\nCtrl-C ends it.", flush=True)
+        if not options.no_browser:
+            webbrowser.open_new_tab(address)
+        serve(server.app, opened)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; see [`run_command`]."""
+    return run_command(__doc__, add_options, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

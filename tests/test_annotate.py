@@ -1,0 +1,141 @@
+"""Marking actions in a folder of videos: what is saved, what is refused, and what can be read over HTTP."""
+
+import json
+from pathlib import Path
+
+import pytest
+from video_factory import numbered_frames, write_video
+
+pytest.importorskip("starlette")
+from starlette.testclient import TestClient  # noqa: E402
+
+from re2tal_hf.annotate.project import Project  # noqa: E402
+from re2tal_hf.annotate.server import Server  # noqa: E402
+
+ATTACK = "<img src=x onerror=alert(1)>"
+JUMP = {"start": 0.5, "end": 1.5, "label": "jump"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", f"{ATTACK}.mp4"):
+        write_video(tmp_path / "videos" / name, numbered_frames(20), 10)
+    return tmp_path / "videos"
+
+
+@pytest.fixture
+def client(folder: Path) -> TestClient:
+    server = Server(Project(folder))
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    client.get("/", params={"key": server.key})
+    return client
+
+
+def number_of(client: TestClient, video_id: str) -> int:
+    return [video["id"] for video in client.get("/api/state").json()["videos"]].index(video_id)
+
+
+def put(client: TestClient, actions: object, revision: int = 0, finished: object = False, number: int | None = None):
+    place = number_of(client, "a") if number is None else number
+    return client.put(f"/api/videos/{place}", json={"actions": actions, "finished": finished, "revision": revision})
+
+
+def test_what_is_marked_is_in_the_file_at_once(client: TestClient, folder: Path):
+    later = {"start": 1.5, "end": 1.9, "label": " jump "}
+    assert put(client, [later, JUMP]).json() == {"revision": 1}
+    entry = {"duration": 2.0, "annotations": [{"segment": [0.5, 1.5], "label": "jump"}]}
+    entry["annotations"].append({"segment": [1.5, 1.9], "label": "jump"})
+    assert json.loads((folder / "annotations.json").read_text()) == {"database": {"a": entry}}
+    assert put(client, [], revision=1, finished=True).json() == {"revision": 2}
+    entry = {"subset": "training", "duration": 2.0, "annotations": []}
+    assert json.loads((folder / "annotations.json").read_text()) == {"database": {"a": entry}}
+    again = Project(folder)
+    assert [again.record(number).subset for number in range(2)] == ["", "training"]
+    names = {path.name for path in folder.iterdir()} - {".re2tal"}
+    assert names == {"a.mp4", f"{ATTACK}.mp4", "annotations.json"}
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([{**JUMP, "end": 2.2}], "after that of the video"),
+        ([{**JUMP, "end": 0.5}], "not after its start"),
+        ([{**JUMP, "label": " "}], "needs the name of its class"),
+        ([{**JUMP, "start": "x"}], r"actions[0].start"),
+        ([{"start": 1}], "must have start, end and label"),
+        ("jump", "must be a list"),
+        ([JUMP, {**JUMP, "label": "Jump"}], "differ only in case"),
+    ],
+)
+def test_what_is_wrong_is_told_and_not_saved(client: TestClient, folder: Path, actions: object, message: str):
+    answer = put(client, actions)
+    assert answer.status_code == 400 and message in answer.json()["error"]
+    assert not (folder / "annotations.json").exists()
+
+
+def test_nobody_writes_over_what_he_has_not_seen(client: TestClient, folder: Path):
+    put(client, [JUMP])
+    assert put(client, [], revision=0).status_code == 409
+    (folder / "annotations.json").write_text("{}")
+    answer = put(client, [], revision=1)
+    assert answer.status_code == 409 and "another program" in answer.json()["error"]
+    assert (folder / "annotations.json").read_text() == "{}"
+
+
+def test_what_a_file_had_besides_is_kept_beside_it(folder: Path):
+    before = {"version": 1, "database": {"a": {"subset": "validation", "annotations": [], "city": "Rome"}}}
+    (folder / "annotations.json").write_text(json.dumps(before))
+    project = Project(folder)
+    project.mark(project.ids.index("a"), [JUMP], True, 0)
+    assert json.loads((folder / "annotations.original.json").read_text()) == before
+    assert json.loads((folder / "annotations.json").read_text())["database"]["a"]["subset"] == "validation"
+
+
+def test_other_formats_in_and_out(client: TestClient, folder: Path, tmp_path: Path):
+    put(client, [JUMP])
+    found = {}
+    for kind in client.get("/api/state").json()["formats"]:
+        answer = client.get(f"/api/download/{kind}")
+        assert answer.status_code == 200, answer.text
+        found[kind] = answer
+    (tmp_path / "marked.csv").write_bytes(b"file,start,end,label\na.mp4,0.5,1.5,jump\n")
+    assert found["via"].content and b"jump" in found["label-studio"].content
+    with pytest.raises(ValueError, match="is there already"):
+        Project(folder, tmp_path / "marked.csv")
+    (folder / "annotations.json").unlink()
+    project = Project(folder, tmp_path / "marked.csv")
+    assert project.record(project.ids.index("a")).segments == [(0.5, 1.5)] and (folder / "annotations.json").is_file()
+
+
+def test_nothing_else_is_read_over_http(client: TestClient, folder: Path):
+    (folder.parent / "secret.mp4").write_text("secret")
+    (folder / "link.mp4").symlink_to(folder.parent / "secret.mp4")
+    for path in ("/../secret.mp4", "/%2e%2e/secret.mp4", "/api/videos/-1", "/server.py", "/api/videos/a.mp4/media"):
+        assert client.get(path).status_code == 404
+    assert client.get("/api/videos/7/media").status_code == 400
+    server = Server(Project(folder))
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    client.get("/", params={"key": server.key})
+    answer = client.get(f"/api/videos/{number_of(client, 'link')}/media")
+    assert answer.status_code == 400 and "secret" not in answer.text.replace("secret.mp4", "")
+    part = client.get(f"/api/videos/{number_of(client, ATTACK)}/media", headers={"Range": "bytes=0-99"})
+    assert part.status_code == 206 and len(part.content) == 100
+
+
+def test_only_who_has_the_key_and_asks_this_machine_is_answered(folder: Path):
+    server = Server(Project(folder))
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    for path in ("/", "/api/state", "/api/videos/0/media", "/?key=wrong"):
+        assert client.get(path).status_code == 403
+    assert client.get("/", params={"key": server.key}, headers={"Host": "evil.example"}).status_code == 400
+    cookie = client.get("/", params={"key": server.key}, follow_redirects=False).headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert "default-src 'self'" in client.get("/api/state").headers["content-security-policy"]
+
+
+def test_pictures_along_the_time(client: TestClient):
+    answer = client.get("/api/videos/0/strip", params={"times": "0.1,1.0,1.9"})
+    assert answer.headers["content-type"] == "image/jpeg" and answer.content[:2] == b"\xff\xd8"
+    for times in ("", "nan", "x", ",".join(["1"] * 41)):
+        assert client.get("/api/videos/0/strip", params={"times": times}).status_code == 400

@@ -1,0 +1,138 @@
+"""Marking in a real browser: keys, borders, undoing, zoom on an hour of video, and a phone."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_app_browser import ARGUMENTS, CHROMIUM, DESKTOP, PHONE
+from video_factory import numbered_frames, write_video
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+
+HOUR = 3600
+ATTACK = "<img src=x onerror=document.title='attacked'>"
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("hour") / "hour.mp4", numbered_frames(HOUR), 1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, hour: Path) -> Path:
+    shutil.copy(hour, tmp_path / f"{ATTACK}.mp4")
+    write_video(tmp_path / "short.mkv", numbered_frames(30), 10, codec="mpeg4", b_frames=0)
+    return tmp_path
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    import uvicorn
+
+    from re2tal_hf.annotate.project import Project
+    from re2tal_hf.annotate.server import Server, listen
+
+    server, opened = Server(Project(folder)), listen(0)
+    running = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
+    thread.start()
+    yield f"http://127.0.0.1:{opened.getsockname()[1]}/?key={server.key}"
+    running.should_exit = running.force_exit = True
+    thread.join(30)
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Any]:
+    troubles: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport=DESKTOP)
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+        page.goto(address)
+        page.locator("#videos button", has_text="<img").click()
+        player_at(page, 0)
+        yield page
+        browser.close()
+    assert troubles == []
+
+
+def player_at(page: Any, seconds: float) -> None:
+    page.locator("#player").evaluate(
+        """async (video, seconds) => {
+            while (video.readyState < 2 || video.seeking) await new Promise((done) => setTimeout(done, 20));
+            video.currentTime = seconds;
+            while (video.readyState < 2 || video.seeking) await new Promise((done) => setTimeout(done, 20));
+        }""",
+        seconds,
+    )
+
+
+def mark(page: Any, start: float, end: float) -> None:
+    player_at(page, start)
+    page.keyboard.press("i")
+    player_at(page, end)
+    page.keyboard.press("o")
+
+
+def saved(page: Any, folder: Path) -> list[tuple[float, float, str]]:
+    playwright.expect(page.locator("#saved")).to_have_text("Saved")
+    database = json.loads((folder / "annotations.json").read_text())["database"]
+    return [(*action["segment"], action["label"]) for entry in database.values() for action in entry["annotations"]]
+
+
+def test_an_hour_is_marked_by_keys(page: Any, folder: Path) -> None:
+    page.fill("#class-name", ATTACK)
+    page.press("#class-name", "Enter")
+    mark(page, 1800.5, 1830.5)
+    assert saved(page, folder) == [(1800.0, 1830.0, ATTACK)]
+
+    for _ in range(6):
+        page.keyboard.press("+")
+    bar = page.locator("#timeline .action").bounding_box()
+    assert bar["width"] > 300
+    handle = page.locator("#timeline .handle.end").bounding_box()
+    view = page.locator("#timeline .view").bounding_box()
+    page.mouse.move(handle["x"] + 4, handle["y"] + 8)
+    page.mouse.down()
+    page.mouse.move(handle["x"] + 4 + view["width"] * 10 / (HOUR / 64), handle["y"] + 8, steps=4)
+    page.mouse.up()
+    [(start, end, label)] = saved(page, folder)
+    assert (start, label) == (1800.0, ATTACK) and end == pytest.approx(1840, abs=1.5)
+
+    page.keyboard.press("Control+z")
+    assert saved(page, folder) == [(1800.0, 1830.0, ATTACK)]
+    page.keyboard.press("Control+Shift+Z")
+    assert saved(page, folder) == [(start, end, label)]
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Delete")
+    assert saved(page, folder) == []
+    page.keyboard.press("Control+z")
+    assert saved(page, folder) == [(start, end, label)]
+    assert page.title() == "Mark actions" and page.locator("img[src=x]").count() == 0
+    strip = page.locator("#timeline .strip")
+    playwright.expect(strip).to_have_js_property("naturalHeight", 54)
+
+
+def test_another_format_is_played_on_a_phone(page: Any, folder: Path) -> None:
+    page.set_viewport_size(PHONE)
+    page.locator("#videos button", has_text="short").click()
+    player_at(page, 0)
+    page.fill("#class-name", "wave")
+    page.get_by_role("button", name="Add class").click()
+    player_at(page, 1.05)
+    page.get_by_role("button", name="Start", exact=True).click()
+    player_at(page, 2.05)
+    page.get_by_role("button", name="End", exact=True).click()
+    assert saved(page, folder) == [(1.0, 2.0, "wave")]
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.get_by_role("button", name="Finished, next").click()
+    playwright.expect(page.locator("h1")).to_have_text(ATTACK)
+    entry = json.loads((folder / "annotations.json").read_text())["database"]["short"]
+    assert entry["subset"] == "training"

@@ -19,7 +19,6 @@ from ..data.annotation_sources import read_source
 from ..data.annotation_writing import texts_for_tool, video_of_reader
 from ..data.annotations import find_record_files
 from ..data.json_files import check_unique, some
-from ..data.stratified_split import split_records
 from ..data.timeline_index import TimelineIndex
 from ..data.video_files import find_videos
 from ..data.whole_files import check_writable, written_whole
@@ -36,7 +35,6 @@ MOST_ACTIONS = 20_000
 MOST_LETTERS = 200
 # Of rounding, beyond the last frame.
 SLACK = 0.05
-SHARES = {"training": 0.8, "validation": 0.2}
 
 
 class ChangedElsewhere(ValueError):
@@ -191,23 +189,6 @@ class Project:
             for path, text in texts.items():
                 archive.writestr(path.name, text.encode(errors="backslashreplace"))
         return f"{kind}.zip", content.getvalue()
-
-    def training_text(self) -> str:
-        """Returns the finished videos as annotations to train on, a fifth of them to measure by.
-
-        Where some of them have another subset than `training`, which a file brought along, all keep theirs.
-
-        Raises:
-            AnnotationError: There are fewer than two, or no action in them.
-        """
-        with self._lock:
-            records = [replace(record) for record in self._records if record.subset]
-        if len(records) < 2 or not any(record.labels for record in records):
-            raise AnnotationError("A training needs two finished videos at least, with actions: one to measure by.")
-        if {record.subset for record in records} == {"training"}:
-            subsets = split_records(records, SHARES, [record.video_id for record in records])
-            records = [replace(record, subset=subset) for record, subset in zip(records, subsets, strict=True)]
-        return annotations_text(records)
 
     def _name(self, number: int) -> str:
         return self.paths[number].relative_to(self.folder).as_posix()

@@ -68,7 +68,7 @@ def test_a_model_without_a_head_carries_none(kind, tmp_path):
     config = kind.config_class(backbone_config=small_pipeline().model.config.backbone_config, num_labels=2)
     kind(config).save_pretrained(tmp_path)
     code = code_in(tmp_path)
-    assert {name for name in code if name.startswith(("head", "loss_"))} == {"head.py", "head_layers.py"}
+    assert {name for name in code if name.startswith(("head", "loss_"))} == {"head.py", "head_layers.py", "head_memory.py"}
     assert "VideoSwin" in code["families.py"].decode() and "Head" not in code["families.py"].decode()
 
 

@@ -52,6 +52,7 @@ def test_a_model_carries_its_family_its_head_and_its_loss_as_they_are(tmp_path):
         "head.py",
         "head_actionformer.py",
         "head_layers.py",
+        "head_memory.py",
         "head_pyramid.py",
     }
     assert {name for name in code if name.startswith(("backbone_", "head", "network_"))} == own
@@ -68,7 +69,8 @@ def test_a_model_without_a_head_carries_none(kind, tmp_path):
     config = kind.config_class(backbone_config=small_pipeline().model.config.backbone_config, num_labels=2)
     kind(config).save_pretrained(tmp_path)
     code = code_in(tmp_path)
-    assert {name for name in code if name.startswith(("head", "loss_"))} == {"head.py", "head_layers.py", "head_memory.py"}
+    of_heads = {name for name in code if name.startswith(("head", "loss_"))}
+    assert of_heads == {"head.py", "head_layers.py", "head_memory.py"}
     assert "VideoSwin" in code["families.py"].decode() and "Head" not in code["families.py"].decode()
 
 

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.synthetic import generate
-from re2tal_hf.data.windows import TrainingWindows, collate
+from re2tal_hf.data.windows import collate
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
@@ -28,7 +27,6 @@ from re2tal_hf.training.optimization import (
     parameter_groups,
     set_learning_rates,
 )
-from re2tal_hf.video_reader import VideoReadError
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,28 +139,6 @@ def test_a_worker_tells_of_an_unreadable_video(data, places, tmp_path):
     assert windows.num_unreadable == 1
     for index, batch in enumerate(batches):
         assert torch.equal(batch["frames"][0], windows[index]["frames"])
-
-
-@pytest.mark.parametrize(("ended", "why"), [(False, "timed out after 3"), (True, "exited unexpectedly|is killed by")])
-def test_a_worker_that_hangs_or_dies_is_named_with_its_videos(ended, why, places, tmp_path, monkeypatch, capsys):
-    settings = [*TINY, *places, "data.num_workers=1", "data.timeout=3"]
-    trainer = LocalizationTrainer(load_recipe("quickstart", settings), tmp_path / "run")
-    item = TrainingWindows.__getitem__
-
-    def hang(self, index):
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGKILL if ended else signal.SIGSTOP)
-        return item(self, index)
-
-    monkeypatch.setattr(TrainingWindows, "__getitem__", hang)
-    with pytest.raises((RuntimeError, VideoReadError), match=why) as raised:
-        trainer.run()
-    if not ended:
-        assert "windows of training_00" in str(raised.value) and "data.timeout" in str(raised.value)
-    assert "the same command" in capsys.readouterr().out
-    for worker in multiprocessing.active_children():
-        worker.join(10)
-    assert not multiprocessing.active_children()
 
 
 def test_a_variant_of_training(places, tmp_path):

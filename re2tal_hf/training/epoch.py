@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import active_children
@@ -14,6 +16,9 @@ from accelerate.utils import gather_object
 from ..value_checks import NOT_NEGATIVE, one_line
 from ..video_reader import VideoReadError
 from .random_states import random_states, restore_random_states
+
+# For which a killed worker is waited on.
+SECONDS_TO_END = 10
 
 
 @dataclass
@@ -86,14 +91,25 @@ def decoded(loader: Any, video_ids: Callable[[], Sequence[str]]) -> Iterator[dic
         except RuntimeError as error:
             if not str(error).startswith("DataLoader"):
                 raise
-            for worker in active_children():
-                worker.kill()  # a decoder that hangs hears no other signal
+            _end_workers()
             videos = ", ".join(dict.fromkeys(video_ids()))
             raise VideoReadError(
                 f"No next batch was decoded ({one_line(error)}); it holds windows of {videos}. Look at these files, at "
                 "where they lie and at the memory of the machine; data.timeout is the longest wait, in seconds."
             ) from error
         yield batch
+
+
+def _end_workers() -> None:
+    """Ends the decode workers, of which those that hang hear no other signal."""
+    # PyTorch's handler raises where the code happens to be when it hears that a worker was killed.
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main and hasattr(signal, "SIGCHLD") else None
+    for worker in active_children():
+        worker.kill()
+        worker.join(SECONDS_TO_END)
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def batches_after(steps: int, loader: Any, device: torch.device) -> Iterator[dict[str, Any]]:

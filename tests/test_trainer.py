@@ -5,8 +5,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -14,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from re2tal_hf import Re2TALForTemporalActionLocalization
 from re2tal_hf.data.synthetic import generate
-from re2tal_hf.data.windows import collate
+from re2tal_hf.data.windows import TrainingWindows, collate
 from re2tal_hf.finite import NotFiniteError
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.localization import LocalizationTrainer
@@ -27,6 +30,7 @@ from re2tal_hf.training.optimization import (
     parameter_groups,
     set_learning_rates,
 )
+from re2tal_hf.video_reader import VideoReadError
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,6 +143,44 @@ def test_a_worker_tells_of_an_unreadable_video(data, places, tmp_path):
     assert windows.num_unreadable == 1
     for index, batch in enumerate(batches):
         assert torch.equal(batch["frames"][0], windows[index]["frames"])
+
+
+WAYS_TO_STOP = {
+    # While it decodes; and before what it has decoded is taken from it, which PyTorch waits for without a limit.
+    "hangs": (signal.SIGSTOP, 0.0, r"in 3 s \(data.timeout\)"),
+    "hangs late": (signal.SIGSTOP, 2.0, r"in 3 s \(data.timeout\)"),
+    "dies": (signal.SIGKILL, 0.0, "decode worker has ended"),
+    "dies late": (signal.SIGKILL, 2.0, "decode worker has ended"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_STOP)
+def test_a_worker_that_hangs_or_dies_is_named_with_its_videos(way, places, tmp_path, monkeypatch, capsys):
+    signal_number, seconds, why = WAYS_TO_STOP[way]
+    # PyTorch looks after its workers every 5 s.
+    limit = 3 if signal_number == signal.SIGSTOP else 60
+    settings = [*TINY, *places, "data.num_workers=1", f"data.timeout={limit}"]
+    trainer = LocalizationTrainer(load_recipe("quickstart", settings), tmp_path / "run")
+    item, take = TrainingWindows.__getitem__, _MultiProcessingDataLoaderIter._try_get_data
+
+    def stop(self, index):
+        if index == 1:
+            os.kill(os.getpid(), signal_number)
+        return item(self, index)
+
+    def take_late(self, *arguments, **settings):
+        time.sleep(seconds)
+        return take(self, *arguments, **settings)
+
+    monkeypatch.setattr(TrainingWindows, "__getitem__", stop)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", take_late)
+    with pytest.raises(VideoReadError, match=why) as raised:
+        trainer.run()
+    assert "windows of training_00" in str(raised.value)
+    assert "the same command" in capsys.readouterr().out
+    for worker in multiprocessing.active_children():
+        worker.join(10)
+    assert not multiprocessing.active_children()
 
 
 def test_a_variant_of_training(places, tmp_path):

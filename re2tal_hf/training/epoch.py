@@ -17,9 +17,6 @@ from ..value_checks import NOT_NEGATIVE, one_line
 from ..video_reader import VideoReadError
 from .random_states import random_states, restore_random_states
 
-# For which a killed worker is waited on.
-SECONDS_TO_END = 10
-
 
 @dataclass
 class EpochSoFar:
@@ -72,44 +69,88 @@ class EpochSoFar:
         return {name: sum(sums[name] for sums in everywhere) / len(everywhere) / self.counted for name in self.losses}
 
 
-def decoded(loader: Any, video_ids: Callable[[], Sequence[str]]) -> Iterator[dict[str, Any]]:
+def decoded(loader: Any, video_ids: Callable[[], Sequence[str]], timeout: float) -> Iterator[dict[str, Any]]:
     """Yields the batches of a loader whose workers may hang or die.
 
     Args:
         loader: Iterable.
         video_ids: Of the windows that it has not yielded yet, in order.
+        timeout: Seconds in which a batch must come; 0 for no limit.
 
     Raises:
         VideoReadError: if a worker died, or has not decoded a batch in time; the workers are ended.
     """
     batches = iter(loader)
     while True:
+        _ignore_ended_workers()
+        watch = _Watch(timeout)
         try:
-            batch = next(batches)
+            with watch:
+                batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader"):
+        except (RuntimeError, OSError, EOFError) as error:
+            if not (watch.ended or _is_of_a_worker(error)):
                 raise
-            _end_workers()
+            end_workers()
+            said = f" ({one_line(error)})" if str(error) else ""
+            why = f"None came in {timeout:g} s (data.timeout)" if watch.ended else f"A decode worker has ended{said}"
             videos = ", ".join(dict.fromkeys(video_ids()))
             raise VideoReadError(
-                f"No next batch was decoded ({one_line(error)}); it holds windows of {videos}. Look at these files, at "
-                "where they lie and at the memory of the machine; data.timeout is the longest wait, in seconds."
+                f"No next batch was decoded, of windows of {videos}. {why}. Look at these files, at where they lie and "
+                "at the memory of the machine."
             ) from error
         yield batch
 
 
-def _end_workers() -> None:
+class _Watch:
+    """Ends the workers if a batch takes longer than it may.
+
+    PyTorch's own limit does not cover the handing over of a tensor, for which a worker that is stopped, or holds
+    Python's lock, is waited on for ever.
+
+    Attributes:
+        ended: Whether it did.
+    """
+
+    def __init__(self, timeout: float):
+        self.timer = threading.Timer(timeout, self._end) if timeout else None
+        self.ended = False
+
+    def _end(self) -> None:
+        self.ended = True
+        end_workers()
+
+    def __enter__(self) -> None:
+        if self.timer:
+            self.timer.daemon = True
+            self.timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.timer:
+            self.timer.cancel()
+
+
+def end_workers() -> None:
     """Ends the decode workers, of which those that hang hear no other signal."""
-    # PyTorch's handler raises where the code happens to be when it hears that a worker was killed.
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main and hasattr(signal, "SIGCHLD") else None
     for worker in active_children():
         worker.kill()
-        worker.join(SECONDS_TO_END)
-    if handler is not None:
-        signal.signal(signal.SIGCHLD, handler)
+
+
+def _ignore_ended_workers() -> None:
+    """Turns off PyTorch's handler, which raises wherever the code happens to be when a worker has ended.
+
+    Waiting for a batch, PyTorch finds such a worker by itself.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _is_of_a_worker(error: Exception) -> bool:
+    """Whether it tells of a worker that ended, and not of what a worker met ("Caught ... in DataLoader worker")."""
+    return str(error).startswith("DataLoader") or (
+        isinstance(error, (EOFError, ConnectionError)) and not str(error).startswith("Caught")
+    )
 
 
 def batches_after(steps: int, loader: Any, device: torch.device) -> Iterator[dict[str, Any]]:

@@ -213,7 +213,7 @@ class Trainer(ABC):
         self._on_all(self.timelines.save)
 
     def _build_loader(self) -> DataLoader:
-        batch_size, data = self.recipe.training.batch_size, self.recipe.data
+        batch_size = self.recipe.training.batch_size
         return DataLoader(
             self.windows,
             batch_size=batch_size,
@@ -221,8 +221,7 @@ class Trainer(ABC):
             drop_last=len(self.windows) > batch_size * self.accelerator.num_processes,
             collate_fn=collate,
             worker_init_fn=leave_signals_to_the_training,
-            num_workers=data.num_workers,
-            timeout=data.timeout if data.num_workers else 0,
+            num_workers=self.recipe.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
@@ -418,7 +417,8 @@ class Trainer(ABC):
             disable=not self.accelerator.is_local_main_process,
         ) as bar:
             batches = batches_after(done.steps, self.loader, self.accelerator.device)
-            for batch in decoded(batches, lambda: self._next_videos(epoch, done.steps)):
+            timeout = self.recipe.data.timeout if self.recipe.data.num_workers else 0
+            for batch in decoded(batches, lambda: self._next_videos(epoch, done.steps), timeout):
                 losses = self._step(batch)
                 done.add(losses)
                 if losses is not None:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import BACKBONES, Architecture, architecture_of, build_library_model
-from .backprop_chunks import can_go_by_parts, part_by_part, plan_parts
-from .backprop_clips import check_clips_apart, is_trained
+from .backprop_parts import can_go_by_parts, check_reach, is_trained, part_by_part, plan_parts
 from .backprop_plan import MODES, AnyBackprop, BackpropPlan, BackpropPlanner, OverBudgetError
 from .byte_frames import taking_bytes
 from .dual_residual import LARGEST_ERROR, BackpropSwitch
@@ -149,7 +148,7 @@ def _rewired(
     model.backprop_switch = BackpropSwitch()
     model.backprop_planner = BackpropPlanner()
     if backprop == "clips":
-        check_clips_apart(model)
+        check_reach(model)
     stages = architecture.stages(model)
     model._couplings = _as_couplings(
         coupling if coupling is not None else COUPLINGS.get(rewiring, COUPLINGS["none"]), len(stages)
@@ -447,19 +446,22 @@ class RewiredModel(nn.Module):
         """
         with _own_weights_in_place(self):
             plan = None
-            unreal = torch.compiler.is_compiling() or videos.is_meta
-            if self.backprop == "auto" and stage_outputs is None and not unreal and is_trained(self, videos):
-                plan = self.plan_for(videos.shape, videos.dtype if videos.is_floating_point() else self.number_dtype)
-            if unreal or not self.by_clips or (self.backprop == "auto" and stage_outputs is not None):
+            whole = torch.compiler.is_compiling() or videos.is_meta
+            if self.backprop == "auto" and not whole:
+                whole = stage_outputs is not None
+                if not whole and is_trained(self, videos):
+                    numbers = videos.dtype if videos.is_floating_point() else self.number_dtype
+                    plan = self.plan_for(videos.shape, numbers)
+            if self.by_clips and not whole:
+                if stage_outputs is not None:
+                    raise ValueError("backprop='clips' keeps no outputs of stages: leave out output_hidden_states.")
+                features = part_by_part(self, videos, frame_mask, pixel_statistics, plan)
+            else:
                 pixels = None if pixel_statistics is None or frame_mask is None else (frame_mask, pixel_statistics)
                 if pixels is not None and self.backprop != "reversible":
                     # What is computed of them is kept, too.
                     videos, pixels = self.normalized(videos, *pixels), None
                 features = self.joined_features(videos, stage_outputs, pixels=pixels)
-            elif stage_outputs is None:
-                features = part_by_part(self, videos, frame_mask, pixel_statistics, plan)
-            else:
-                raise ValueError("backprop='clips' keeps no outputs of stages: leave out output_hidden_states.")
         if self.architecture.clip_length(self) is None:
             return features
         num_features = -(-videos.shape[1] // self.architecture.feature_stride(self))

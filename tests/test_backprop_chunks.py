@@ -7,7 +7,7 @@ from test_architectures import gradients, video
 from tolerances import assert_close, assert_gradients_close
 from torch import Tensor, nn
 
-from re2tal_hf import backprop_chunks as chunks_room
+from re2tal_hf import backprop_parts
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
@@ -54,9 +54,9 @@ def size_of(name: str) -> tuple[int, int]:
 
 def several_chunks(model: RewiredModel, monkeypatch: pytest.MonkeyPatch, name: str = "swin") -> Tensor:
     """Two videos of three chunks of the shortest length, the last of them not whole."""
-    monkeypatch.setattr(chunks_room, "CHUNK_FRAMES", 1)
-    monkeypatch.setattr(chunks_room, "CHUNK_HALOS", (1,))
-    [length] = chunks_room.chunk_lengths(model, 2)
+    monkeypatch.setattr(backprop_parts, "CHUNK_FRAMES", 1)
+    monkeypatch.setattr(backprop_parts, "CHUNK_HALOS", (1,))
+    [length] = backprop_parts.chunk_lengths(model, 2)
     return video((3 * length - 1, *size_of(name))).double()
 
 
@@ -136,15 +136,15 @@ def test_nothing_is_kept_but_the_video(monkeypatch):
 def test_longer_chunks_where_there_is_memory():
     model = frozen("swin").float()
     model.backprop = "clips"
-    assert chunks_room.chunk_lengths(model, 1) == [64]
+    assert backprop_parts.chunk_lengths(model, 1) == [64]
     deep = frozen("swin", depths=[2, 26]).float()
     deep.backprop, deep.memory_budget = "clips", 2**40
-    lengths = chunks_room.chunk_lengths(deep, 1)
+    lengths = backprop_parts.chunk_lengths(deep, 1)
     halo = 56
     assert lengths == [4 * halo, 2 * halo, 64]
     shape = (1, 1000, 3, 32, 32)
     assert deep.plan_for(shape).shape[2] == lengths[0] + 2 * halo
-    parts = [chunk.frames for chunk in chunks_room.chunks_of(deep, 1000, lengths[0])]
+    parts = [chunk.frames for chunk in backprop_parts.chunks_of(deep, 1000, lengths[0])]
     computed = sum(part.stop - part.start for part in parts) / 1000
     assert 1.3 < computed < 1.5 and deep.plan.step == pytest.approx(computed * 4 / 3, abs=0.01)
     deep.memory_budget = deep.plan.choices[0][0] - 1
@@ -167,7 +167,7 @@ def test_auto_goes_by_chunks_where_the_whole_is_too_large():
 def test_chunks_cover_a_video_once(frames):
     model = frozen("slowfast")
     stride = model.architecture.feature_stride(model)
-    chunks = list(chunks_room.chunks_of(model, frames, 64))
+    chunks = list(backprop_parts.chunks_of(model, frames, 64))
     counts = [chunk.features.stop - chunk.features.start for chunk in chunks]
     assert sum(counts) == -(-frames // stride) and min(counts) > 0
     begins = [chunk.frames.start + chunk.features.start * stride for chunk in chunks]

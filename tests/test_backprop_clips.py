@@ -13,8 +13,7 @@ from test_architectures import CLIP_MODELS, backbone, gradients, video
 from tolerances import assert_close, assert_gradients_close, depth_of, rounding
 from torch import Tensor, nn
 
-from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
-from re2tal_hf import backprop_clips as clips_room
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor, backprop_parts
 from re2tal_hf.head import HEADS
 from re2tal_hf.rewiring import RewiredModel, build_backbone
 from re2tal_hf.training import memory_budget
@@ -56,7 +55,7 @@ def in_parts(model: RewiredModel, videos: Tensor, together: int) -> dict[str, Te
     ids=lambda value: getattr(value, "name", value),
 )
 def test_gradients_are_those_of_one_graph(case, rewiring, monkeypatch):
-    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 16)
+    monkeypatch.setattr(backprop_parts, "FRAMES_TOGETHER", 16)
     model = frozen_norms(backbone(case, "plain", rewiring, **case.stochastic).double())
     if rewiring == "dr2net":
         model.set_coupling([0.6, 0.4])
@@ -85,7 +84,7 @@ def test_one_clip_at_a_time_is_leaner_where_memory_is_scarce(name, monkeypatch):
     videos, found = videos[:, : 3 * model.architecture.clip_length(model)], {}
     for budget in (leanest, fastest, 2**40):
         # Random numbers are drawn for as many clips as go together.
-        monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 2 * model.architecture.clip_length(model))
+        monkeypatch.setattr(backprop_parts, "FRAMES_TOGETHER", 2 * model.architecture.clip_length(model))
         model.memory_budget = budget
         found[budget] = gradients(model, videos)
         assert model.plan.together == 1 and model.plan.kept <= budget
@@ -102,7 +101,7 @@ def test_as_many_clips_together_as_memory_allows():
     shape = (2, 640, 3, 32, 32)
     model.memory_budget = 2**40
     plan = model.plan_for(shape)
-    assert plan.together == clips_room.FRAMES_TOGETHER // (2 * 4)
+    assert plan.together == backprop_parts.FRAMES_TOGETHER // (2 * 4)
     assert str(plan).startswith("backprop=clips, 8 at a time of 2x4x3x32x32: the backbone keeps")
     fastest, gradients_of_one = plan.choices[-1][0], 2 * plan.largest_module
     model.memory_budget = 3 * fastest + 2 * gradients_of_one
@@ -115,7 +114,7 @@ def test_as_many_clips_together_as_memory_allows():
 @pytest.mark.training
 @apart
 def test_nothing_is_kept_but_the_video(case, monkeypatch):
-    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 16)
+    monkeypatch.setattr(backprop_parts, "FRAMES_TOGETHER", 16)
     model = frozen_norms(backbone(case, "clips", **case.stochastic))
     model.memory_budget = 2**40
     for frames in (32, 64):
@@ -139,7 +138,7 @@ def test_inference_is_the_same(case):
 
 
 def test_features_that_are_interpolated_across_clips(monkeypatch):
-    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 8)
+    monkeypatch.setattr(backprop_parts, "FRAMES_TOGETHER", 8)
     model = backbone(VIDEOMAE, feature_stride=3).double().train()
     videos = long_video(VIDEOMAE)
     expected, features = gradients(model, videos), model.video_features(videos)
@@ -222,7 +221,7 @@ def test_a_localizer_with_frozen_parts_and_accumulated_gradients(frozen):
 @pytest.mark.training
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_frames_that_become_numbers_some_at_a_time(dtype, monkeypatch):
-    monkeypatch.setattr(clips_room, "FRAMES_TOGETHER", 8)
+    monkeypatch.setattr(backprop_parts, "FRAMES_TOGETHER", 8)
     processor = Re2TALVideoProcessor(num_frames=24)
     lengths = (24, 13)
     frames = [torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) for n in lengths]

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..backprop_chunks import can_go_by_parts
+from ..backprop_parts import can_go_by_parts
 from ..backprop_plan import BackpropPlan, free_memory, read_bytes
 from ..head_memory import CHUNK_STEPS
 from ..value_checks import one_line

@@ -11,8 +11,7 @@ from accelerate.utils import LoggerType, is_bf16_available
 from accelerate.utils.environment import parse_flag_from_env
 
 from ..architecture import BACKBONES
-from ..backprop_chunks import check_random_numbers
-from ..backprop_clips import check_norms
+from ..backprop_parts import check_parts
 from ..configuration_re2tal import settings_of
 from ..families import FAMILIES
 from ..head import HEADS
@@ -80,8 +79,7 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
     except ValueError as error:
         raise ValueError(f"freeze.{one_line(error)}") from error
     if model.backprop == "clips":
-        check_norms(backbone := model.train().base_model.backbone)
-        check_random_numbers(backbone)
+        check_parts(model.train().base_model.backbone)
     build_optimizer(model, recipe.training)
     _check_memory(model, recipe.training)
     if recipe.training.pretrained_model and isinstance(model, Re2TALForTemporalActionLocalization):

@@ -113,11 +113,21 @@ def _reached(names: Iterable[str], files: Mapping[str, str]) -> dict[str, str]:
     return reached
 
 
+def parse_python(source: str | bytes, path: Path) -> ast.Module:
+    """Returns the tree of a file's text; raises a `SyntaxError` for any text that is none."""
+    try:
+        return ast.parse(source, str(path))
+    except SyntaxError:
+        raise
+    except ValueError as error:  # Python up to 3.11.3, of bytes of zero
+        raise SyntaxError(str(error)) from error
+
+
 def _made_flat(path: Path) -> tuple[str, list[Path]]:
     """The text of a file with flat imports, and the files beside it that it imports."""
     source = path.read_text(encoding="utf-8")
     lines, beside = source.splitlines(keepends=True), []
-    imports = [node for node in ast.walk(ast.parse(source, str(path))) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = [node for node in ast.walk(parse_python(source, path)) if isinstance(node, ast.Import | ast.ImportFrom)]
     for node in sorted(imports, key=lambda node: node.lineno, reverse=True):
         try:
             flat, files = _flat_imports(node, path)

@@ -102,6 +102,7 @@ def test_a_model_of_ones_own_asks_for_its_file(own, tmp_path):
         ("x = 1", "registers nothing"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def", "SyntaxError"),
+        ("x = 1\0", "SyntaxError"),
         ("import sys\nsys.exit()", "SystemExit"),
         ("x = '\udce9'", "UnicodeDecodeError"),
         ("import re2tal_hf", "line 1: `import re2tal_hf` cannot be saved with a model"),

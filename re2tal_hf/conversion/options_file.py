@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..saved_code import parse_python
 from ..saved_files import read_json
 from ..training.model_source import near_folder
 from ..training.recipe_yaml import MAX_BYTES, read_yaml
@@ -108,8 +109,7 @@ def _read_python(path: Path, above: list[Path]) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{above[-1]} builds on {path}, which is not there: give it its place among its _base_ files.")
     try:
-        tree = ast.parse(path.read_bytes()[: MAX_BYTES + 1])
-        values = _assigned(tree, path)
+        values = _assigned(parse_python(path.read_bytes()[: MAX_BYTES + 1], path), path)
     except SyntaxError as error:
         raise ValueError(f"{path} is no Python (line {error.lineno}: {error.msg}).") from error
     except (RecursionError, MemoryError) as error:

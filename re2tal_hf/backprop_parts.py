@@ -110,7 +110,8 @@ def plan_parts(backbone: Any, videos: Tensor) -> BackpropPlan:
 def _plan_chunks(backbone: Any, videos: Tensor) -> BackpropPlan:
     """The plan of the chunks whose step is the shortest, counting what is computed twice."""
     found: list[BackpropPlan] = []
-    lengths = chunk_lengths(backbone, len(videos))
+    chosen = backbone.backprop_planner.chunk
+    lengths = [chosen] if chosen else chunk_lengths(backbone, len(videos))
     for length in lengths:
         parts = [chunk.frames for chunk in chunks_of(backbone, videos.shape[1], length)]
         longest = max(parts, key=lambda part: part.stop - part.start)
@@ -160,7 +161,12 @@ def most_together(backbone: Any, videos: Tensor) -> int:
 
 
 def chunk_lengths(backbone: Any, num_videos: int) -> list[int]:
-    """Returns the frames that a chunk may have without its halo, the most first, with which least is computed twice."""
+    """Returns the frames that a chunk may have without its halo, the most first, with which least is computed twice.
+
+    A backbone that goes by clips has none.
+    """
+    if not _by_chunks(backbone):
+        return []
     alignment, halo = backbone.architecture.temporal_reach(backbone).alignment, _halo(backbone)
     least = -(-CHUNK_FRAMES // num_videos)
     lengths = (max(least, times * halo) for times in CHUNK_HALOS)

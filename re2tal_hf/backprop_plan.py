@@ -155,12 +155,14 @@ class BackpropPlanner:
             device when a plan is made, less the gradients that are yet to come.
         plan: The latest, None before the first training pass.
         clips: Whether `"auto"` goes by clips whatever the backbone keeps; otherwise where the whole input has no plan.
+        chunk: Frames that chunks of windowed backbones have; 0: as many as make the shortest step.
         recomputes_head: Whether the head keeps little though the backbone does not go by clips.
     """
 
     memory_budget: int | None = None
     plan: BackpropPlan | None = None
     clips: bool = False
+    chunk: int = 0
     recomputes_head: bool = False
     _plans: dict[Any, BackpropPlan] = field(default_factory=dict)
 

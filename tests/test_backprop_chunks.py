@@ -1,5 +1,8 @@
 """`backprop="clips"` where features see a part of the video: those of one graph over all of it, chunk by chunk."""
 
+import contextlib
+import re
+
 import pytest
 import torch
 from architecture_cases import CASES
@@ -7,9 +10,12 @@ from test_architectures import gradients, video
 from tolerances import assert_close, assert_gradients_close
 from torch import Tensor, nn
 
-from re2tal_hf import backprop_parts
+from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, backprop_parts
+from re2tal_hf.backprop_plan import BackpropPlan
 from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.memory import saved_for_backward
+from re2tal_hf.training.memory_budget import plan_backprop
 
 BY_NAME = {case.name: case for case in CASES}
 SWIN = BY_NAME["video_swin"].config
@@ -133,6 +139,7 @@ def test_nothing_is_kept_but_the_video(monkeypatch):
     assert saved.total() == 0
 
 
+@pytest.mark.training
 def test_longer_chunks_where_there_is_memory():
     model = frozen("swin").float()
     model.backprop = "clips"
@@ -161,6 +168,28 @@ def test_auto_goes_by_chunks_where_the_whole_is_too_large():
     plan = model.plan_for(shape)
     assert plan.chunk == 64 and plan.kept < model.memory_budget and "By clips" in plan.reason
     assert "chunks of 64 frames" in str(plan) and plan.to_dict()["chunk_frames"] == 64
+
+
+@pytest.mark.training
+def test_a_training_takes_the_chunks_for_which_there_is_room():
+    torch.manual_seed(0)
+    head = {"hidden_size": 16, "num_levels": 2, "num_head_layers": 1, "num_attention_heads": 2}
+    config = {"backbone_config": {**SWIN, "depths": [2, 26]}, "head_config": head, "num_labels": 2}
+    model = Re2TALForTemporalActionLocalization(Re2TALConfig(**config, backprop="clips"))
+    lengths = backprop_parts.chunk_lengths(model.model.backbone, 1)
+
+    def planned(budget: int) -> BackpropPlan:
+        arguments = OptimizationArguments(memory_budget=f"{budget}B")
+        return plan_backprop(model, (1, 1000, 3, 32, 32), arguments, budget, contextlib.nullcontext)
+
+    assert planned(10**10).chunk == lengths[0]
+    with pytest.raises(ValueError, match="in the leanest way") as refused:
+        planned(10**6)
+    needed = float(re.search(r"needs ([\d.]+) MB", str(refused.value))[1]) * 1e6
+    plan = planned(int(needed) + 10**5)
+    assert plan.chunk == lengths[-1] and "By clips" in plan.reason
+    with pytest.raises(ValueError, match="in the leanest way"):
+        planned(int(needed) - 10**5)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 63, 64, 65, 200])

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..backprop_parts import can_go_by_parts
+from ..backprop_parts import can_go_by_parts, chunk_lengths
 from ..backprop_plan import BackpropPlan, free_memory, read_bytes
 from ..head_memory import CHUNK_STEPS
 from ..value_checks import one_line
@@ -35,10 +35,12 @@ class Way:
     Attributes:
         by_clips: Whether some clips of the backbone go one after the other.
         leanly: Whether the head keeps little.
+        chunk: Frames of a chunk of a windowed backbone; 0 for clips.
     """
 
     by_clips: bool
     leanly: bool
+    chunk: int = 0
 
     def __str__(self) -> str:
         head = "the head and its loss run again in the backward pass"
@@ -84,8 +86,8 @@ def plan_backprop(
     model.train()
     planner = model.model.backbone.backprop_planner
     reason = ""
-    for way in (ways := _ways(model)):
-        planner.clips, planner.recomputes_head = way.by_clips, way.leanly
+    for way in (ways := _ways(model, shape[0])):
+        planner.clips, planner.recomputes_head, planner.chunk = way.by_clips, way.leanly, way.chunk
         with autocast():
             model.memory_budget = 2**62
             needs = _needs(model, shape, arguments, way)
@@ -108,14 +110,16 @@ def plan_backprop(
     )
 
 
-def _ways(model: Any) -> list[Way]:
+def _ways(model: Any, batch_size: int) -> list[Way]:
+    chunks = chunk_lengths(model.model.backbone, batch_size) or [0]
+    by_clips = [Way(by_clips=True, leanly=True, chunk=chunk) for chunk in chunks]
     if model.backprop == "clips":
-        return [Way(by_clips=True, leanly=True)]
+        return by_clips
     ways = [Way(by_clips=False, leanly=False)]
     if hasattr(model, "head"):
         ways.append(Way(by_clips=False, leanly=True))
     if can_go_by_parts(model.model.backbone):
-        ways.append(Way(by_clips=True, leanly=True))
+        ways += by_clips
     return ways
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from .head_memory import Part, in_chunks, run_block
+from .head_memory import Method, in_chunks, run_block
 
 SMALLEST_ATTENTION_BLOCK = 64
 
@@ -346,7 +346,7 @@ class TransformerBlock(nn.Module):
         if window is None:
             return run_block(self, x, mask, recomputes=True)
         reach = window // 2 * stride + 1
-        return in_chunks(Part(self), (x, mask), self.draw_paths(x), reach=reach, stride=stride), mask[:, ::stride]
+        return in_chunks(Method(self), (x, mask), self.draw_paths(x), reach=reach, stride=stride), mask[:, ::stride]
 
 
 def _dropped(x: Tensor, path: Tensor | None) -> Tensor:

@@ -28,7 +28,7 @@ def run_block(block: nn.Module, *inputs: Tensor, recomputes: bool) -> Any:
     return block(*inputs)
 
 
-class Part(nn.Module):
+class Method(nn.Module):
     """A method of a module, from tensors to a tensor, as a module."""
 
     def __init__(self, module: nn.Module, method: str = "__call__"):

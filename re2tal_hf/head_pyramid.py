@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .head import LocalizationHeadOutput, Padding, check_choice, prepare_features
 from .head_layers import ConvLayer, draw_layers, zero_padding
-from .head_memory import Part, in_chunks, run_block
+from .head_memory import Method, in_chunks, run_block
 from .value_checks import BELOW_ONE, COUNT, INSIDE_ONE, MAX_LEVELS, NOT_NEGATIVE, POSITIVE, Range, check_fields, shown
 
 Neck = Literal["identity", "fpn"]
@@ -404,7 +404,7 @@ class PyramidHead(nn.Module):
         )
         x = self._disturbed(x, mask)
         if self.recomputes and torch.is_grad_enabled():
-            x = in_chunks(Part(self, "embedded"), (x, mask), reach=len(self.embedding))
+            x = in_chunks(Method(self, "embedded"), (x, mask), reach=len(self.embedding))
         else:
             x = self.embedded(x, mask)
         if config.use_position_embedding:

@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from .head import LocalizationHeadOutput, ScoredSegments, register_head
 from .head_layers import MaskedGroupNorm, max_pool, zero_padding
-from .head_memory import Part, in_chunks
+from .head_memory import Method, in_chunks
 from .head_pyramid import PredictionBranch, PyramidConfig, PyramidHead
 from .loss_points import TriDetLoss
 from .value_checks import COUNT, NOT_NEGATIVE, POSITIVE
@@ -149,17 +149,17 @@ class SGPBlock(nn.Module):
         Means over the sequence are summed chunk by chunk before what rests on them.
         """
         if self.stride > 1:
-            x, mask = in_chunks(Part(self, "pooled"), (x, mask), reach=1, stride=self.stride), mask[:, :: self.stride]
+            x, mask = in_chunks(Method(self, "pooled"), (x, mask), reach=1, stride=self.stride), mask[:, :: self.stride]
         paths = [
             path.draw_path(x) if isinstance(path, ScaledPath) else () for path in (self.perception_path, self.mlp_path)
         ]
-        mean = in_chunks(Part(self, "sums"), (x, mask), summed=True) / self._counts(mask)
+        mean = in_chunks(Method(self, "sums"), (x, mask), summed=True) / self._counts(mask)
         reach = max(conv.kernel_size[0] for conv in (self.gate, self.narrow, self.wide)) // 2
-        x = in_chunks(Part(self, "perceived"), (x, mask), (mean, *paths[0]), reach=reach)
+        x = in_chunks(Method(self, "perceived"), (x, mask), (mean, *paths[0]), reach=reach)
         counted, norm = mask if self.isolate_padding else torch.ones_like(mask), self.mlp_norm
-        mean = in_chunks(Part(norm, "sums"), (x, counted), summed=True) / norm.counts(counted)
-        variance = in_chunks(Part(norm, "squares"), (x, counted), (mean,), summed=True) / norm.counts(counted)
-        return in_chunks(Part(self, "refined"), (x, mask, counted), (mean, variance, *paths[1])), mask
+        mean = in_chunks(Method(norm, "sums"), (x, counted), summed=True) / norm.counts(counted)
+        variance = in_chunks(Method(norm, "squares"), (x, counted), (mean,), summed=True) / norm.counts(counted)
+        return in_chunks(Method(self, "refined"), (x, mask, counted), (mean, variance, *paths[1])), mask
 
     def pooled(self, x: Tensor, mask: Tensor) -> Tensor:
         """`[B, T, C]` -> `[B, T / stride, C]`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from .head import LocalizationHeadOutput
-from .head_memory import CHUNK_STEPS, Part, in_chunks
+from .head_memory import CHUNK_STEPS, Method, in_chunks
 from .loss_normalization import NormalizedLoss
 from .model_inputs import check_labels
 from .value_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE
@@ -166,7 +166,7 @@ class LocalizationLoss(NormalizedLoss):
         normalizer = self.normalize_by("normalizer", positive.any(dim=-1).sum(), dtype)
         by_point = (output.logits, output.offsets, positive, offset_targets, output.point_mask)
         if self.recomputes and torch.is_grad_enabled():
-            sums = in_chunks(Part(self, "sums"), by_point, summed=True)
+            sums = in_chunks(Method(self, "sums"), by_point, summed=True)
         else:
             sums = self.sums(*by_point)
         classification, regression = sums[0] / normalizer, self.loss_weight * sums[1] / normalizer

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from .architecture import ADAPTERS, Architecture, TemporalReach, adapters_of, register_backbone
+from .coupling import COUPLING
 from .reversible import Stage
-from .rewiring import COUPLING
 from .value_checks import BELOW_ONE, MAX_LAYERS, Range, one_line, shown
 
 

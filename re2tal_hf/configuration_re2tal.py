@@ -13,9 +13,9 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .architecture import BACKBONES
 from .configuration_labels import checked_labels
+from .coupling import check_rewiring, default_backprop
 from .head import HEADS
 from .lora import check_lora
-from .rewiring import check_rewiring, default_backprop
 from .saved_files import JSON_NAMES, check_folder, check_json, files_checked, read_json
 from .value_checks import (
     BELOW_ONE,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import ADAPTERS
-from .rewiring import RewiredModel
+from .rewired_model import RewiredModel
 from .value_checks import BELOW_ONE, POSITIVE, Range, arguments_of, check_arguments, one_line
 
 KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d)

@@ -17,11 +17,12 @@ from transformers.initialization import guard_torch_init_functions
 from .architecture import adapters_of
 from .backprop_plan import AnyBackprop, BackpropPlan
 from .configuration_re2tal import Re2TALConfig, RewiredConfig
+from .coupling import COUPLING, check_backprop
 from .loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from .lora import begin_lora, is_lora, library_name
 from .published_weights import commit_of, digest, digest_of_all, published_names, read_published
 from .reversible import Stage
-from .rewiring import COUPLING, RewiredModel, check_backprop
+from .rewired_model import RewiredModel
 from .saved_code import code_of, save_code
 from .saved_files import WEIGHT_NAMES, cached_folder, check_place, check_weights, files_checked
 from .value_checks import check_value, check_values, suggesting

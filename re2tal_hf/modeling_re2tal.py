@@ -16,6 +16,7 @@ from .configuration_re2tal import (
     RewiredConfig,
     check_part_settings,
 )
+from .coupling import COUPLING
 from .families import FAMILIES  # noqa: F401 - importing them registers them
 from .head import HEADS
 from .lora import add_lora, check_lora
@@ -30,7 +31,7 @@ from .model_inputs import (
 from .modeling_outputs import Re2TALModelOutput, TemporalActionLocalizationOutput, VideoClassificationOutput
 from .modeling_pretrained import Re2TALPreTrainedModel
 from .pipeline_re2tal import TemporalActionLocalizationPipeline  # noqa: F401 - transformers saves what is imported
-from .rewiring import COUPLING, build_backbone
+from .rewiring import build_backbone
 from .value_checks import check_value, one_line, shown, suggesting
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .architecture import ADAPTERS
+from .coupling import COUPLING
 from .loaded_weights import without_loading_report
 from .lora import is_lora, library_name
-from .rewiring import COUPLING, RewiredModel
+from .rewired_model import RewiredModel
 from .saved_files import WEIGHT_NAMES, read_json
 from .value_checks import one_line, shown
 

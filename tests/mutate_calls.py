@@ -38,7 +38,7 @@ from re2tal_hf import (
 from re2tal_hf.data.detection_files import FORMATS, write_detections, write_submission
 from re2tal_hf.loss_points import LocalizationLoss
 from re2tal_hf.metrics.tal_map.tal_map import TalMap
-from re2tal_hf.rewiring import RewiredModel
+from re2tal_hf.rewired_model import RewiredModel
 from re2tal_hf.video_reader import VideoReader
 from re2tal_hf.video_windows import Window
 

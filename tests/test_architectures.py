@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from re2tal_hf import Re2TALConfig, Re2TALModel, rewire
 from re2tal_hf.architecture import BACKBONES, Architecture, build_library_model, register_backbone
 from re2tal_hf.reversible import Stage
-from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.rewired_model import RewiredModel
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
 pytestmark = pytest.mark.usefixtures("exact_softmax")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicStem, Bottleneck, Conv3DNoTemporal, Conv3DSimple, VideoResNet
 
 from re2tal_hf import rewire
-from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.rewired_model import RewiredModel
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
 

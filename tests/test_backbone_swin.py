@@ -12,7 +12,8 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, 
 from re2tal_hf import rewire
 from re2tal_hf.backbone_swin import biased_attention, window_attention
 from re2tal_hf.conversion.names import swin_name
-from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.rewired_model import RewiredModel
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.memory import saved_for_backward
 
 

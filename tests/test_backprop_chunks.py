@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, backprop_parts
 from re2tal_hf.backprop_plan import BackpropPlan
-from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.rewired_model import RewiredModel
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.memory import saved_for_backward
 from re2tal_hf.training.memory_budget import plan_backprop

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor, backprop_parts
 from re2tal_hf.head import HEADS
-from re2tal_hf.rewiring import RewiredModel, build_backbone
+from re2tal_hf.rewired_model import RewiredModel
+from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.training import memory_budget
 from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.memory import saved_for_backward

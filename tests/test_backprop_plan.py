@@ -14,7 +14,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from re2tal_hf import Re2TALConfig, rewire
 from re2tal_hf.backprop_plan import BackpropPlan, StageMemory, best_choices, make_plan, read_bytes
-from re2tal_hf.rewiring import RewiredModel
+from re2tal_hf.rewired_model import RewiredModel
 from re2tal_hf.training.arguments import OptimizationArguments, load_recipe
 from re2tal_hf.training.memory import saved_for_backward
 from re2tal_hf.training.memory_budget import budget_of, plan_backprop

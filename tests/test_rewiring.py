@@ -10,7 +10,8 @@ from torchvision.models.video import r3d_18
 from torchvision.ops import MLP
 
 from re2tal_hf.architecture import BACKBONES, Architecture, register_backbone
-from re2tal_hf.rewiring import build_backbone, cut_into_clips, join_clips, rewire
+from re2tal_hf.rewired_model import cut_into_clips, join_clips
+from re2tal_hf.rewiring import build_backbone, rewire
 
 
 def test_a_network_that_is_not_rewired_needs_no_further_argument():

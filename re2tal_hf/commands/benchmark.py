@@ -33,7 +33,7 @@ from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
 from ..architecture import BACKBONES, architecture_of, build_library_model
 from ..backprop_plan import BackpropPlan
 from ..data.whole_files import check_writable
-from ..rewiring import cut_into_clips
+from ..rewired_model import cut_into_clips
 from ..training.arguments import Recipe, load_recipe
 from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
 from ..training.own_files import import_files

@@ -18,11 +18,13 @@ from ..architecture import ADAPTERS
 from ..backbone_clip_transformer import ClipTransformer
 from ..backbone_image import ImageNetwork, hub_id
 from ..configuration_re2tal import CONFIGS, LABELS, Re2TALVideoClassificationConfig
+from ..coupling import COUPLING
 from ..loaded_weights import WeightFit, is_computed, is_infinite, some, without_loading_report
 from ..lora import merged_state
 from ..modeling_re2tal import Re2TALModel
 from ..published_weights import download
-from ..rewiring import COUPLING, RewiredModel, build_backbone, rewire
+from ..rewired_model import RewiredModel
+from ..rewiring import build_backbone, rewire
 from ..saved_files import read_json
 from ..value_checks import check_bounds, one_line, shown
 from .model_source import model_folder, near_folder

@@ -11,8 +11,8 @@ from accelerate.utils import LoggerType
 
 from ..backprop_plan import read_bytes
 from ..configuration_re2tal import CONFIGS, check_part_settings, settings_of
+from ..coupling import DUAL_RESIDUAL
 from ..data.augmentation import Augmentation
-from ..rewiring import DUAL_RESIDUAL
 from ..value_checks import did_you_mean, leaves, one_line, shown
 from ..video_processing_re2tal import Re2TALVideoProcessor, check_processor_settings
 from .coupling_schedule import coupling_at

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..backprop_plan import BackpropPlan
 from ..configuration_re2tal import CONFIGS, settings_of
+from ..coupling import DUAL_RESIDUAL
 from ..data.annotations import AnnotationSet, hub_dataset
 from ..data.augmentation import Augmentation
 from ..data.durations import Timelines, known_durations
@@ -34,7 +35,6 @@ from ..data.whole_files import check_room, naming
 from ..data.windows import TrainingWindows, collate
 from ..licensing.origins import permitted_origin, start_line
 from ..modeling_pretrained import Re2TALPreTrainedModel
-from ..rewiring import DUAL_RESIDUAL
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from .arguments import Recipe
 from .checkpoint import PROGRESS, RunState, read_checkpoint

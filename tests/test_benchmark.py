@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from re2tal_hf.architecture import BACKBONES
-from re2tal_hf.commands._benchmark_report import SHOWN, draw_report, write_report
-from re2tal_hf.commands.benchmark import AS_SHIPPED, DEEPER, FAMILIES, INFERENCE, count_kept
+from re2tal_hf.commands._benchmark_backbones import DEEPER, FAMILIES
+from re2tal_hf.commands._benchmark_report import SHOWN, draw_report, entries_before, write_report
+from re2tal_hf.commands.benchmark import AS_SHIPPED, INFERENCE, count_kept
 from re2tal_hf.training.memory import saved_for_backward
 
 SMALL = {
@@ -55,6 +56,21 @@ def test_the_report_holds_machine_versions_and_rows(tmp_path):
     assert [bar.get_width() for bar in times.patches] == [1.3] * 6
     plotted = sorted(line.get_xdata()[0] for line in growth.lines if line.get_marker() == "o" and len(line.get_xdata()))
     assert plotted == [1.0, 2.0]  # leanest and plain, deeper
+
+
+def test_a_report_is_gone_on_with_on_the_same_machine_only(tmp_path):
+    name, entries = str(tmp_path / "found"), [entry("one", SMALL, True)]
+    assert entries_before(name, "cpu") == []
+    write_report(name, entries, "cpu")
+    assert entries_before(name, "cpu") == entries
+    report = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    report["versions"]["torch"] = "1.0"
+    (tmp_path / "found.json").write_text(json.dumps(report), encoding="utf-8")
+    assert entries_before(name, "cpu") == []
+    for text in ("[]", "{}", "no JSON"):
+        (tmp_path / "found.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"found\.json is no report of this command"):
+            entries_before(name, "cpu")
 
 
 def test_a_graph_whose_kept_bytes_were_counted_is_freed():

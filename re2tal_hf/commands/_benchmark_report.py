@@ -38,21 +38,39 @@ def write_report(name: str, entries: Sequence[dict[str, Any]], device: str) -> N
         entries: Of every backbone its `backbone`, `shape` and `precision`, `rows` of modes, and what is `counted`.
         device: On which it was measured.
     """
-    report = {
-        "machine": describe_device(torch.device(device)),
-        "versions": {
-            "python": platform.python_version(),
-            "re2tal_hf": __version__,
-            **{package: version(package) for package in ("torch", "torchvision", "transformers", "timm")},
-        },
-        "backbones": list(entries),
-    }
+    report = {**_circumstances(device), "backbones": list(entries)}
     with written_whole(Path(f"{name}.json")) as partial:
         partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     with written_whole(Path(f"{name}.md")) as partial:
         partial.write_text(report_page(report, Path(name).name), encoding="utf-8")
     with written_whole(Path(f"{name}.png")) as partial:
         draw_report(report).savefig(partial, format="png", dpi=110)
+
+
+def entries_before(name: str, device: str) -> list[dict[str, Any]]:
+    """Returns the entries that `name.json` holds, if it is of this machine and these versions.
+
+    Raises:
+        ValueError: if the file is none that `write_report` wrote.
+    """
+    path = Path(f"{name}.json")
+    if not path.exists():
+        return []
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        entries = report.pop("backbones")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no report of this command: delete it, or give another --output.") from error
+    return entries if report == _circumstances(device) else []
+
+
+def _circumstances(device: str) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "transformers", "timm")
+    versions = {package: version(package) for package in packages}
+    return {
+        "machine": describe_device(torch.device(device)),
+        "versions": {"python": platform.python_version(), "re2tal_hf": __version__, **versions},
+    }
 
 
 def report_page(report: dict[str, Any], name: str) -> str:

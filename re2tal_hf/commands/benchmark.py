@@ -15,32 +15,22 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
-import signal
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
 
-from .. import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALModel
-from ..architecture import BACKBONES, architecture_of, build_library_model
-from ..backprop_plan import BackpropPlan
+from ..architecture import BACKBONES
 from ..data.whole_files import check_writable
-from ..rewired_model import cut_into_clips
-from ..training.arguments import Recipe, load_recipe
-from ..training.memory import peak_memory, reset_peak_memory, saved_for_backward
-from ..training.own_files import import_files
+from ..training.arguments import load_recipe
 from ..training.recipe_yaml import read_yaml
 from ..value_checks import COUNT, check_value
+from ._benchmark_backbones import DEEPER, FAMILIES, LARGE, SWINS, sized
 from ._benchmark_calculation import calculate
-from ._benchmark_report import INFERENCE, write_report
+from ._benchmark_report import INFERENCE, entries_before, write_report
+from ._benchmark_step import MIB, PRECISIONS, Step, backbone_step, budget_step, peak_of_step, recipe_step
 from ._command import check_device, number, run_command
 
 AS_SHIPPED = "the library's own forward"
@@ -50,142 +40,8 @@ MODES = {
     "rewired, checkpoint": {"backprop": "checkpoint"},
     "rewired, reversible": {"backprop": "reversible"},
 }
-SWINS: list[dict[str, Any]] = [
-    {"model_type": "video_swin", "variant": "tiny", "depths": depths, "stochastic_depth_prob": 0.0}
-    for depths in ([2, 2, 6, 2], [2, 2, 18, 2])
-]
-# VideoPrism's have 18 pixels, which divide few frame sizes of others.
-PATCHES_OF_16 = {"tubelet_size": [1, 16, 16]}
-FAMILIES: list[dict[str, Any]] = [
-    SWINS[0],
-    {"model_type": "mvit", "variant": "v2_s"},
-    {"model_type": "slowfast", "variant": "101_8x8"},
-    {"model_type": "slow_only", "variant": "50_8x8"},
-    {"model_type": "fast_only", "variant": "50_8x8"},
-    {"model_type": "video_resnet", "variant": "r3d_18"},
-    {"model_type": "videomae", "variant": "base"},
-    {"model_type": "vivit", "variant": "base"},
-    {"model_type": "timesformer", "variant": "base"},
-    {
-        "model_type": "vjepa2",
-        "hidden_size": 384,
-        "num_attention_heads": 6,
-        "num_hidden_layers": 12,
-        "frames_per_clip": 16,
-    },
-    {"model_type": "videoprism", "variant": "base", **PATCHES_OF_16},
-    {"model_type": "image", "variant": "tf_efficientnet_lite0"},
-    {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
-]
-# Whose needs are calculated.
-LARGE: list[dict[str, Any]] = [
-    {"model_type": "video_swin", "variant": "tiny"},
-    {"model_type": "video_swin", "variant": "base"},
-    {"model_type": "mvit", "variant": "v2_s"},
-    {"model_type": "slowfast", "variant": "101_8x8"},
-    *[{"model_type": "videomae", "variant": variant} for variant in ("small", "base", "large")],
-    {"model_type": "vjepa2", "variant": "large"},
-    *[{"model_type": "videoprism", "variant": variant, **PATCHES_OF_16} for variant in ("base", "large")],
-    {"model_type": "image", "variant": "tf_efficientnet_lite0"},
-    {"model_type": "image", "variant": "vit_small_patch14_dinov2", "img_size": 224},
-]
-# VideoPrism is of newer versions of transformers only.
-FAMILIES, LARGE = ([one for one in every if one["model_type"] in BACKBONES] for every in (FAMILIES, LARGE))
-# What makes the stages deeper, of families that have a setting for it.
-DEEPER: dict[str, dict[str, Any]] = {
-    "video_swin": {"depths": [2, 2, 18, 2]},
-    "slowfast": {"stage_blocks": [3, 8, 36, 3]},
-    "slow_only": {"stage_blocks": [3, 4, 23, 3]},
-    "fast_only": {"stage_blocks": [3, 4, 23, 3]},
-    "video_resnet": {"layers": [3, 4, 6, 3]},
-    **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2"), {"num_hidden_layers": 24}),
-    **dict.fromkeys(["videoprism"] * ("videoprism" in BACKBONES), {"num_spatial_layers": 24}),
-    "vit_small_patch14_dinov2": {"depth": 24},
-}
-# What says the frame size, of families whose models are made for one.
-FRAME_SIZES = {
-    "videomae": "image_size",
-    "vivit": "image_size",
-    "timesformer": "image_size",
-    "vjepa2": "crop_size",
-    "videoprism": "image_size",
-    "mvit": "spatial_size",
-}
-# What a library's own forward needs to do no more than ours.
-LIBRARY_ARGUMENTS = {"vjepa2": {"skip_predictor": True}}
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-MIB = 2**20
 # Budgets between the leanest and the largest, both included.
 NUM_BUDGETS = 6
-
-
-class Step:
-    """A model and a batch: one training step without the optimiser, or inference."""
-
-    def __init__(
-        self, model: nn.Module, videos: Tensor, precision: str, labels: list | None = None, trains: bool = True
-    ):
-        self.model: Any = model.to(videos.device).train(trains)
-        self.videos = videos
-        self.labels = labels
-        self.trains = trains
-        self.dtype = PRECISIONS[precision]
-
-    def forward(self) -> Tensor:
-        """Returns the loss, or the mean square of the features of a model without head."""
-        with self._autocast(), torch.set_grad_enabled(self.trains):
-            if self.labels is None:
-                return self.model(self.videos).last_hidden_state.float().square().mean()
-            return self.model(self.videos, labels=self.labels).loss
-
-    def run(self) -> tuple[float, float]:
-        """Runs forward and backward; returns the seconds of the forward and of both."""
-        self.model.zero_grad(set_to_none=True)
-        start = self._now()
-        loss = self.forward()
-        middle = self._now()
-        if self.trains:
-            loss.backward()
-        return middle - start, self._now() - start
-
-    def saved(self) -> float:
-        """Returns the MiB kept for the backward pass."""
-        without = [*self.model.parameters(), *self.model.buffers()]
-        with saved_for_backward(without) as saved:
-            self.forward()
-        return saved.total() / MIB
-
-    def plan(self) -> BackpropPlan:
-        """Returns the plan of a step with `backprop=auto`, within `model.memory_budget`."""
-        with self._autocast():
-            return self.model.backbone.plan_for(self.videos.shape, self.videos.dtype)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.videos.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
-    def _now(self) -> float:
-        if self.videos.device.type == "cuda":
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        # Of one thread, what it worked: what others do on the machine does not count.
-        return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-class LibraryModel(nn.Module):
-    """A backbone as its library ships it: its modules and its forward, nothing of ours."""
-
-    def __init__(self, backbone_config: dict):
-        super().__init__()
-        self.model = build_library_model(backbone_config)
-        self.architecture = architecture_of(type(self.model))
-
-    def forward(self, videos: Tensor) -> BaseModelOutput:
-        """`[B, T, C, H, W]` -> the first tensor that the library returns, as `last_hidden_state`."""
-        length = self.architecture.clip_length(self.model)
-        videos = videos if length is None else cut_into_clips(videos, length)
-        arguments = LIBRARY_ARGUMENTS.get(self.architecture.model_type, {})
-        output = self.model(self.architecture.to_library_input(videos), **arguments)
-        return BaseModelOutput(last_hidden_state=output if isinstance(output, Tensor) else output[0])
 
 
 def budget_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tuple]:
@@ -200,13 +56,6 @@ def budget_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tupl
         modes = "".join(mode[0] for mode in step.plan().modes)
         rows[f"budget {budget / MIB:.1f} MiB: {modes}"] = (budget_step, (arguments, backbone, budget))
     return rows
-
-
-def budget_step(arguments: argparse.Namespace, backbone: dict, budget: int) -> Step:
-    step = backbone_step(arguments, backbone, {"backprop": "auto"})
-    step.model.memory_budget = budget
-    step.plan()  # not while its peak is measured
-    return step
 
 
 def backbone_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tuple]:
@@ -229,27 +78,6 @@ def adapted_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tup
     }
 
 
-def sized(arguments: argparse.Namespace, backbone: dict) -> dict:
-    """A `backbone_config` for frames of the size that is asked for."""
-    if name := FRAME_SIZES.get(backbone["model_type"]):
-        return {name: [arguments.size] * 2 if name == "spatial_size" else arguments.size, **backbone}
-    return backbone
-
-
-def backbone_step(arguments: argparse.Namespace, backbone: dict, change: dict | None, trains: bool = True) -> Step:
-    """`change` is to the configuration; None for the library's own model. With adapters only these are trained."""
-    torch.manual_seed(0)
-    backbone = sized(arguments, backbone)
-    if change is None:
-        model: nn.Module = LibraryModel(backbone)
-    else:
-        model = Re2TALModel(Re2TALConfig(backbone_config=backbone, **change))
-        if backbone.get("adapter_width"):
-            model.freeze(backbone=True)
-    videos = torch.randn((1, arguments.frames, 3, arguments.size, arguments.size), device=arguments.device)
-    return Step(model, videos, arguments.precision, trains=trains)
-
-
 def count_kept(arguments: argparse.Namespace, backbone: dict) -> list[dict[str, Any]]:
     """MiB that all stages plain keep, and the leanest modes, by count: of the backbone, deeper, of larger inputs."""
     deeper = backbone in FAMILIES and (DEEPER.get(backbone["model_type"]) or DEEPER.get(backbone.get("variant", "")))
@@ -269,48 +97,6 @@ def count_kept(arguments: argparse.Namespace, backbone: dict) -> list[dict[str, 
         kept = {"leanest_mib": choices[0][0] / MIB, "plain_mib": choices[-1][0] / MIB}
         found.append({"axis": axis, "factor": factor, **kept})
     return found
-
-
-def recipe_step(arguments: argparse.Namespace, recipe: Recipe, change: dict, frozen: bool = False) -> Step:
-    torch.manual_seed(0)
-    config = Re2TALConfig(**{**recipe.model, **change}, num_labels=6)
-    size, frames = recipe.processor["size"], recipe.processor["num_frames"]
-    shape = (recipe.training.batch_size, frames, 3, size["height"], size["width"])
-    videos = torch.randn(shape, device=arguments.device)
-    label = {
-        "segments": torch.tensor([[0.2 * frames, 0.4 * frames]], device=arguments.device),
-        "class_labels": torch.tensor([0], device=arguments.device),
-    }
-    model = Re2TALForTemporalActionLocalization(config)
-    model.freeze(**{**vars(recipe.freeze), "backbone": frozen})
-    return Step(model, videos, arguments.precision, [label] * shape[0])
-
-
-def _peak(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
-    torch.set_num_threads(threads)
-    import_files(parameters[0].imports)
-    step = build(*parameters)
-    before = 0.0 if step.videos.device.type == "cuda" else reset_peak_memory()
-    step.run()
-    return peak_memory() - before
-
-
-def peak_of_step(build: Callable[..., Step], parameters: tuple, threads: int) -> float:
-    """Returns the MiB that a step adds at its peak to a process of its own."""
-    # Where it can be, forked from a process that has imported what a step needs, which takes seconds.
-    multiprocessing.set_forkserver_preload([f"{__package__}._command"])
-    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(kind)) as process:
-        # Ctrl-C reaches both, and the other would show a traceback: it inherits that it pays no heed.
-        heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        measured = process.submit(_peak, build, parameters, threads)
-        signal.signal(signal.SIGINT, heed)
-        try:
-            return measured.result()
-        except KeyboardInterrupt:
-            for other in multiprocessing.active_children():
-                other.terminate()
-            raise
 
 
 def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> dict[str, dict[str, float]]:
@@ -340,6 +126,18 @@ def compare(steps: dict[str, Step], peaks: dict[str, float], rounds: int) -> dic
         )
         rows[name] = {field: round(value, 4) for field, value in row.items()}
     return rows
+
+
+def describe(arguments: argparse.Namespace, backbone: dict[str, Any]) -> dict[str, Any]:
+    """What tells a measurement from others of the same machine and versions."""
+    return {
+        "name": " ".join(str(backbone[key]) for key in ("model_type", "variant") if key in backbone),
+        "backbone": backbone,
+        "shape": f"1x{arguments.frames}x3x{arguments.size}x{arguments.size}",
+        "precision": arguments.precision,
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+    }
 
 
 def largest_number_of_frames(arguments: argparse.Namespace, mode: str) -> int:
@@ -382,7 +180,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=number(int, COUNT), default=1)
     parser.add_argument("--rounds", type=number(int, COUNT), default=7)
     parser.add_argument(
-        "--output", metavar="NAME", help="also write NAME.json, NAME.md and NAME.png, with counts for larger inputs"
+        "--output",
+        metavar="NAME",
+        help="also write NAME.json, .md and .png, with counts for larger inputs; goes on with one of this machine",
     )
     parser.add_argument("--find-frames", action="store_true", help="CUDA: most frames that fit")
 
@@ -399,7 +199,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--adapters is for backbones alone: leave out --recipe and --budgets.")
     if arguments.calculate:
         chosen = [read_backbone(arguments.backbone)] if arguments.backbone else LARGE
-        calculate([sized(arguments, backbone) for backbone in chosen], arguments.frames, arguments.size)
+        calculate([sized(backbone, arguments.size) for backbone in chosen], arguments.frames, arguments.size)
         return 0
     if arguments.output:
         if arguments.budgets or arguments.recipe:
@@ -424,27 +224,22 @@ def run(arguments: argparse.Namespace) -> int:
         rows_of = adapted_rows if arguments.adapters else budget_rows if arguments.budgets else backbone_rows
         for backbone in backbones:
             builds[str(backbone)] = rows_of(arguments, backbone)
-    entries = []
+    entries = entries_before(arguments.output, arguments.device) if arguments.output else []
     for title, rows in builds.items():
         print(f"{title}, {arguments.precision}, {arguments.device}, {arguments.threads} thread(s)")
+        if arguments.output:
+            described = describe(arguments, rows[AS_SHIPPED][1][1])
+            if any(entry.items() >= described.items() for entry in entries):
+                print(f"measured before: it is in {arguments.output}.json")
+                continue
         if arguments.budgets:
             print("modes by stage: p plain, c checkpoint, r reversible")
         peaks = {name: peak_of_step(build, parameters, arguments.threads) for name, (build, parameters) in rows.items()}
         steps = {name: build(*parameters) for name, (build, parameters) in rows.items()}
         measured = compare(steps, peaks, arguments.rounds)
         if arguments.output:
-            backbone = rows[AS_SHIPPED][1][1]
-            shape = "x".join(map(str, steps[AS_SHIPPED].videos.shape))
-            entries.append(
-                {
-                    "name": " ".join(str(backbone[key]) for key in ("model_type", "variant") if key in backbone),
-                    "backbone": backbone,
-                    "shape": shape,
-                    "precision": arguments.precision,
-                    "rows": measured,
-                    "counted": count_kept(arguments, backbone),
-                }
-            )
+            counted = count_kept(arguments, described["backbone"])
+            entries.append({**described, "rows": measured, "counted": counted})
             write_report(arguments.output, entries, arguments.device)
     if arguments.find_frames:
         for mode in MODES:

@@ -157,6 +157,8 @@ class BackpropPlanner:
         clips: Whether `"auto"` goes by clips whatever the backbone keeps; otherwise where the whole input has no plan.
         chunk: Frames that chunks of windowed backbones have; 0: as many as make the shortest step.
         recomputes_head: Whether the head keeps little though the backbone does not go by clips.
+        share: Of the parts that go through the backbone by `"clips"`, so many are drawn anew in every pass and give
+            gradients, the others none.
     """
 
     memory_budget: int | None = None
@@ -164,6 +166,7 @@ class BackpropPlanner:
     clips: bool = False
     chunk: int = 0
     recomputes_head: bool = False
+    share: float = 1.0
     _plans: dict[Any, BackpropPlan] = field(default_factory=dict)
 
     def choose(

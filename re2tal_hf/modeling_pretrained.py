@@ -210,6 +210,15 @@ class Re2TALPreTrainedModel(PreTrainedModel):
         self._base.backbone.memory_budget = value
 
     @property
+    def backprop_share(self) -> float:
+        """Share of the clips or chunks of a video that `backprop="clips"` takes gradients of; see `RewiredModel`."""
+        return self._base.backbone.backprop_share
+
+    @backprop_share.setter
+    def backprop_share(self, value: float) -> None:
+        self._base.backbone.backprop_share = value
+
+    @property
     def plan(self) -> BackpropPlan | None:
         """Modes of the latest training pass with `backprop="auto"`, and why; `print(model.plan)`."""
         return self._base.backbone.plan

@@ -21,7 +21,7 @@ from .dual_residual import LARGEST_ERROR, BackpropSwitch
 from .model_inputs import normalized_pixels
 from .reversible import Backprop, Coupling, ReconstructionErrors, Stage, run_stages
 from .stream_grid import GRIDS, StreamGrid
-from .value_checks import NOT_NEGATIVE, check_value
+from .value_checks import NOT_NEGATIVE, POSITIVE_SHARE, check_value
 
 
 def cut_into_clips(videos: Tensor, length: int) -> Tensor:
@@ -72,6 +72,19 @@ class RewiredModel(nn.Module):
     @memory_budget.setter
     def memory_budget(self, value: int | None) -> None:
         self.backprop_planner.memory_budget = check_value("memory_budget", value, Annotated[int | None, NOT_NEGATIVE])
+
+    @property
+    def backprop_share(self) -> float:
+        """Share of a video's clips or chunks, drawn anew in every pass, that `backprop="clips"` takes gradients of.
+
+        Less than 1 takes less time and makes gradients random; in the mean they are those of all (cf. ETAD, arXiv
+        2205.07134, which takes 0.3).
+        """
+        return self.backprop_planner.share
+
+    @backprop_share.setter
+    def backprop_share(self, value: float) -> None:
+        self.backprop_planner.share = check_value("backprop_share", value, Annotated[float, POSITIVE_SHARE])
 
     @property
     def plan(self) -> BackpropPlan | None:

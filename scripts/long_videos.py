@@ -3,6 +3,7 @@
 python scripts/long_videos.py                 # measures what the results file lacks, then draws
 python scripts/long_videos.py --only-picture
 python scripts/long_videos.py --swin          # prints the same of a Video Swin of width 12 on frames of 32x32
+python scripts/long_videos.py --shares        # prints time and error of gradients of a share of the clips
 
 One video of random 64x64 frames, a VideoMAE of 4 layers and width 48 on clips of 16 frames, an ActionFormer of width
 256, 200 actions, AdamW, one thread. Every step runs in a process of its own, whose whole peak counts: Python, PyTorch,
@@ -18,6 +19,7 @@ import ctypes
 import json
 import multiprocessing
 import platform
+import statistics
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +39,7 @@ MODES = {"plain": FRAMES[:2], "reversible": FRAMES[:2], "clips": FRAMES}
 SIDE = 64
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 NUM_ACTIONS = 200
+SHARES = (1.0, 0.5, 0.3, 0.1)
 BACKBONE = {
     "model_type": "videomae",
     "hidden_size": 48,
@@ -92,6 +95,44 @@ def step(mode: str, num_frames: int, backbone: dict[str, Any] = BACKBONE, side: 
     return point
 
 
+def compare_shares(num_frames: int = 1600, draws: int = 8) -> None:
+    """Prints the time of a forward and backward pass with gradients of a share of the clips, and how far they are off.
+
+    The distance is that of the backbone's gradient to the one of all clips, relative to its norm, the root of the mean
+    square over draws; a random direction of the same length has the square root of 2.
+    """
+    torch.manual_seed(0)
+    config = Re2TALConfig(backbone_config=BACKBONE, head_config=HEAD, backprop="clips", num_labels=20)
+    model = Re2TALForTemporalActionLocalization(config).eval()  # nothing else is random then
+    model.memory_budget = 2**40
+    processor = Re2TALVideoProcessor(num_frames=num_frames, size={"height": SIDE, "width": SIDE})
+    inputs = processor.prepare(
+        [torch.randint(0, 256, (num_frames, 3, SIDE, SIDE), dtype=torch.uint8)], normalized=False
+    )
+    starts = torch.linspace(0, num_frames - 100, 20)
+    labels = [{"segments": torch.stack([starts, starts + 40], dim=1), "class_labels": torch.arange(20)}]
+
+    def gradient() -> tuple[torch.Tensor, float]:
+        model.zero_grad()
+        began = time.process_time()
+        model(**inputs, labels=labels).loss.backward()
+        seconds = time.process_time() - began
+        return torch.cat([p.grad.flatten() for p in model.model.backbone.parameters() if p.grad is not None]), seconds
+
+    found: dict[float, list[tuple[torch.Tensor, float]]] = {share: [] for share in SHARES}
+    gradient()
+    for _ in range(draws):
+        for share, rows in found.items():
+            model.backprop_share = share
+            rows.append(gradient())
+    exact = found[1.0][0][0]
+    for share, rows in found.items():
+        times = [row[1] / whole[1] for row, whole in zip(rows, found[1.0], strict=True)]
+        errors = [(row[0] - exact).square().sum() / exact.square().sum() for row in rows]
+        error = torch.stack(errors).mean().sqrt().item()
+        print(f"share {share}: {statistics.median(times):.2f} of the time, gradients off by {error:.2f}", flush=True)
+
+
 def measured(mode: str, num_frames: int, *backbone_and_side: Any) -> dict[str, Any]:
     """Returns what a process of its own has measured."""
     here, there = multiprocessing.Pipe(duplex=False)
@@ -134,10 +175,14 @@ def main() -> None:
     parser.add_argument("--only-picture", action="store_true", help="draws what is measured already")
     parser.add_argument("--machine", default=platform.machine(), help="what the results file says of it")
     parser.add_argument("--swin", action="store_true", help="a Video Swin, printed only")
+    parser.add_argument("--shares", action="store_true", help="gradients of a share of the clips, printed only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
+    if arguments.shares:
+        compare_shares()
+        return
     if arguments.swin:
         for mode, counts in SWIN_FRAMES.items():
             for num_frames in counts:

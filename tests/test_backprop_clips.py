@@ -1,6 +1,7 @@
 """`backprop="clips"`: the features and gradients of one graph over all clips, and memory that does not grow."""
 
 import contextlib
+import itertools
 import os
 import re
 import subprocess
@@ -70,6 +71,28 @@ def test_gradients_are_those_of_one_graph(case, rewiring, monkeypatch):
     assert model.plan.together == max(1, 8 // length) and set(model.plan.modes) == {"plain"}
     assert model.plan.step == pytest.approx(4 / 3, abs=0.01)
     assert_gradients_close(found, expected, bound=1e-10)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_a_share_of_the_clips_gives_the_gradients_of_all_in_the_mean(share, monkeypatch):
+    monkeypatch.setattr(backprop_parts, "FRAMES_TOGETHER", 4)
+    model = backbone(VIDEOMAE, "clips").double()
+    model.memory_budget = 2**40
+    videos = long_video(VIDEOMAE)[:, :16]
+    features, expected = model.video_features(videos), gradients(model, videos)
+    number = videos.shape[1] // (model.plan.together * model.architecture.clip_length(model))
+    draws = list(itertools.combinations(range(number), round(share * number)))
+    model.backprop_share = share
+    found = []
+    for draw in draws:
+        order = sorted(range(number), key=lambda part: part not in draw)  # those that are drawn come first
+        monkeypatch.setattr(torch, "randperm", lambda _, order=order: torch.tensor(order))
+        found.append(gradients(model, videos))
+    assert torch.equal(model.video_features(videos), features)
+    mean = {name: sum(one[name] for one in found) / len(draws) for name in expected}
+    assert_gradients_close(mean, expected, bound=1e-10)
+    first = next(iter(expected))
+    assert len({found_one[first].sum().item() for found_one in found}) == len(draws) > 1
 
 
 @pytest.mark.training

@@ -261,6 +261,8 @@ def test_what_is_left_of_the_trainings_memory():
 
 
 def test_a_budget_is_for_auto():
+    with pytest.raises(ValueError, match=r"training.backprop_share is for model.backprop=clips"):
+        load_recipe("quickstart", ["training.backprop_share=0.3", "model.backprop=auto"])
     with pytest.raises(ValueError, match=r"training.memory_budget is for model.backprop=auto"):
         load_recipe("quickstart", ["training.memory_budget=24GB"])
     with pytest.raises(ValueError, match=r"training.memory_budget is '2 parsec'"):

@@ -117,6 +117,9 @@ class OptimizationArguments:
             as `"24GB"` or a number of bytes: weights, their gradients and the optimiser's means, the head, and the
             backbone, whose stages keep as much as is left. By default what is free; name a number where a run should be
             the same to the bit elsewhere.
+        backprop_share: With `model.backprop=clips`, the share of a video's clips or chunks, drawn anew at every step,
+            that gradients are taken of: a step takes about 1/3 plus this of a plain one's arithmetic, and gradients are
+            those of the whole video in the mean only.
         pretrained_backbone: Weights to start from: a torchvision name such as `Swin3D_T_Weights.KINETICS400_V1`, a Hub
             id of a transformers model, a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, or a folder such as
             `runs/backbone`, a run of re2tal finetune.
@@ -145,6 +148,7 @@ class OptimizationArguments:
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     memory_budget: int | str | None = None
+    backprop_share: Annotated[float, POSITIVE_SHARE] = 1.0
     pretrained_backbone: str | None = None
     pretrained_model: str | None = None
     pretrained_license: str | None = None

@@ -45,6 +45,8 @@ def check_recipe(recipe: Any, where: str) -> None:
             raise ValueError(
                 f"{where}training.memory_budget is for model.backprop=auto or clips: set that, or leave it out."
             )
+    if recipe.training.backprop_share < 1 and recipe.model.get("backprop") != "clips":
+        raise ValueError(f"{where}training.backprop_share is for model.backprop=clips: set that, or leave it out.")
     if (last := recipe.training.final_learning_rate) > (peak := recipe.training.learning_rate):
         raise ValueError(f"{where}training.final_learning_rate is {last:g}; at most training.learning_rate, {peak:g}.")
     if recipe.model.get("rewiring") == DUAL_RESIDUAL:

@@ -249,6 +249,7 @@ class Trainer(ABC):
         if backbone.backprop not in ("auto", "clips") or next(backbone.parameters(), None) is None:  # stored features
             return None
         arguments, accelerator = self.recipe.training, self.accelerator
+        self.plain_model.backprop_share = arguments.backprop_share
         shape = (arguments.batch_size, self.processor.num_frames, *frame_shape(self.processor))
         budget = self._on_all(lambda: budget_of(arguments, accelerator.device))
         least = min(gather_object([budget]))  # so that all processes have the same plan

@@ -119,6 +119,18 @@ def test_the_gradient_of_the_video_and_the_reversible_mode(monkeypatch):
         gradients(model, videos)
 
 
+@pytest.mark.parametrize("bits", [16, 24])
+def test_streams_on_a_grid(bits, monkeypatch):
+    model = frozen("swin")
+    model.stream_bits = bits
+    videos, found = several_chunks(model, monkeypatch), {}
+    for backprop in ("plain", "clips"):
+        model.backprop, model.memory_budget = backprop, 2**40
+        found[backprop] = gradients(model, videos)
+    # In fp64 both round alike, unless a number lies within 1e-15 of a border.
+    assert_gradients_close(found["clips"], found["plain"], bound=1e-10)
+
+
 def test_stochastic_depth_draws_the_same_for_every_chunk(monkeypatch):
     model = frozen("swin", stochastic_depth_prob=0.5)
     videos, found, states = several_chunks(model, monkeypatch), {}, {}

@@ -206,10 +206,13 @@ def test_the_librarys_own_forward_takes_its_clips_together():
     assert model.plan.together == 0 and all(p.grad is not None for p in model.parameters())
 
 
-def localizer(backprop: str) -> Re2TALForTemporalActionLocalization:
+SWIN = next(case for case in CASES if case.name == "video_swin")
+
+
+def localizer(backprop: str, case: Case = VIDEOMAE) -> Re2TALForTemporalActionLocalization:
     torch.manual_seed(0)
     head = {"hidden_size": 16, "num_levels": 2, "num_head_layers": 1, "num_attention_heads": 2}
-    network = {**VIDEOMAE.config, **VIDEOMAE.stochastic}
+    network = {**case.config, **case.stochastic}
     config = Re2TALConfig(backbone_config=network, head_config=head, num_labels=2, backprop=backprop)
     return Re2TALForTemporalActionLocalization(config).double().train()
 
@@ -359,14 +362,15 @@ import forks, torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from accelerate import Accelerator
 from tolerances import assert_gradients_close
-from test_backprop_clips import batch, localizer, localizer_gradients
+from test_backprop_clips import SWIN, VIDEOMAE, batch, localizer, localizer_gradients
 
-def train(find_unused: bool) -> None:
+def train(case, find_unused: bool) -> None:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    model = localizer("clips").eval()
+    model = localizer("clips", case).eval()
     model.memory_budget = 2**40
-    inputs = batch()
+    model.model.backbone.backprop_planner.chunk = chunk = 64 if case is SWIN else 0
+    inputs = batch(160 if chunk else 64)
     prepared = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=find_unused)
     synchronised = []
     def hook(state, bucket):
@@ -380,6 +384,7 @@ def train(find_unused: bool) -> None:
             accelerator.backward(prepared(**inputs | {"labels": own}).loss)
     sent = [parameter for bucket in synchronised for parameter in bucket]
     assert len(sent) == len(set(sent)) == len(list(model.parameters())), synchronised
+    assert model.plan.chunk == chunk
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     mean = {}
     for index in (0, 1):
@@ -389,8 +394,8 @@ def train(find_unused: bool) -> None:
             mean[name] = mean.get(name, 0) + grad / 2
     assert_gradients_close(found, mean, bound=1e-10)
 
-for find_unused in (False, True):
-    ends = forks.run_group([partial(train, find_unused)] * 2, Path(sys.argv[1]))
+for case, find_unused in ((VIDEOMAE, False), (VIDEOMAE, True), (SWIN, False)):
+    ends = forks.run_group([partial(train, case, find_unused)] * 2, Path(sys.argv[1]))
     assert [status for status, _ in ends] == [0, 0], ends
 """
 

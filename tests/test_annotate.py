@@ -1,15 +1,19 @@
 """Marking actions in a folder of videos: what is saved, what is refused, and what can be read over HTTP."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run_factory import small_pipeline
 from video_factory import numbered_frames, write_video
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient  # noqa: E402
 
 from re2tal_hf.annotate.project import Project  # noqa: E402
+from re2tal_hf.annotate.proposals import Proposals  # noqa: E402
 from re2tal_hf.annotate.server import Server  # noqa: E402
 
 ATTACK = "<img src=x onerror=alert(1)>"
@@ -139,3 +143,50 @@ def test_pictures_along_the_time(client: TestClient):
     assert answer.headers["content-type"] == "image/jpeg" and answer.content[:2] == b"\xff\xd8"
     for times in ("", "nan", "x", ",".join(["1"] * 41)):
         assert client.get("/api/videos/0/strip", params={"times": times}).status_code == 400
+
+
+@pytest.fixture
+def proposing(folder: Path) -> Iterator[TestClient]:
+    (folder / "broken.mp4").write_text("no video")
+    project = Project(folder)
+    proposals = Proposals(project, small_pipeline())
+    server = Server(project, proposals)
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    client.get("/", params={"key": server.key})
+    yield client
+    proposals.close()
+    assert not proposals._thread.is_alive()
+
+
+def proposed(client: TestClient, video_id: str) -> dict:
+    for _ in range(600):
+        answer = client.get(f"/api/videos/{number_of(client, video_id)}/proposals").json()
+        if answer["ready"]:
+            return answer
+        time.sleep(0.02)
+    raise AssertionError("no proposals after 12 s")
+
+
+def test_proposals_come_in_the_background_and_are_not_saved(proposing: TestClient, folder: Path):
+    rows = proposed(proposing, "a")["rows"]
+    assert rows and rows == small_pipeline()(str(folder / "a.mp4"), top_k=200)
+    assert proposing.get("/api/state").json()["labels"] == ["jump", "run"]
+    assert not (folder / "annotations.json").exists()
+
+
+def test_what_the_model_cannot_read_is_told_and_the_others_come(proposing: TestClient):
+    broken = proposed(proposing, "broken")
+    assert broken["rows"] == [] and "broken" in broken["error"]
+    assert proposed(proposing, ATTACK)["error"] == ""
+
+
+def test_labels_are_spelled_as_they_are_in_the_annotations(proposing: TestClient):
+    put(proposing, [{**JUMP, "label": "Jump"}])
+    rows = proposed(proposing, "a")["rows"]
+    assert {row["label"] for row in rows} == {"Jump", "run"}
+    assert put(proposing, [rows[0]], revision=1).status_code == 200
+
+
+def test_a_folder_without_a_model_has_no_proposals(client: TestClient):
+    assert client.get("/api/state").json()["model"] is None
+    assert "--model" in client.get("/api/videos/0/proposals").json()["error"]

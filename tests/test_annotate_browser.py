@@ -3,8 +3,10 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,37 +32,52 @@ def folder(tmp_path: Path, hour: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def address(folder: Path) -> Iterator[str]:
+@contextmanager
+def served(folder: Path, pipe: Any = None) -> Iterator[str]:
+    """Serves the page and gives its address; `pipe` is the model that proposes."""
     import uvicorn
 
     from re2tal_hf.annotate.project import Project
+    from re2tal_hf.annotate.proposals import Proposals
     from re2tal_hf.annotate.server import Server, listen
 
-    server, opened = Server(Project(folder)), listen(0)
+    project, opened = Project(folder), listen(0)
+    proposals = None if pipe is None else Proposals(project, pipe)
+    server = Server(project, proposals)
     running = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
     thread.start()
-    yield f"http://127.0.0.1:{opened.getsockname()[1]}/?key={server.key}"
-    running.should_exit = running.force_exit = True
-    thread.join(30)
+    try:
+        yield f"http://127.0.0.1:{opened.getsockname()[1]}/?key={server.key}"
+    finally:
+        running.should_exit = running.force_exit = True
+        thread.join(30)
+        if proposals is not None:
+            proposals.close()
 
 
-@pytest.fixture
-def page(address: str) -> Iterator[Any]:
+@contextmanager
+def opened_page(address: str, viewport: dict[str, int] = DESKTOP) -> Iterator[Any]:
+    """Opens the page; at the end there must have been no error."""
     troubles: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport=DESKTOP)
+        page = browser.new_page(viewport=viewport)
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
         page.goto(address)
-        page.locator("#videos button", has_text="<img").click()
-        player_at(page, 0)
         yield page
         browser.close()
     assert troubles == []
+
+
+@pytest.fixture
+def page(folder: Path) -> Iterator[Any]:
+    with served(folder) as address, opened_page(address) as page:
+        page.locator("#videos button", has_text="<img").click()
+        player_at(page, 0)
+        yield page
 
 
 def player_at(page: Any, seconds: float) -> None:
@@ -136,3 +153,67 @@ def test_another_format_is_played_on_a_phone(page: Any, folder: Path) -> None:
     playwright.expect(page.locator("h1")).to_have_text(ATTACK)
     entry = json.loads((folder / "annotations.json").read_text())["database"]["short"]
     assert entry["subset"] == "training"
+
+
+GHOSTS = [
+    {"label": "wave", "score": 0.9, "start": 0.5, "end": 1.0},
+    {"label": "wave", "score": 0.6, "start": 1.4, "end": 2.0},
+    {"label": "jump", "score": 0.4, "start": 1.6, "end": 2.2},
+    {"label": "jump", "score": 0.1, "start": 2.4, "end": 2.8},
+]
+
+
+class FoundBefore:
+    """A model in which nothing but what it is known to find is left."""
+
+    model = SimpleNamespace(name_or_path="known", config=SimpleNamespace(id2label={0: "wave", 1: "jump"}))
+
+    def __call__(self, path: str, *, top_k: int, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+        progress(1, 1)
+        return GHOSTS
+
+
+def shown(page: Any, count: int) -> list[str]:
+    ghosts = page.locator("#timeline .ghost")
+    playwright.expect(ghosts).to_have_count(count)
+    return ghosts.all_inner_texts()
+
+
+def test_proposals_are_accepted_and_rejected_by_keys(tmp_path: Path) -> None:
+    write_video(tmp_path / "short.mp4", numbered_frames(30), 10)
+    with served(tmp_path, FoundBefore()) as address, opened_page(address) as page:
+        assert shown(page, 3) == ["wave 0.90", "wave 0.60", "jump 0.40"]
+        player_at(page, 0.75)
+        page.keyboard.press("a")
+        assert saved(page, tmp_path) == [(0.5, 1.0, "wave")]
+        assert shown(page, 2) == ["wave 0.60", "jump 0.40"]
+        page.keyboard.press("x")
+        assert shown(page, 1) == ["jump 0.40"]
+        page.keyboard.press("Control+z")
+        shown(page, 2)
+        page.keyboard.press("Control+z")
+        shown(page, 3)
+        assert saved(page, tmp_path) == []
+        page.locator("#least").fill("0.5")
+        shown(page, 2)
+        page.keyboard.press("Shift+A")
+        assert saved(page, tmp_path) == []  # the slider has the keys while it is in focus
+        page.locator("#least").blur()
+        page.keyboard.press("Shift+A")
+        playwright.expect(page.locator("#timeline .action")).to_have_count(2)
+        assert saved(page, tmp_path) == [(0.5, 1.0, "wave"), (1.4, 2.0, "wave")]
+        page.locator("#least").fill("0")
+        assert shown(page, 2) == ["jump 0.40", "jump 0.10"]
+
+
+def test_proposals_are_accepted_on_a_phone(tmp_path: Path) -> None:
+    write_video(tmp_path / "short.mp4", numbered_frames(30), 10)
+    with served(tmp_path, FoundBefore()) as address, opened_page(address, PHONE) as page:
+        shown(page, 3)
+        page.locator("#timeline .ghost", has_text="jump").click()
+        page.get_by_role("button", name="Accept", exact=True).click()
+        assert saved(page, tmp_path) == [(1.6, 2.2, "jump")]
+        page.get_by_role("button", name="Accept all 2").click()
+        playwright.expect(page.locator("#timeline .ghost")).to_have_count(0)
+        assert [label for *_, label in saved(page, tmp_path)] == ["wave", "wave", "jump"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

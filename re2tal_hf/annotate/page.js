@@ -1,5 +1,7 @@
 // Marking: the queue, the player, keys, edits with their undoing, and saving after each of them.
 
+import { KEYS, meaning } from "./keys.js";
+import { Proposals } from "./proposals.js";
 import { Timeline, clock, make } from "./timeline.js";
 
 const COLOURS = 8;
@@ -15,6 +17,7 @@ let labels = [];
 let label = null;
 let selected = null;
 let pending = null;
+let ghost = null; // of the proposals shown, the one that the keys mean
 let undone = [];
 let done = [];
 let saving = Promise.resolve();
@@ -25,9 +28,12 @@ const timeline = new Timeline(find("timeline"), {
     select,
     drag,
     dragged: keepDrag,
+    point,
     colour: (name) => `var(--class-${Math.max(0, labels.indexOf(name)) % COLOURS})`,
     strip: (times) => `api/videos/${video.number}/strip?times=${times.join(",")}`,
 });
+
+const proposals = new Proposals({ ask, arrived: draw });
 
 function say(text) {
     find("alert").textContent = text;
@@ -96,12 +102,13 @@ async function open(number) {
     say("");
     video = { ...answer, number };
     actions = video.actions;
-    [selected, pending, undone, done] = [null, null, [], []];
+    [selected, pending, ghost, undone, done] = [null, null, null, [], []];
     find("title").textContent = video.id;
     find("saved").textContent = "";
     player.removeAttribute("src");
     timeline.time = 0;
     timeline.load(video.duration);
+    if (state.model) trying(() => proposals.load(number));
     drawQueue();
     document.querySelector('#videos [aria-current="true"]').scrollIntoView({ block: "nearest" });
     draw();
@@ -127,7 +134,7 @@ async function play() {
 // ---- Edits
 
 function change(edit) {
-    done.push(actions);
+    done.push({ actions, refused: proposals.refused });
     undone = [];
     put(edit(actions));
 }
@@ -141,8 +148,11 @@ function put(changed) {
 
 function undo(from, to) {
     if (!from.length) return;
-    to.push(actions);
-    put(from.pop());
+    to.push({ actions, refused: proposals.refused });
+    const before = from.pop();
+    proposals.refused = before.refused;
+    if (before.actions === actions) draw();
+    else put(before.actions);
 }
 
 function replaceAction(old, changed) {
@@ -203,6 +213,66 @@ function setClass(name) {
     if (selected && selected.label !== name) replaceAction(selected, { ...selected, label: name });
     draw();
 }
+
+// ---- Proposals
+
+const shownGhosts = () => (video ? proposals.beside(actions) : []);
+
+// The ghost that was chosen; else the best at the player's time.
+function meant() {
+    const ghosts = shownGhosts();
+    if (ghosts.includes(ghost)) return ghost;
+    const here = ghosts.filter((each) => each.start <= player.currentTime && player.currentTime <= each.end);
+    return here.reduce((best, each) => (best && best.score >= each.score ? best : each), null);
+}
+
+function point(proposal) {
+    selected = null;
+    ghost = proposal;
+    seek(proposal.start);
+    draw();
+}
+
+function pointNext(by, from = meant()) {
+    const ghosts = shownGhosts();
+    const time = onFrame(player.currentTime);
+    const after = from ? (each) => each !== from && by * (each.start - from.start || each.end - from.end) > 0 : (each) => by * (each.start - time) > 0;
+    const found = by > 0 ? ghosts.find(after) : ghosts.findLast(after);
+    if (found) point(found);
+}
+
+// Puts ghosts among the actions, or away, and points to the next one.
+function answer(accepted) {
+    const proposal = meant();
+    if (!proposal) return say("No proposal is here: choose one.");
+    say("");
+    if (accepted) change((all) => [...all, asAction(proposal)]);
+    else {
+        done.push({ actions, refused: proposals.refused });
+        undone = [];
+        proposals.reject(proposal);
+    }
+    ghost = null;
+    draw();
+    return pointNext(1, proposal);
+}
+
+function acceptAll() {
+    const ghosts = shownGhosts();
+    if (!ghosts.length) return;
+    ghost = null;
+    change((all) => [...all, ...ghosts.map(asAction)]);
+}
+
+const asAction = ({ start, end, label: name }) => ({ start: Math.max(0, start), end: Math.min(video.duration, end), label: name });
+
+function setLeast() {
+    proposals.least = Number(find("least").value);
+    find("least-shown").textContent = proposals.least.toFixed(2);
+    draw();
+}
+
+// ---- Saving
 
 // One request after the other, each with the revision that the one before has made.
 function save(finished = video.finished) {
@@ -272,7 +342,7 @@ function toggle() {
 
 function select(action) {
     selected = action;
-    if (action) label = action.label;
+    if (action) [label, ghost] = [action.label, null];
     draw();
 }
 
@@ -285,7 +355,11 @@ function neighbour(by) {
 }
 
 function draw() {
-    timeline.show({ actions, selected, pending });
+    if (!video) return;
+    const ghosts = shownGhosts();
+    timeline.show({ actions, selected, pending, ghosts, ghost: ghosts.includes(ghost) ? ghost : null });
+    find("ghosts").textContent = ghosts.length;
+    find("proposing").textContent = proposals.status;
     drawClasses();
     const lines = actions.map((action) => {
         const line = make("tr");
@@ -303,6 +377,7 @@ function draw() {
         undo: done.length,
         redo: undone.length,
         end: pending !== null,
+        "accept-all": ghosts.length,
     };
     for (const [name, value] of Object.entries(enabled)) document.querySelector(`[data-do="${name}"]`).disabled = !value;
     follow();
@@ -341,8 +416,13 @@ const DO = {
     redo: () => undo(undone, done),
     previous: () => neighbour(-1),
     next: () => neighbour(1),
+    accept: () => answer(true),
+    reject: () => answer(false),
+    "accept-all": acceptAll,
+    "next-ghost": () => pointNext(1),
+    "last-ghost": () => pointNext(-1),
     leave: () => {
-        pending = null;
+        [pending, ghost] = [null, null];
         select(null);
     },
     "zoom-in": () => timeline.zoom(2),
@@ -352,49 +432,16 @@ const DO = {
     "next-video": () => open((video.number + 1) % state.videos.length),
     "last-video": () => open((video.number + state.videos.length - 1) % state.videos.length),
 };
-const KEYS = {
-    " ": ["play", "Space", "play, pause"],
-    ",": ["frame-back", ",", "a frame back"],
-    ".": ["frame-on", ".", "a frame on"],
-    ArrowLeft: ["back", "\u2190", "a second back"],
-    ArrowRight: ["on", "\u2192", "a second on"],
-    "shift+ArrowLeft": ["far-back", "Shift+\u2190", "ten seconds back"],
-    "shift+ArrowRight": ["far-on", "Shift+\u2192", "ten seconds on"],
-    "[": ["slower", "[", "slower"],
-    "]": ["faster", "]", "faster"],
-    i: ["start", "i", "an action starts here"],
-    o: ["end", "o", "it ends here"],
-    "shift+I": ["move-start", "Shift+I", "the selected action starts here"],
-    "shift+O": ["move-end", "Shift+O", "the selected action ends here"],
-    Delete: ["delete", "Delete", "delete the selected action"],
-    Backspace: ["delete", "Backspace", "the same"],
-    "ctrl+z": ["undo", "Ctrl+Z", "undo"],
-    "ctrl+shift+Z": ["redo", "Ctrl+Shift+Z", "redo"],
-    "ctrl+y": ["redo", "Ctrl+Y", "the same"],
-    ArrowUp: ["previous", "\u2191", "select the action before"],
-    ArrowDown: ["next", "\u2193", "select the next action"],
-    Escape: ["leave", "Esc", "select nothing, forget the start"],
-    "+": ["zoom-in", "+", "zoom in"],
-    "=": ["zoom-in", "=", "the same"],
-    "-": ["zoom-out", "-", "zoom out"],
-    z: ["fit", "z", "the whole video"],
-    f: ["finish", "f", "all actions are marked: to the video that is offered next"],
-    n: ["next-video", "n", "the next video of the list"],
-    p: ["last-video", "p", "the one before"],
-};
-// Where a shifted key is what it writes, as + is.
-const plain = (key) => /^[^A-Za-z]$/.test(key);
 
 document.addEventListener("keydown", (event) => {
-    if (!video || event.altKey || event.target.closest("input:not([type=range]), select")) return;
+    if (!video || event.altKey || event.target.closest("input, select")) return;
     if ([" ", "Enter"].includes(event.key) && event.target.closest("button, a, summary")) return;
     if (/^[1-9]$/.test(event.key) && !event.ctrlKey && !event.metaKey) {
         const name = labels[Number(event.key) - 1];
         if (name !== undefined) setClass(name);
         return;
     }
-    const held = [event.ctrlKey || event.metaKey ? "ctrl+" : "", event.shiftKey && !plain(event.key) ? "shift+" : ""];
-    const found = KEYS[held.join("") + event.key];
+    const found = meaning(event);
     if (!found) return;
     event.preventDefault();
     DO[found[0]]();
@@ -422,6 +469,8 @@ find("speed").addEventListener("change", () => {
     player.playbackRate = Number(find("speed").value);
     find("speed").blur();
 });
+find("least").addEventListener("input", setLeast);
+find("least").addEventListener("pointerup", () => find("least").blur());
 find("format").addEventListener("change", () => (find("download").href = `api/download/${find("format").value}`));
 player.addEventListener("play", () => {
     document.querySelector('[data-do="play"]').textContent = "Pause";
@@ -440,6 +489,9 @@ await trying(async () => {
     await loadState();
     for (const [name, title] of Object.entries(state.formats)) find("format").append(new Option(title, name));
     find("format").dispatchEvent(new Event("change"));
+    find("proposals").hidden = !state.model;
+    find("proposals").title = state.model ?? "";
+    setLeast();
     if (window.innerWidth <= 700) find("queue").open = false;
     await open(state.next ?? 0);
 });

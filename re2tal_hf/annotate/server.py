@@ -24,11 +24,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..video_reader import VideoReadError
 from .media import Media
 from .project import ChangedElsewhere, Project, formats
+from .proposals import Proposals
 
 HOSTS = ["127.0.0.1", "localhost"]
 PAGE_FILES = {
     "page.html": "text/html",
     "page.js": "text/javascript",
+    "keys.js": "text/javascript",
+    "proposals.js": "text/javascript",
     "timeline.js": "text/javascript",
     "page.css": "text/css",
 }
@@ -52,14 +55,15 @@ class Server:
 
     Args:
         project: That is marked.
+        proposals: Of a model, where there is one.
 
     Attributes:
         key: That the address must have once.
         app: To be served.
     """
 
-    def __init__(self, project: Project):
-        self._project = project
+    def __init__(self, project: Project, proposals: Proposals | None = None):
+        self._project, self._proposals = project, proposals
         self._media = Media(project)
         self.key = secrets.token_urlsafe(24)
         routes = [
@@ -68,6 +72,7 @@ class Server:
             Route("/api/videos/{number:int}", _answering(self._video)),
             Route("/api/videos/{number:int}/media", _answering(self._play)),
             Route("/api/videos/{number:int}/strip", _answering(self._strip)),
+            Route("/api/videos/{number:int}/proposals", _answering(self._proposed)),
             Route("/api/videos/{number:int}", self._mark, methods=["PUT"]),
             Route("/api/download/{kind}", _answering(self._download)),
             *(Route(f"/{name}", functools.partial(_page_file, name)) for name in PAGE_FILES if name != "page.html"),
@@ -84,10 +89,12 @@ class Server:
     def _state(self, request: Request) -> Response:
         project = self._project
         records = [project.record(number) for number in range(len(project.ids))]
+        labels = {*project.labels(), *(self._proposals.labels if self._proposals else ())}
         return JSONResponse(
             {
                 "folder": project.folder.resolve().name,
-                "labels": sorted(set(project.labels())),
+                "model": self._proposals.model if self._proposals else None,
+                "labels": sorted(labels),
                 "formats": formats(),
                 "next": self._next(),
                 "videos": [
@@ -132,6 +139,19 @@ class Server:
         times = [float(text) for text in request.query_params.get("times", "").split(",")[:1000] if text]
         content = self._media.strip(self._number(request), times)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    def _proposed(self, request: Request) -> Response:
+        if self._proposals is None:
+            raise ValueError("There is no model: start re2tal annotate with --model.")
+        found = self._proposals.of(self._number(request))
+        return JSONResponse(
+            {
+                "ready": found.ready,
+                "progress": found.progress,
+                "error": found.error,
+                "rows": self._proposals.spelled(found.rows),
+            }
+        )
 
     async def _mark(self, request: Request) -> Response:
         sent = await _sent(request)

@@ -33,13 +33,13 @@ function rowsOf(actions) {
 }
 
 export class Timeline {
-    // `on` has: seek(time), select(action), drag(action), dragged(action), colour(label),
+    // `on` has: seek(time), select(action), drag(action), dragged(action), point(ghost), colour(label),
     // strip(times), which gives the address of pictures.
     constructor(element, on) {
         this.on = on;
         this.duration = 0;
         this.time = 0;
-        this.shown = { actions: [], selected: null, pending: null };
+        this.shown = { actions: [], selected: null, pending: null, ghosts: [], ghost: null };
         this.overview = make("div", "overview");
         this.view = make("div", "view");
         this.strip = make("img", "strip");
@@ -47,8 +47,9 @@ export class Timeline {
         this.strip.draggable = false;
         this.axis = make("div", "axis");
         this.own = make("div", "rows own");
+        this.proposed = make("div", "rows proposed");
         this.playhead = make("div", "playhead");
-        this.view.append(this.strip, this.axis, this.own, this.playhead);
+        this.view.append(this.strip, this.axis, this.own, this.proposed, this.playhead);
         element.replaceChildren(this.overview, this.view);
         this.overview.addEventListener("pointerdown", (event) => this.pan(event));
         this.view.addEventListener("pointerdown", (event) => this.press(event));
@@ -136,7 +137,7 @@ export class Timeline {
     }
 
     press(event) {
-        if (event.button || event.target.closest(".action")) return;
+        if (event.button || event.target.closest(".action, .ghost")) return;
         if (event.pointerType === "touch") {
             this.on.seek(this.timeAt(event));
             return;
@@ -162,10 +163,12 @@ export class Timeline {
 
     draw() {
         if (!this.duration) return;
-        const { actions, selected } = this.shown;
-        this.drawOverview(actions);
+        const { actions, selected, ghosts, ghost } = this.shown;
+        this.drawOverview([...actions, ...ghosts.map((each) => ({ ...each, proposed: true }))]);
         this.drawAxis();
         this.fill(this.own, actions, (action) => this.makeAction(action, action === selected));
+        this.proposed.hidden = !ghosts.length;
+        this.fill(this.proposed, ghosts, (each) => this.makeGhost(each, each === ghost));
         this.setTime(this.time, false);
         clearTimeout(this.waiting);
         this.waiting = setTimeout(() => this.drawStrip(), 250);
@@ -203,9 +206,22 @@ export class Timeline {
         return bar;
     }
 
-    drawOverview(actions) {
-        const marks = actions.map((each) => {
-            const mark = make("i");
+    makeGhost(proposal, chosen) {
+        const text = `${proposal.label} ${proposal.score.toFixed(2)}`;
+        const bar = make("div", "ghost", text);
+        bar.setAttribute("role", "button");
+        bar.setAttribute("aria-pressed", chosen);
+        bar.title = `Proposed: ${text}, ${proposal.start.toFixed(2)} to ${proposal.end.toFixed(2)} s`;
+        bar.addEventListener("pointerdown", (event) => {
+            event.stopPropagation();
+            this.on.point(proposal);
+        });
+        return bar;
+    }
+
+    drawOverview(marked) {
+        const marks = marked.map((each) => {
+            const mark = make("i", each.proposed ? "proposed" : "");
             mark.style.left = `${(100 * each.start) / this.duration}%`;
             mark.style.width = `${(100 * (each.end - each.start)) / this.duration}%`;
             mark.style.setProperty("--class", this.on.colour(each.label));

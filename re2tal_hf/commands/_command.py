@@ -145,8 +145,13 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
 def load_for_inference(options: Options, processes: PartialState) -> TemporalActionLocalizationPipeline:
     """Loads the model of `add_inference_options`, on the device of this process where there are several."""
     device = options.device or (processes.device if processes.num_processes > 1 else None)
+    return load_model(options.model, device)
+
+
+def load_model(name: str, device: str | torch.device | None) -> TemporalActionLocalizationPipeline:
+    """Loads the model of `--model`: a folder, that of a run, or a Hub id."""
     check_device(device)
-    source = find_model(options.model, "--model")
+    source = find_model(name, "--model")
     with explained(source, "--model"):
         return load_pipeline(source, device=device)
 

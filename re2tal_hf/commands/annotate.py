@@ -2,6 +2,7 @@
 
 re2tal annotate videos
 re2tal annotate videos --annotations match.eaf    # begin with what another tool has marked
+re2tal annotate videos --model runs/first         # its proposals beside, to be accepted by a key
 
 What is marked is saved at once, as annotations.json in the folder; nothing is written anywhere else.
 """
@@ -9,12 +10,13 @@ What is marked is saved at once, as annotations.json in the folder; nothing is w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import sys
 import webbrowser
 from pathlib import Path
 
-from ._command import run_command
+from ._command import check_source, load_model, run_command
 
 PORT = 7861
 
@@ -22,6 +24,8 @@ PORT = 7861
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="of the videos")
     parser.add_argument("--annotations", help="a file of any tool, to begin with")
+    parser.add_argument("--model", help="folder of a model or of a run, or a Hub id, which proposes actions")
+    parser.add_argument("--device", help="of the model: cpu, cuda, cuda:1, ...")
     parser.add_argument("--port", type=int, default=PORT, help="of this machine, to listen on (now: %(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
 
@@ -31,11 +35,18 @@ def run(options: argparse.Namespace) -> int:
         raise ImportError("The page needs Starlette and uvicorn: pip install 're2tal_hf[app]'.")
     # After the check: they import both.
     from ..annotate.project import Project
+    from ..annotate.proposals import Proposals
     from ..annotate.server import HOSTS, Server, listen, serve
 
     project = Project(Path(options.folder), Path(options.annotations) if options.annotations else None)
-    server = Server(project)
-    with listen(options.port) as opened:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(listen(options.port))
+        proposals = None
+        if options.model:
+            pipe = load_model(options.model, options.device)
+            check_source(pipe, False, "a model that takes videos")
+            proposals = stack.enter_context(contextlib.closing(Proposals(project, pipe)))
+        server = Server(project, proposals)
         address = f"http://{HOSTS[0]}:{opened.getsockname()[1]}/?key={server.key}"
         print(f"{len(project.ids)} videos, marked in {project.file}\n{address}\nCtrl-C ends it.", flush=True)
         if not options.no_browser:

@@ -1,0 +1,121 @@
+"""What a model proposes for the videos of a folder: found in the background, kept in memory, never saved."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..data.annotation_records import clean_label
+from ..pipeline_re2tal import TemporalActionLocalizationPipeline
+from .project import MOST_LETTERS, Project
+
+# Of a video, the best; more than that nobody looks through.
+MOST_PROPOSALS = 200
+
+
+@dataclass
+class VideoProposals:
+    """Of one video.
+
+    Attributes:
+        progress: The share of its windows that the model has seen.
+        ready: Whether the model has seen all of them.
+        rows: `label`, `score`, `start` and `end` (seconds) of what was found, best first.
+        error: Why there are none.
+    """
+
+    progress: float = 0.0
+    ready: bool = False
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+
+
+class Proposals:
+    """Finds actions in one video after the other, those that are asked for first, then those that are not finished.
+
+    Args:
+        project: With the videos.
+        pipe: The model.
+    """
+
+    def __init__(self, project: Project, pipe: TemporalActionLocalizationPipeline):
+        self._project, self._pipe = project, pipe
+        self._found: dict[int, VideoProposals] = {}
+        self._wanted: int | None = None
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._work, name="proposals", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self._pipe.model.name_or_path)
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that the model knows, spelled as the annotations spell them."""
+        return list(self._spelling().values())
+
+    def of(self, number: int) -> VideoProposals:
+        """Returns what is known by now of a video by its place in the queue, which comes next from here on."""
+        with self._changed:
+            if number not in self._found:
+                self._wanted = number
+                self._changed.notify()
+            return self._found.get(number, VideoProposals())
+
+    def spelled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns rows of the model with labels as the annotations spell them."""
+        spelling = self._spelling()
+        return [{**row, "label": spelling[row["label"]]} for row in rows]
+
+    def close(self) -> None:
+        """Ends after the windows that the model is looking at."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (number := self._next()) is not None:
+            proposals = self._found[number]
+
+            def report(done: int, windows: int, proposals: VideoProposals = proposals) -> None:
+                proposals.progress = done / windows
+                if self._ended:
+                    raise _EndedError
+
+            try:
+                path = str(self._project.paths[number])
+                proposals.rows = self._pipe(path, top_k=MOST_PROPOSALS, progress=report)
+            except _EndedError:
+                return
+            except Exception as error:  # the page shows it, and other videos may do
+                proposals.error = f"The model fails on {self._project.ids[number]}: {error or type(error).__name__}"
+            proposals.ready = True
+
+    def _next(self) -> int | None:
+        """Waits for a video to look at; None at the end."""
+        with self._changed:
+            while not self._ended:
+                number, self._wanted = self._wanted, None
+                if number is None or number in self._found:
+                    unfinished = (n for n in range(len(self._project.ids)) if not self._project.record(n).subset)
+                    number = next((n for n in unfinished if n not in self._found), None)
+                if number is not None:
+                    self._found[number] = VideoProposals()
+                    return number
+                self._changed.wait()
+            return None
+
+    def _spelling(self) -> dict[str, str]:
+        """By the model's labels, those to be shown: two that differ in case only are refused in one file."""
+        known = {label.casefold(): label for label in self._project.labels()}
+        cleaned = {label: clean_label(label)[:MOST_LETTERS] for label in self._pipe.model.config.id2label.values()}
+        return {label: known.get(name.casefold(), name) for label, name in cleaned.items()}
+
+
+class _EndedError(Exception):
+    """Leaves the model in the middle of a video."""

@@ -1,7 +1,7 @@
 """Which features, cut how: a head trained on stored features of several backbones, strides and overlaps, side by side.
 
-python scripts/compare_features.py --weights efficientnet-lite0.pth --trained runs/rewired/last \\
-    --videos videos --annotations annotations.json
+python scripts/compare_features.py --weights efficientnet-lite0.pth --videos videos --annotations annotations.json \\
+    --trained runs/rewired-0/last runs/rewired-1/last runs/rewired-2/last
 python scripts/compare_features.py --only-report
 
 Features of each way are computed once, and a head is trained on them with each seed. A line goes to the results file
@@ -30,7 +30,7 @@ DATA = "cuts"
 IMAGE = ["--recipe", "image_lite0", "training.pretrained_backbone={weights}", "model.rewiring=none"]
 IMAGE += ["model.backbone_config.temporal_shift=0"]
 GENERATED = ["--model", "app/model"]
-TRAINED = ["--model", "{trained}"]
+TRAINED = ["--model", "{trained[0]}"]
 # Of the image network each frame is seen alone, so that windows and their overlap change nothing; of the others the
 # overlap is paid for in time, and says how far from the edges of its window a feature is at least.
 WAYS: dict[str, list[str]] = {
@@ -42,6 +42,8 @@ WAYS: dict[str, list[str]] = {
     "image, means over 0.8 s, overlap 0": [*IMAGE, "--mean", "processor.num_frames=4", "--overlap", "0"],
     "trained, overlap 0": [*TRAINED, "--overlap", "0"],
     "generated, overlap 0": [*GENERATED, "--overlap", "0"],
+    "trained, second training, overlap 0.5": ["--model", "{trained[1]}", "--overlap", "0.5"],
+    "trained, third training, overlap 0.5": ["--model", "{trained[2]}", "--overlap", "0.5"],
 }
 BASE = "image, 5 frames a second"
 # A small head of image_lite0's kind.
@@ -123,7 +125,9 @@ def table(lines: list[dict[str, Any]], end_to_end: list[dict[str, Any]]) -> list
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="of the pretrained image network")
-    parser.add_argument("--trained", type=Path, help="a model that was trained end to end on the same sequences")
+    parser.add_argument(
+        "--trained", type=Path, nargs=3, help="models trained end to end on the same sequences, with a seed each"
+    )
     parser.add_argument("--videos", type=Path, help="folder of the sequences")
     parser.add_argument("--annotations", type=Path)
     ways = [*WAYS]

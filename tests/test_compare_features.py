@@ -24,7 +24,7 @@ def test_every_way_is_a_command_and_the_head_a_recipe():
     parser = argparse.ArgumentParser()
     add_options(parser)
     for way in made["WAYS"].values():
-        words = [word.format(weights="lite0.pth", trained="model") for word in way]
+        words = [word.format(weights="lite0.pth", trained=["one", "two", "three"]) for word in way]
         options = parser.parse_intermixed_args([*words, "--videos", "v", "--output", "o"])
         if options.recipe:
             load_recipe(options.recipe, options.overrides)

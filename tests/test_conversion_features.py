@@ -199,32 +199,77 @@ def test_a_detector_of_the_release_of_tridet(case, tmp_path):
     assert processor.feature_stride == 4 and processor.feature_offset == 8 and processor.sampling == "whole"
 
 
-# What configs/thumos_i3d.yaml of TriDet's release says (commit 70e774f).
+# What configs/thumos_i3d.yaml of TriDet's release says (commit 70e774f), with what libs/core/config.py (10c133e) adds.
 TRIDET_THUMOS = {
     "dataset": {"feat_stride": 4, "num_frames": 16, "trunc_thresh": 0.5, "crop_ratio": [0.9, 1.0], "max_seq_len": 2304},
     "model": {"n_sgp_win_size": 1, "num_bins": 16, "k": 5, "iou_weight_power": 0.2, "sgp_mlp_dim": 768},
     "opt": {"learning_rate": 1e-4, "warmup_epochs": 20, "epochs": 20, "weight_decay": 0.025},
     "train_cfg": {"init_loss_norm": 100, "clip_grad_l2norm": 1.0},
     "test_cfg": {"voting_thresh": 0.7, "pre_nms_topk": 2000, "max_seg_num": 2000, "min_score": 0.001},
+    "loader": {"batch_size": 2},
 }
-TRIDET_THUMOS["model"]["input_noise"] = 5e-4
-TRIDET_THUMOS["model"]["regression_range"] = [[0, 4], [4, 8], [8, 16], [16, 32], [32, 64], [64, 10000]]
+RANGES = [[0, 4], [4, 8], [8, 16], [16, 32], [32, 64], [64, 10000]]
+TRIDET_THUMOS["dataset"] |= {"input_dim": 2048, "num_classes": 20, "default_fps": None}
+TRIDET_THUMOS["model"] |= {"input_noise": 5e-4, "regression_range": RANGES, "embd_dim": 512, "head_dim": 512}
 
 
-# configs/hacs_slowfast.yaml, likewise.
+# configs/hacs_slowfast.yaml, likewise. One number for all windows stands for six here.
 TRIDET_HACS = {
     "dataset": {"feat_stride": 8, "num_frames": 32, "trunc_thresh": 0.5, "crop_ratio": [0.9, 1.0], "max_seq_len": 960},
     "model": {"n_sgp_win_size": [3] * 6, "num_bins": 14, "k": 1.2, "iou_weight_power": 1, "sgp_mlp_dim": 1024},
     "opt": {"learning_rate": 1e-3, "eta_min": 5e-4, "warmup_epochs": 7, "epochs": 4, "weight_decay": 0.03},
     "train_cfg": {"init_loss_norm": 400, "clip_grad_l2norm": 0.5, "label_smoothing": 0.1},
     "test_cfg": {"pre_nms_topk": 2000, "max_seg_num": 250, "min_score": 0.001, "nms_sigma": 0.75},
+    "loader": {"batch_size": 16},
 }
+TRIDET_HACS["dataset"] |= {"input_dim": 2304, "num_classes": 200, "default_fps": 15}
 TRIDET_HACS["model"] |= {"use_abs_pe": True, "head_kernel_size": 5, "boudary_kernel_size": 1, "input_noise": 0.2}
-TRIDET_HACS["model"] |= {"init_conv_vars": 0.1, "regression_range": TRIDET_THUMOS["model"]["regression_range"]}
+TRIDET_HACS["model"] |= {"init_conv_vars": 0.1, "regression_range": RANGES, "embd_dim": 1024, "head_dim": 1024}
+
+# configs/anet_tsp.yaml, likewise.
+TRIDET_ANET = {
+    "dataset": {"feat_stride": 16, "num_frames": 16, "trunc_thresh": 0.5, "crop_ratio": [0.9, 1.0], "max_seq_len": 768},
+    "model": {"n_sgp_win_size": [15] * 6, "num_bins": 12, "k": 1.3, "iou_weight_power": 1, "sgp_mlp_dim": 2048},
+    "opt": {"learning_rate": 1e-3, "eta_min": 5e-5, "warmup_epochs": 10, "epochs": 5, "weight_decay": 0.04},
+    "train_cfg": {"init_loss_norm": 400, "clip_grad_l2norm": 0.4, "label_smoothing": 0.1},
+    "test_cfg": {"voting_thresh": 0.95, "pre_nms_topk": 2000, "max_seg_num": 200, "min_score": 0.001, "nms_sigma": 0.7},
+    "loader": {"batch_size": 16},
+}
+TRIDET_ANET["dataset"] |= {"input_dim": 512, "num_classes": 1, "default_fps": 15}
+TRIDET_ANET["model"] |= {"use_abs_pe": True, "input_noise": 0.5, "init_conv_vars": 0.2, "regression_range": RANGES}
+TRIDET_ANET["model"] |= {"embd_dim": 256, "head_dim": 512}
+TRIDET_ANET["test_cfg"] |= {"multiclass_nms": False, "duration_thresh": 0.1}
+
+# configs/epic_slowfast_verb.yaml and epic_slowfast_noun.yaml, likewise.
+TRIDET_VERBS = {
+    "dataset": {"feat_stride": 16, "num_frames": 32, "trunc_thresh": 0.3, "crop_ratio": [0.9, 1.0]},
+    "model": {"n_sgp_win_size": [5] * 6, "num_bins": 16, "k": 2, "iou_weight_power": 0.25, "sgp_mlp_dim": 1024},
+    "opt": {"learning_rate": 1e-4, "eta_min": 5e-5, "warmup_epochs": 5, "epochs": 22, "weight_decay": 0.05},
+    "train_cfg": {"init_loss_norm": 250, "clip_grad_l2norm": 1.0},
+    "test_cfg": {"pre_nms_topk": 5000, "max_seg_num": 2000, "min_score": 0.001, "nms_sigma": 0.4},
+    "loader": {"batch_size": 2},
+}
+TRIDET_VERBS["dataset"] |= {"max_seq_len": 2304, "input_dim": 2304, "num_classes": 97, "default_fps": 30}
+TRIDET_VERBS["model"] |= {"regression_range": [[0, 4], [2, 8], [4, 16], [8, 32], [16, 64], [32, 10000]]}
+TRIDET_VERBS["model"] |= {"embd_dim": 512, "head_dim": 512}
+TRIDET_NOUNS = TRIDET_VERBS | {
+    "model": TRIDET_VERBS["model"] | {"n_sgp_win_size": 1, "k": 4},
+    "opt": {"learning_rate": 1e-4, "warmup_epochs": 5, "epochs": 14, "weight_decay": 0.05},
+    "train_cfg": TRIDET_VERBS["train_cfg"] | {"label_smoothing": 0.1},
+}
+
+TRIDET_RUNS = {
+    None: TRIDET_THUMOS,
+    "hacs_tridet": TRIDET_HACS,
+    "tsp_tridet": TRIDET_ANET,
+    "verbs_tridet": TRIDET_VERBS,
+    "nouns_tridet": TRIDET_NOUNS,
+}
 
 
-@pytest.mark.parametrize(("run", "facts"), [(None, TRIDET_THUMOS), ("hacs_tridet", TRIDET_HACS)])
-def test_the_recipe_of_tridet_has_the_settings_of_its_release(run, facts):
+@pytest.mark.parametrize("run", TRIDET_RUNS)
+def test_the_recipe_of_tridet_has_the_settings_of_its_release(run):
+    facts = TRIDET_RUNS[run]
     recipe = load_recipe("features_tridet", overrides_of(run) if run else [])
     head = {name: value for name, value in recipe.model["head_config"].items() if name != "model_type"}
     processor, config = Re2TALVideoProcessor(**recipe.processor), TriDetConfig(**head)
@@ -236,18 +281,21 @@ def test_the_recipe_of_tridet_has_the_settings_of_its_release(run, facts):
         section, _, field = name.partition(".")
         if section == "loss_config":
             assert loss[field] == value, name
-        elif not field.startswith("feature_"):  # those are of the folder
+        elif run or not field.startswith("feature_"):  # on THUMOS-14 those are of the folder
             assert getattr(config if section == "head_config" else processor, field) == value, name
-    assert config.window_factor == facts["model"]["k"]
-    if run:
-        assert (config.hidden_size, recipe.model["backbone_config"]["size"], config.num_levels) == (1024, 2304, 6)
-        assert (processor.feature_rate, processor.num_frames) == (15, 960) and not recipe.data.class_agnostic
-        assert (processor.feature_stride, processor.feature_offset) == (8, 32 / 2)
-    training, opt, cut = recipe.training, facts["opt"], facts["dataset"]
+    model, cut = facts["model"], facts["dataset"]
+    assert (config.window_factor, config.num_levels, config.hidden_size) == (model["k"], 6, model["embd_dim"])
+    assert (config.branch_size or config.hidden_size) == model["head_dim"]
+    assert recipe.model["backbone_config"].get("size", 2048) == cut["input_dim"]
+    assert processor.num_frames == cut["max_seq_len"] and recipe.data.class_agnostic == (cut["num_classes"] == 1)
+    if recipe.data.class_agnostic:
+        assert processor.num_video_classes == 2  # `postprocess_results` of actionformer_release
+    training, opt = recipe.training, facts["opt"]
     assert training.final_learning_rate == opt.get("eta_min", 0)
     assert (training.epochs, training.warmup_epochs) == (opt["epochs"] + opt["warmup_epochs"], opt["warmup_epochs"])
     assert (training.learning_rate, training.weight_decay) == (opt["learning_rate"], opt["weight_decay"])
     assert training.max_gradient_norm == facts["train_cfg"]["clip_grad_l2norm"]
+    assert training.batch_size == facts["loader"]["batch_size"]
     assert (recipe.data.truncation_threshold, recipe.data.crop_ratio) == (cut["trunc_thresh"], cut["crop_ratio"])
 
 

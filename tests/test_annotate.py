@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_factory import small_pipeline
@@ -185,6 +186,38 @@ def test_labels_are_spelled_as_they_are_in_the_annotations(proposing: TestClient
     rows = proposed(proposing, "a")["rows"]
     assert {row["label"] for row in rows} == {"Jump", "run"}
     assert put(proposing, [rows[0]], revision=1).status_code == 200
+
+
+def test_what_the_model_is_least_sure_of_is_offered_first(folder: Path):
+    project = Project(folder)
+    scores = {"a": [0.9, 0.02], ATTACK: [0.5, 0.4]}
+
+    class KnownScores:
+        model = SimpleNamespace(name_or_path="known", config=SimpleNamespace(id2label={0: "jump"}))
+
+        def __call__(self, path: str, **_: object) -> list[dict]:
+            return [{"label": "jump", "start": 0.0, "end": 1.0, "score": score} for score in scores[Path(path).stem]]
+
+    proposals = Proposals(project, KnownScores())
+    server = Server(project, proposals)
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    client.get("/", params={"key": server.key})
+    sure, unsure = (number_of(client, name) for name in ("a", ATTACK))
+    for name in ("a", ATTACK):
+        proposed(client, name)
+    proposals.close()
+    # The best score alone counts in a video of two seconds: 0.469 and 1 bit.
+    assert proposals.uncertainty(sure) == pytest.approx(0.468996, abs=1e-6) and proposals.uncertainty(unsure) == 1
+
+    def offered(order: str) -> tuple[list[int], int]:
+        state = client.get("/api/state", params={"order": order}).json()
+        return state["queue"], state["next"]
+
+    assert offered("uncertain") == ([unsure, sure], unsure)
+    assert offered("listed") == ([0, 1], 0)
+    put(client, [], finished=True, number=unsure)
+    assert offered("uncertain") == ([sure, unsure], sure)
+    assert client.get("/api/state", params={"order": "x"}).status_code == 400
 
 
 def test_a_folder_without_a_model_has_no_proposals(client: TestClient):

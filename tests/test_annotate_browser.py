@@ -170,7 +170,7 @@ class FoundBefore:
 
     def __call__(self, path: str, *, top_k: int, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
         progress(1, 1)
-        return GHOSTS
+        return GHOSTS if Path(path).stem == "short" else []
 
 
 def shown(page: Any, count: int) -> list[str]:
@@ -217,3 +217,19 @@ def test_proposals_are_accepted_on_a_phone(tmp_path: Path) -> None:
         playwright.expect(page.locator("#timeline .ghost")).to_have_count(0)
         assert [label for *_, label in saved(page, tmp_path)] == ["wave", "wave", "jump"]
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_the_order_of_the_queue_is_chosen(tmp_path: Path) -> None:
+    for name in ("empty", "short"):
+        write_video(tmp_path / f"{name}.mp4", numbered_frames(30), 10)
+    with served(tmp_path, FoundBefore()) as address, opened_page(address, PHONE) as page:
+        page.locator("#queue summary").click()
+        names = page.locator("#videos .name")
+        page.locator("#videos button", has_text="short").click()
+        shown(page, 3)
+        playwright.expect(names).to_have_text(["short", "empty"])
+        page.select_option("#order", "listed")
+        playwright.expect(names).to_have_text(["empty", "short"])
+        page.keyboard.press("p")
+        playwright.expect(page.locator("h1")).to_have_text("empty")
+        shown(page, 0)

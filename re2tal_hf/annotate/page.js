@@ -69,7 +69,7 @@ async function trying(work) {
 // ---- The queue
 
 async function loadState() {
-    state = await ask("state");
+    state = await ask(`state?order=${find("order").value}`);
     labels = [...new Set([...labels, ...state.labels])];
     label ??= labels[0] ?? null;
     find("folder").textContent = state.folder;
@@ -79,7 +79,8 @@ async function loadState() {
 }
 
 function drawQueue() {
-    const lines = state.videos.map((each, number) => {
+    const lines = state.queue.map((number) => {
+        const each = state.videos[number];
         const line = make("li", number === state.next ? "offered" : "");
         const button = make("button");
         button.type = "button";
@@ -95,6 +96,12 @@ function drawQueue() {
     find("videos").scrollTop = top;
 }
 
+// The video so many places after the open one.
+function along(by) {
+    const { queue } = state;
+    return queue[(queue.indexOf(video.number) + by + queue.length) % queue.length];
+}
+
 async function open(number) {
     await saving;
     const answer = await trying(() => ask(`videos/${number}`));
@@ -108,7 +115,7 @@ async function open(number) {
     player.removeAttribute("src");
     timeline.time = 0;
     timeline.load(video.duration);
-    if (state.model) trying(() => proposals.load(number));
+    if (state.model) trying(() => proposals.load(number).then(loadState));
     drawQueue();
     document.querySelector('#videos [aria-current="true"]').scrollIntoView({ block: "nearest" });
     draw();
@@ -429,8 +436,8 @@ const DO = {
     "zoom-out": () => timeline.zoom(0.5),
     fit: () => timeline.fit(),
     finish,
-    "next-video": () => open((video.number + 1) % state.videos.length),
-    "last-video": () => open((video.number + state.videos.length - 1) % state.videos.length),
+    "next-video": () => open(along(1)),
+    "last-video": () => open(along(-1)),
 };
 
 document.addEventListener("keydown", (event) => {
@@ -469,6 +476,10 @@ find("speed").addEventListener("change", () => {
     player.playbackRate = Number(find("speed").value);
     find("speed").blur();
 });
+find("order").addEventListener("change", () => {
+    find("order").blur();
+    trying(loadState);
+});
 find("least").addEventListener("input", setLeast);
 find("least").addEventListener("pointerup", () => find("least").blur());
 find("format").addEventListener("change", () => (find("download").href = `api/download/${find("format").value}`));
@@ -489,7 +500,7 @@ await trying(async () => {
     await loadState();
     for (const [name, title] of Object.entries(state.formats)) find("format").append(new Option(title, name));
     find("format").dispatchEvent(new Event("change"));
-    find("proposals").hidden = !state.model;
+    find("proposals").hidden = find("offered").hidden = !state.model;
     find("proposals").title = state.model ?? "";
     setLeast();
     if (window.innerWidth <= 700) find("queue").open = false;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,30 @@ from .project import MOST_LETTERS, Project
 
 # Of a video, the best; more than that nobody looks through.
 MOST_PROPOSALS = 200
+# Of a minute of video, the best, whose scores say how sure the model is of it.
+LOOKED_AT = 10
+
+
+def uncertainty(rows: Sequence[Mapping[str, Any]], duration: float) -> float:
+    """Returns how little a model knows of a video by its own scores.
+
+    It is the mean binary entropy of the scores of the best ten proposals of a minute; those that are missing have none.
+    So a video in which the model finds nothing comes last, be there nothing or be it blind.
+
+    Args:
+        rows: With `score`, best first.
+        duration: Of the video, seconds.
+
+    Returns:
+        From 0, where all scores are 0 or 1, to 1, where all are one half.
+
+    Example:
+        >>> uncertainty([{"score": 0.5}, {"score": 1.0}, {"score": 0.0}], duration=24)
+        0.25
+    """
+    count = max(1, round(LOOKED_AT * duration / 60))
+    shares = (min(1.0, max(0.0, row["score"])) for row in rows[:count])
+    return sum(-x * math.log2(x) - (1 - x) * math.log2(1 - x) for x in shares if 0 < x < 1) / count
 
 
 @dataclass
@@ -65,6 +91,13 @@ class Proposals:
                 self._wanted = number
                 self._changed.notify()
             return self._found.get(number, VideoProposals())
+
+    def uncertainty(self, number: int) -> float | None:
+        """Returns how little the model knows of a video; None before it has looked at it."""
+        found = self._found.get(number)
+        if found is None or not found.ready or found.error:
+            return None
+        return uncertainty(found.rows, self._project.duration(number))
 
     def spelled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns rows of the model with labels as the annotations spell them."""

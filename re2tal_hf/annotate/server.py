@@ -21,6 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..value_checks import shown
 from ..video_reader import VideoReadError
 from .media import Media
 from .project import ChangedElsewhere, Project, formats
@@ -35,6 +36,8 @@ PAGE_FILES = {
     "timeline.js": "text/javascript",
     "page.css": "text/css",
 }
+# Orders of the queue.
+LISTED, UNCERTAIN = "listed", "uncertain"
 MAX_BODY_BYTES = 8 * 2**20
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
@@ -88,6 +91,7 @@ class Server:
 
     def _state(self, request: Request) -> Response:
         project = self._project
+        queue = self._queue(request.query_params.get("order", LISTED))
         records = [project.record(number) for number in range(len(project.ids))]
         labels = {*project.labels(), *(self._proposals.labels if self._proposals else ())}
         return JSONResponse(
@@ -96,7 +100,8 @@ class Server:
                 "model": self._proposals.model if self._proposals else None,
                 "labels": sorted(labels),
                 "formats": formats(),
-                "next": self._next(),
+                "queue": queue,
+                "next": next((number for number in queue if not records[number].subset), None),
                 "videos": [
                     {"id": video_id, "actions": len(record.labels), "finished": bool(record.subset)}
                     for video_id, record in zip(project.ids, records, strict=True)
@@ -104,10 +109,16 @@ class Server:
             }
         )
 
-    def _next(self) -> int | None:
-        """The first video that is not finished; None where all are."""
+    def _queue(self, order: str) -> list[int]:
+        """Videos as they are offered: as listed, or those first of which the model knows least."""
         numbers = range(len(self._project.ids))
-        return next((number for number in numbers if not self._project.record(number).subset), None)
+        if order not in (LISTED, UNCERTAIN):
+            raise ValueError(f"order is {shown(order)}; it must be {LISTED} or {UNCERTAIN}.")
+        if order == LISTED or self._proposals is None:
+            return list(numbers)
+        known = [self._proposals.uncertainty(number) for number in numbers]
+        least_known = [1.0 if found is None else -found for found in known]
+        return sorted(numbers, key=lambda number: (bool(self._project.record(number).subset), least_known[number]))
 
     def _video(self, request: Request) -> Response:
         number = self._number(request)

@@ -106,7 +106,8 @@ class ClipTransformer(Architecture):
         known |= {name: hint for name, hint in BACKBONE_SETTINGS.items() if name in known}
         known |= {name: Literal[tuple(ACT2FN)] for name in ("hidden_act", "pooler_act") if name in known}
         known["dtype"] = DTYPE
-        known |= {"variant": Literal[tuple(self.variants)] | None, "attn_implementation": str | None}
+        known["variant"] = Literal[tuple(self.variants)] | None
+        known |= {"attn_implementation": str | None} if self.chooses_attention else {}
         known |= {name: hint for name, hint in OWN.items() if name != "adapter_width" or self.token_dims}
         return known
 

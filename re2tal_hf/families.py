@@ -15,6 +15,7 @@ from .backbone_timesformer import TimeSformer
 from .backbone_videomae import VideoMAE
 from .backbone_vivit import ViViT
 from .backbone_vjepa2 import VJEPA2
+from .backbone_vjepa2_1 import VJEPA21
 from .head_actionformer import ActionFormerHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
@@ -32,6 +33,7 @@ FAMILIES = [
     VideoMAE,
     ViViT,
     VJEPA2,
+    VJEPA21,
     ActionFormerHead,
     TriDetHead,
     VSGNHead,

@@ -32,6 +32,7 @@ class Case:
 
 
 TRANSFORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+JEPA = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 
 
@@ -123,21 +124,27 @@ CASES = [
     ),
     Case(
         "vjepa2",
-        {
-            "model_type": "vjepa2",
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "crop_size": 40,
-            "patch_size": 8,
-            "frames_per_clip": 4,
-        },
+        {"model_type": "vjepa2", **JEPA, "crop_size": 40, "frames_per_clip": 4},
         {"num_hidden_layers": 4},
         {"drop_path_rate": 0.3, "attention_probs_dropout_prob": 0.1},
         (8, 40, 40),
         (9, 35, 24),
         {"skip_predictor": True},
     ),
+    *[
+        Case(
+            name,
+            {"model_type": "vjepa2_1", **JEPA, "crop_size": 32, "pretrained_grid_size": 3, **clip},
+            {"num_hidden_layers": 4},
+            {"drop_path_rate": 0.3, "attention_probs_dropout_prob": 0.1},
+            (8, 32, 32),
+            (9, 35, 41),
+        )
+        for name, clip in (
+            ("vjepa2_1", {"frames_per_clip": 4}),
+            ("vjepa2_1_images", {"frames_per_clip": 1, "tubelet_size": 1}),
+        )
+    ],
     *[
         Case(
             "videoprism",

@@ -19,7 +19,7 @@ from re2tal_hf.training.memory import saved_for_backward
 
 pytestmark = pytest.mark.usefixtures("exact_softmax")
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-CLIP_MODELS = {"mvit", "videomae", "vivit", "timesformer", "vjepa2", "videoprism"}
+CLIP_MODELS = {"mvit", "videomae", "vivit", "timesformer", "vjepa2", "vjepa2_1", "videoprism"}
 every_clip_model = pytest.mark.parametrize(
     "case", [case for case in CASES if case.config["model_type"] in CLIP_MODELS], ids=lambda case: case.name
 )

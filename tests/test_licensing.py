@@ -49,6 +49,7 @@ PERMISSIVE = {
 UNKNOWN = [
     "someone/vivit-finetuned",
     "someone/vjepa2",
+    "vjepa2_1_vitl_dist_vitG_384.pt",
     "vivit/model.pth",
     "weights/Swin3D_T_Weights.pth",
     "x.safetensors",
@@ -93,6 +94,8 @@ def test_permissive_terms_are_not_believed_of_a_name(source):
 def test_who_is_asked_is_told_whose_the_weights_could_be():
     with pytest.raises(ValueError, match=r"mmaction2's are apache-2\.0.*facebookresearch/SlowFast"):
         permitted_origin("slowfast_r101_8x8.pth", None, "commercial", "slowfast")
+    with pytest.raises(ValueError, match=r"V-JEPA 2\.1's are mit, .*facebookresearch/vjepa2#license"):
+        permitted_origin("vjepa2_1_vitb_dist_vitG_384.pt", None, "commercial", "vjepa2_1")
     with pytest.raises(ValueError, match=r"VideoMAE's are cc-by-nc-4\.0"):
         permitted_origin("weights/base", None, "commercial", "videomae")
 

@@ -11,7 +11,7 @@ from re2tal_hf.architecture import BACKBONES
 from re2tal_hf.rewiring import build_backbone
 from re2tal_hf.temporal_adapter import TemporalAdapter
 
-CONFIGS = {case.name: case.config for case in CASES if case.name in ("videomae", "vjepa2")}
+CONFIGS = {case.name: case.config for case in CASES if case.name in ("videomae", "vjepa2", "vjepa2_1")}
 every_family = pytest.mark.parametrize("family", CONFIGS)
 
 

@@ -29,6 +29,7 @@ FAMILIES: list[dict[str, Any]] = [
         "num_hidden_layers": 12,
         "frames_per_clip": 16,
     },
+    {"model_type": "vjepa2_1", "variant": "base", "frames_per_clip": 16},
     {"model_type": "videoprism", "variant": "base", **PATCHES_OF_16},
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2"},
@@ -41,6 +42,7 @@ LARGE: list[dict[str, Any]] = [
     {"model_type": "slowfast", "variant": "101_8x8"},
     *[{"model_type": "videomae", "variant": variant} for variant in ("small", "base", "large")],
     {"model_type": "vjepa2", "variant": "large"},
+    *[{"model_type": "vjepa2_1", "variant": variant} for variant in ("base", "large")],
     *[{"model_type": "videoprism", "variant": variant, **PATCHES_OF_16} for variant in ("base", "large")],
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2", "img_size": 224},
@@ -54,7 +56,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "slow_only": {"stage_blocks": [3, 4, 23, 3]},
     "fast_only": {"stage_blocks": [3, 4, 23, 3]},
     "video_resnet": {"layers": [3, 4, 6, 3]},
-    **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2"), {"num_hidden_layers": 24}),
+    **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2", "vjepa2_1"), {"num_hidden_layers": 24}),
     **dict.fromkeys(["videoprism"] * ("videoprism" in BACKBONES), {"num_spatial_layers": 24}),
     "vit_small_patch14_dinov2": {"depth": 24},
 }
@@ -64,6 +66,7 @@ FRAME_SIZES = {
     "vivit": "image_size",
     "timesformer": "image_size",
     "vjepa2": "crop_size",
+    "vjepa2_1": "crop_size",
     "videoprism": "image_size",
     "mvit": "spatial_size",
 }

@@ -45,6 +45,8 @@ FAMILIES = (
     ),
     # "The majority of V-JEPA 2 is licensed under MIT"; cards of some sizes are tagged apache-2.0.
     Family("V-JEPA 2", r"^facebook/vjepa2", ("hub",), "mit", "https://github.com/facebookresearch/vjepa2#license"),
+    # The same sentence, of the repository that publishes both. They come as files, whose names prove nothing.
+    Family("V-JEPA 2.1", r"vjepa2_1", (), "mit", "https://github.com/facebookresearch/vjepa2#license"),
     # "All software is licensed under the Apache License [...] All other materials are licensed under [...] CC-BY".
     Family(
         "VideoPrism", r"^google/videoprism", ("hub",), "cc-by-4.0",

@@ -31,6 +31,8 @@ TORCHVISION = {
     "MC3_18_Weights": ("video_resnet", "mc3_18"),
     "R2Plus1D_18_Weights": ("video_resnet", "r2plus1d_18"),
 }
+# Variants of V-JEPA 2.1, whose authors publish files.
+VJEPA2_1 = ("base", "large")
 # Of timm, which files of weights are tried for, beside those of torchvision.
 TIMM = (
     "tf_efficientnet_lite0", "tf_efficientnet_b0", "resnet18", "resnet50", "convnext_tiny", "vit_small_patch16_224",
@@ -96,5 +98,6 @@ def _network_in(path: Path) -> dict[str, Any]:
 def _usual_networks() -> Iterator[dict[str, Any]]:
     for model_type, variant in TORCHVISION.values():
         yield {"model_type": model_type, "variant": variant}
+    yield from ({"model_type": "vjepa2_1", "variant": variant} for variant in VJEPA2_1)
     if find_spec("timm"):
         yield from ({"model_type": "image", "variant": variant} for variant in TIMM)

@@ -19,7 +19,8 @@ MAX_WRAPPERS = 8
 
 # Where checkpoints keep the weights; averaged ones first, since these are what was measured.
 STATE_NAMES = (
-    "state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model_state", "model", "module", "net",
+    "state_dict_ema", "model_ema", "ema", "ema_encoder", "target_encoder", "state_dict", "model_state_dict",
+    "model_state", "model", "module", "net",
 )  # fmt: skip
 
 # What stands before the names of a network that was part of something.

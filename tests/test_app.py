@@ -27,12 +27,13 @@ from hostile_names import HOSTILE_LABELS
 from video_factory import frame_numbers, numbered_frames, write_video
 
 from re2tal_hf.commands import demo
+from re2tal_hf.data.video_limits import VideoError, VideoLimits
 from re2tal_hf.demo import localization
 from re2tal_hf.demo.annotated_video import draw_captions, write_annotated_video
 from re2tal_hf.demo.localization import Localizer, Stopped
 from re2tal_hf.demo.settings import Settings, read_settings
 from re2tal_hf.demo.timeline import timeline_value
-from re2tal_hf.demo.videos import VideoError, VideoLimits, is_playable, write_copy
+from re2tal_hf.demo.videos import is_playable, write_copy
 from re2tal_hf.video_reader import VideoReader, VideoReadError
 
 BOUNCE = {"label": "Bounce", "score": 0.75, "start": 1.5, "end": 3.25}
@@ -175,9 +176,9 @@ def test_limits_name_the_file_and_what_is_allowed(tmp_path: Path) -> None:
     assert limits(max_seconds=5.1, max_frames=50, max_gigapixels=gigapixels).check(path) == pytest.approx(5.0)
     for change, message in (
         ({"max_seconds": 4}, r"clip\.mp4 lasts 0:0\d minutes; .* up to 0:04 minutes"),
-        ({"max_megabytes": 0.001}, r"clip\.mp4 has .* MB; this page takes up to 0\.001 MB"),
+        ({"max_megabytes": 0.001}, r"clip\.mp4 has .* MB; up to 0\.001 MB are taken here"),
         ({"max_frames": 49}, r"clip\.mp4 has more than 49 frames; .* up to 1:00 minutes, 1 MB, 49 frames"),
-        ({"max_gigapixels": 0.9 * gigapixels}, r"clip\.mp4 has 50 frames of \d+x\d+: .* gigapixels; this page takes"),
+        ({"max_gigapixels": 0.9 * gigapixels}, r"clip\.mp4 has 50 frames of \d+x\d+: .* gigapixels; taken here"),
     ):
         with pytest.raises(VideoError, match=message):
             limits(**change).check(path)
@@ -192,7 +193,9 @@ def large_frames(count: int, side: int) -> np.ndarray:
 def test_what_costs_much_to_decode_is_refused_before_it_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("re2tal_hf.demo.videos.VideoReader", lambda path: pytest.fail("it was opened to be decoded"))
+    monkeypatch.setattr(
+        "re2tal_hf.data.video_limits.VideoReader", lambda path: pytest.fail("it was opened to be decoded")
+    )
     many = write_video(tmp_path / "many.mkv", large_frames(1200, 16), 1000)
     pause = write_video(tmp_path / "pause.mkv", numbered_frames(2), timestamps=[0, 90_000])
     slow = write_video(tmp_path / "slow.mp4", numbered_frames(2), timestamps=[0, 61])
@@ -201,7 +204,7 @@ def test_what_costs_much_to_decode_is_refused_before_it_is_decoded(
         (many, "has more than 1,000 frames"),
         (pause, "lasts 1500:00 minutes"),
         (slow, "lasts 1:01 minutes"),
-        (wide, "has 2 frames of 4352x4352; this page takes up to .* 4096 pixels a side"),
+        (wide, "has 2 frames of 4352x4352; taken here are up to .* 4096 pixels a side"),
     ):
         with pytest.raises(VideoError, match=message):
             limits().check(path)
@@ -351,7 +354,7 @@ def test_what_is_no_video_gets_a_message_and_the_page_goes_on(client: Client, tm
         tmp_path / "text.mp4": "text.mp4: not a video",
         tmp_path / "empty.mp4": "empty",
         write_sound(tmp_path / "sound.wav"): "no video in it",
-        long: "lasts 0:31 minutes; this page takes up to 0:30 minutes",
+        long: "lasts 0:31 minutes; taken here are up to 0:30 minutes",
     }
     for path, message in expected.items():
         with pytest.raises(AppError, match=re.escape(message)) as error:

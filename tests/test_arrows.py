@@ -19,6 +19,7 @@ FLOORS = [
     ["conversion", "publishing", "report"],
     ["demo"],
     ["annotate"],
+    ["serving"],
     ["commands"],
 ]
 

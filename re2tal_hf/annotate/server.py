@@ -214,8 +214,8 @@ class _Guard:
         await (self._app if any(fits) else refused)(scope, receive, answer)
 
 
-def listen(port: int) -> socket.socket:
-    """Returns a socket of this machine alone.
+def listen(port: int, host: str = HOSTS[0]) -> socket.socket:
+    """Returns a socket, by default of this machine alone.
 
     Raises:
         OSError: The port cannot be had.
@@ -223,20 +223,20 @@ def listen(port: int) -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        opened.bind((HOSTS[0], port))
+        opened.bind((host, port))
+        # Whoever asks as soon as the address is printed waits for the answer.
+        opened.listen()
     except OSError as error:
         opened.close()
         raise OSError(
-            f"--port {port} cannot be listened on ({error.strerror}): name another one, or 0 for any."
+            f"--port {port} of {host} cannot be listened on ({error.strerror}): name another one, or 0 for any."
         ) from error
     return opened
 
 
 def serve(app: Starlette, opened: socket.socket) -> None:
     """Answers on a socket until it is interrupted."""
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)).run(
-        sockets=[opened]
-    )
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[opened])
 
 
 def _page_file(name: str, request: Request) -> Response:

@@ -126,6 +126,11 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
     """Adds what a pipeline is made of and how it runs: `model`, `device`, `batch_size` and `exact`."""
     parser.add_argument("--model", required=True, help="folder of a model or of a run, or a Hub id")
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how a pipeline runs: `device`, `batch_size` and `exact`."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--batch-size",
@@ -148,11 +153,13 @@ def load_for_inference(options: Options, processes: PartialState) -> TemporalAct
     return load_model(options.model, device)
 
 
-def load_model(name: str, device: str | torch.device | None) -> TemporalActionLocalizationPipeline:
-    """Loads the model of `--model`: a folder, that of a run, or a Hub id."""
+def load_model(
+    name: str, device: str | torch.device | None, option: str = "--model"
+) -> TemporalActionLocalizationPipeline:
+    """Loads the model that an option names: a folder, that of a run, or a Hub id."""
     check_device(device)
-    source = find_model(name, "--model")
-    with explained(source, "--model"):
+    source = find_model(name, option)
+    with explained(source, option):
         return load_pipeline(source, device=device)
 
 

@@ -17,12 +17,13 @@ from gradio.utils import get_upload_folder
 
 from ..data.detection_files import by_time
 from ..data.file_names import safe_name
+from ..data.video_limits import VideoError, VideoLimits, describe, minutes
 from ..finite import NotFiniteError
 from ..video_reader import VideoReadError
 from .annotated_video import write_annotated_video
 from .model_limits import ModelError
 from .models import ModelShelf
-from .videos import Progress, VideoError, VideoLimits, describe, is_playable, minutes, write_copy
+from .videos import Progress, is_playable, write_copy
 
 LOWEST_SCORE = 0.05
 MOST_ACTIONS = 200

@@ -10,6 +10,7 @@ import gradio as gr
 
 from ..data.detection_files import FORMATS, write_detections
 from ..data.file_names import safe_name
+from ..data.video_limits import VideoError, VideoLimits, minutes
 from ..metrics.tal_map.uploads_only import UploadsOnly
 from ..publishing.markdown import escape
 from ..value_checks import SHARE, check_value
@@ -18,7 +19,6 @@ from .model_limits import ModelError
 from .models import ModelShelf
 from .settings import Settings
 from .timeline import FILTER, make_timeline, timeline_value
-from .videos import VideoError, VideoLimits, minutes
 
 THRESHOLD = 0.3
 MAX_WAITING = 32

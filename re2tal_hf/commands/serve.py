@@ -11,6 +11,7 @@ Keys come from a file, one a line, or from the environment variable RE2TAL_SERVE
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import sys
@@ -18,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.video_limits import VideoLimits
+from ..serving.localizer import Localizer
+from ..serving.worker import LocalizerProcess
+from ..training.model_source import find_model
+from ..training.own_files import import_files
 from ..value_checks import COUNT, POSITIVE
 from ._command import add_run_options, check_source, load_model, number, run_command
 
@@ -58,7 +63,6 @@ def run(options: argparse.Namespace) -> int:
     # After the check: they import both.
     from ..annotate.server import listen, serve
     from ..serving.keys import VARIABLE, read_keys
-    from ..serving.localizer import Localizer
     from ..serving.server import THIS_MACHINE, Server, ServerOptions
 
     keys = read_keys(options.keys, os.environ)
@@ -67,11 +71,9 @@ def run(options: argparse.Namespace) -> int:
     folders = tuple(Path(folder).resolve() for folder in options.allow)
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ValueError(f"--allow {missing[0]}: there is no such folder.")
+    find_model(options.model, "MODEL")
     with listen(options.port, options.host) as opened:
-        pipe = load_model(options.model, options.device, "MODEL")
-        check_source(pipe, False, "videos")
-        limits = VideoLimits(options.max_seconds, options.max_megabytes, options.max_frames, options.max_gigapixels)
-        localizer = Localizer(pipe, limits, {"batch_size": options.batch_size, "exact": options.exact})
+        localizer = LocalizerProcess(functools.partial(load_localizer, options))
         decided = ("max_megabytes", "max_upload_seconds", "max_jobs", "max_run_seconds", "keep_seconds")
         chosen = ServerOptions(folders, **{name: getattr(options, name) for name in decided})
         server = Server(localizer, keys, chosen)
@@ -80,6 +82,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"http://{host}:{port}/v1/jobs, for {who}; Ctrl-C ends it.", flush=True)
         serve(server.app, opened)
     return 0
+
+
+def load_localizer(options: argparse.Namespace) -> Localizer:
+    """Loads the model, in the process that will run it."""
+    import_files(options.imports)
+    pipe = load_model(options.model, options.device, "MODEL")
+    check_source(pipe, False, "a model that takes videos")
+    limits = VideoLimits(options.max_seconds, options.max_megabytes, options.max_frames, options.max_gigapixels)
+    return Localizer(pipe, limits, {"batch_size": options.batch_size, "exact": options.exact})
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import torch
 from accelerate import PartialState
 
+from ..data.annotation_set import PointOf
 from ..data.time_units import MAX_LOST
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline, load_pipeline
 from ..training.arguments import recipe_names
@@ -202,6 +203,16 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
         help="largest share of actions outside their video or that end before they start; default %(default)s",
     )
     add_point_width(parser)
+
+
+def add_points(parser: argparse.ArgumentParser) -> None:
+    """Adds `points`, for actions that are points in time."""
+    parser.add_argument(
+        "--points",
+        choices=get_args(PointOf),
+        help="actions are points in time, so much of those that have a length, and measured as SoccerNet does: tight "
+        "and loose mAP",
+    )
 
 
 def add_measurement_options(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ from ._command import (
     add_annotation_options,
     add_features,
     add_inference_options,
+    add_points,
     add_thresholds,
     check_source,
     load_for_inference,
@@ -67,7 +68,8 @@ MISSING = ("missed", "left-out")
 
 
 def add_truth_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what benchmarks differ in: `video_scores`, `missing` and `exclude`."""
+    """Adds what benchmarks differ in: `points`, `video_scores`, `missing` and `exclude`."""
+    add_points(parser)
     parser.add_argument(
         "--video-scores",
         help="for a class-agnostic model: JSON of an external video classifier, {video_id: {label: score}}",
@@ -119,6 +121,7 @@ def read_truth(arguments: argparse.Namespace) -> AnnotationSet:
         feature_folder=arguments.features,
         repair=False,
         point_width=arguments.point_width,
+        points=arguments.points,
         streaming=arguments.streaming,
     )
     if arguments.exclude:
@@ -190,6 +193,8 @@ def localize(
 
 def run(arguments: argparse.Namespace) -> int:
     processes = start_processes()
+    if arguments.points and arguments.diagnose:
+        raise ValueError("--diagnose is of segments, and --points makes points of them; leave one out.")
     target = Path(arguments.detections)
     if target.is_dir() or not target.parent.is_dir():
         raise ValueError(f"--detections {target}: name a file in a folder that exists.")

@@ -4,7 +4,7 @@ re2tal measure runs/mine --annotations annotations.json --recall 1 5
 re2tal measure detections.json --annotations EPIC_100_validation.csv --verb-noun --tiou 0.1 0.2 0.3 0.4 0.5
 
 Besides the mAP: recall@kx (Ego4D), AR@AN and its area (ActivityNet proposals), frame-wise mAP (Charades, MultiTHUMOS),
-and verbs, nouns and actions (EPIC-KITCHENS-100).
+and verbs, nouns and actions (EPIC-KITCHENS-100); with --points, tight and loose mAP of action spotting (SoccerNet).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from ..data.whole_files import check_writable, written_whole
 from ..metrics import verb_noun
 from ..metrics.frame_map import frame_map, spread_times, times_at_rate
 from ..metrics.measurement import measure
+from ..metrics.spotting_map import spotting_map
 from ..metrics.stored_detections import read_scored_predictions, reference_segments, rows_of
 from ..training.run_folder import as_json
 from ..value_checks import COUNT, Range
-from ._command import add_measurement_options, detections_of, number, run_command
+from ._command import add_measurement_options, add_points, detections_of, number, run_command
 
 Figures = dict[str, Any]
 # More takes memory without an end.
@@ -35,6 +36,7 @@ RATE = Range(low=0, high=1000, with_low=False)
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a run or of a model, or a detections.json")
     add_measurement_options(parser)
+    add_points(parser)
     parser.add_argument(
         "--clean", action="store_true", help="leave out ground truth without a length and repetitions, as OpenTAD does"
     )
@@ -71,8 +73,10 @@ def metric_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measured(detections: Path, annotations: AnnotationSet, arguments: argparse.Namespace) -> Figures:
     predictions, scores = read_scored_predictions(detections, annotations)
-    references = reference_segments(annotations)
-    names, video_ids = annotations.label_names, [video.video_id for video in annotations.videos]
+    references, names = reference_segments(annotations), annotations.label_names
+    if annotations.points:
+        return spotting_map(predictions, scores, references, names)
+    video_ids = [video.video_id for video in annotations.videos]
     rows = rows_of(predictions, video_ids, scores), rows_of(references, video_ids)
     figures = measure(*rows, names, arguments.tiou, **metric_settings(arguments))
     if arguments.frames or arguments.frame_rate:
@@ -98,7 +102,11 @@ def durations(annotations: AnnotationSet) -> list[float]:
 def print_figures(figures: Figures, proposals: int | None) -> None:
     for name in [name for name in figures if name.startswith(("map@", "recall@"))]:
         print(f"{name.replace('map', 'mAP'):24} {figures[name]:.4f}")
-    print(f"{'average mAP':24} {figures['map']:.4f}")
+    if "loose_map" in figures:
+        print(f"{'tight average mAP':24} {figures['map']:.4f}")
+        print(f"{'loose average mAP':24} {figures['loose_map']:.4f}")
+    else:
+        print(f"{'average mAP':24} {figures['map']:.4f}")
     if proposals:
         for count in sorted({1, min(5, proposals), min(10, proposals), proposals}):
             print(f"{f'AR@{count}':24} {figures['ar'][count]:.4f}")
@@ -112,6 +120,9 @@ def run(arguments: argparse.Namespace) -> int:
     detections = detections_of(arguments.run)
     if arguments.verb_noun and (arguments.frames or arguments.frame_rate):
         raise ValueError("--verb-noun has no frame-wise mAP; leave out --frames and --frame-rate.")
+    of_segments = ("recall", "proposals", "frames", "frame_rate", "clean", "verb_noun")
+    if arguments.points and (given := [name for name in of_segments if getattr(arguments, name)]):
+        raise ValueError(f"--{given[0].replace('_', '-')} is of segments, and --points makes points of them.")
     if arguments.output:
         check_writable(arguments.output.parent)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
             print_figures(own, arguments.proposals)
     else:
         annotations = read_annotations(
-            arguments.annotations, subset=arguments.subset, video_folder=arguments.videos, repair=False
+            arguments.annotations,
+            subset=arguments.subset,
+            video_folder=arguments.videos,
+            repair=False,
+            points=arguments.points,
         )
         figures = measured(detections, annotations, arguments)
         print_figures(figures, arguments.proposals)

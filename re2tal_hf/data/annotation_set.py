@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,7 +35,13 @@ ALWAYS_REPAIRED = (*IN_FILE, "wrong_duration")
 # Nothing is trained or measured by these.
 LOST = ("outside_video", "empty_segment", "point")
 # What else there is to be done.
-POINT_HINT = "give points a width in seconds: data.point_width=1 in a recipe, --point-width 1 of a command"
+POINT_HINT = (
+    "give points a width in seconds: data.point_width=1 in a recipe, --point-width 1 of a command;"
+    " or, for a head that finds points, data.points=middle or --points middle"
+)
+
+PointOf = Literal["start", "middle"]
+"""Where in an action its point is, for those who look for points in time."""
 
 
 class AnnotationError(ValueError):
@@ -53,6 +60,7 @@ class AnnotatedVideo:
         segments: float64 `[N, 2]`, start and end of every action in seconds.
         labels: Class id of every action, an index into the label names of the set.
         frame_rate: Frames per second of the video, where the annotation file says it.
+        points: Whether its actions are points in time, each a segment that starts where it ends.
     """
 
     video_id: str
@@ -62,6 +70,7 @@ class AnnotatedVideo:
     segments: np.ndarray
     labels: list[int]
     frame_rate: float | None = None
+    points: bool = False
 
     def local_path(self) -> Path:
         """Returns the path of the file, fetched first where it is on the Hub.
@@ -90,6 +99,11 @@ class AnnotationSet:
     label_names: list[str]
     counts: dict[str, int]
     lost: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def points(self) -> bool:
+        """Whether its actions are points in time."""
+        return all(video.points for video in self.videos)
 
     def class_agnostic(self, name: str = "action") -> AnnotationSet:
         """The same set with one class only, for a head that leaves the naming to a classifier."""
@@ -146,9 +160,9 @@ def repair_segments(
     kept, labels, seen = [], [], set()
     for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True):
         example = f"{video.video_id} [{start:g}, {end:g}]"
-        if start >= end:
+        if start > end or (start == end and not video.points):
             rules.add("point" if start == end else "empty_segment", example, label)
-        elif start >= end_of_video or end <= 0:
+        elif start > end_of_video or end < 0 or (start < end and (start == end_of_video or end == 0)):
             rules.add("outside_video", f"{example}, {end_of_video:g} s long", label)
         elif (label, start, end) in seen:
             rules.add("duplicate_segment", example)

@@ -23,6 +23,7 @@ from .annotation_set import (
     AnnotatedVideo,
     AnnotationError,
     AnnotationSet,
+    PointOf,
     RuleLog,
     repair_segments,
     repair_video,
@@ -52,6 +53,7 @@ _SETTINGS = {
     "label_names": Sequence[str] | None,
     "first_label_id": Annotated[int, NOT_NEGATIVE],
     "point_width": Annotated[float | None, POSITIVE],
+    "points": PointOf | None,
     "max_lost": Annotated[float, SHARE],
 }
 _SUBSET_SYNONYMS = (
@@ -71,6 +73,7 @@ def read_annotations(
     first_label_id: int = 0,
     repair: bool = True,
     point_width: float | None = None,
+    points: PointOf | None = None,
     max_lost: float = MAX_LOST,
     streaming: bool = False,
 ) -> AnnotationSet:
@@ -116,6 +119,7 @@ def read_annotations(
             keeps every segment and video as it stands: the ground truth of the ActivityNet metric.
         point_width: Makes segments of this many seconds, about its time, of every action that starts
             where it ends; otherwise such points count as a broken rule.
+        points: In place of that: actions are points in time, "middle" or "start" of those that have a length.
         max_lost: With `repair`, the largest share of the segments that may be dropped because they lie
             outside their video, or end before they start, by the durations in the file: more are times
             that are not seconds (see `check_times`).
@@ -138,9 +142,12 @@ def read_annotations(
         "label_names": label_names if isinstance(label_names, str | int | None) else list(label_names),
         "first_label_id": first_label_id,
         "point_width": point_width,
+        "points": points,
         "max_lost": max_lost,
     }
     check_values("", settings, _SETTINGS)
+    if points is not None and point_width is not None:
+        raise ValueError("points and point_width exclude each other: actions are points, or segments of that width.")
     records, declared_names = _read_records(source)
     names = list(label_names) if label_names is not None else declared_names or _label_names(records, source)
     records = _select_subset(records, subset, source)
@@ -159,7 +166,7 @@ def read_annotations(
             rules.add("missing_file", record.video_id)
             if repair:
                 continue
-        videos.append(_annotated_video(record, class_ids, point_width))
+        videos.append(_annotated_video(record, class_ids, point_width, points))
     if not videos:
         raise AnnotationError(f"{source}: no video of the {len(records)} in subset {subset!r} has a file")
     if repair:
@@ -188,13 +195,25 @@ def read_label_names(path: str | Path) -> list[str]:
     return names
 
 
-def _annotated_video(record: Record, class_ids: dict[str | int, int], point_width: float | None) -> AnnotatedVideo:
+def _annotated_video(
+    record: Record, class_ids: dict[str | int, int], point_width: float | None, points: PointOf | None
+) -> AnnotatedVideo:
     if point_width is not None:
         record.widen_points(point_width)
     segments = np.array(record.segments, dtype=np.float64).reshape(-1, 2)
+    if points is not None:
+        right = segments[:, 0] <= segments[:, 1]
+        segments[right] = (segments[:, :1] if points == "start" else segments.mean(axis=1, keepdims=True))[right]
     labels = [class_ids[label] for label in record.labels]
     return AnnotatedVideo(
-        record.video_id, record.subset or "", record.path, record.duration, segments, labels, record.frame_rate
+        record.video_id,
+        record.subset or "",
+        record.path,
+        record.duration,
+        segments,
+        labels,
+        record.frame_rate,
+        points=points is not None,
     )
 
 

@@ -118,12 +118,12 @@ def _only(found: Counter[int], other: Counter[int], names: Sequence[str]) -> lis
 
 
 def actions_by_class(annotations: AnnotationSet) -> Counter[int]:
-    """How many actions of each class id end after their start."""
+    """How many actions of each class id end after their start, or are points."""
     return Counter(
         label
         for video in annotations.videos
         for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True)
-        if start < end
+        if start < end or (video.points and start == end)
     )
 
 

@@ -15,6 +15,8 @@ from ..data.annotation_set import AnnotatedVideo, AnnotationSet
 from ..data.feature_store import FeatureStore
 from ..data.subsets import check_actions
 from ..metrics.measurement import measure
+from ..metrics.spotting_map import spotting_map
+from ..metrics.tal_map.tal_map import segment_tables
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from ..video_reader import VideoReadError
 from .processes import Processes, on_every_process
@@ -79,10 +81,10 @@ def localize_videos(
 def mean_average_precision(
     detections: Detections, annotations: AnnotationSet, tiou_thresholds: Sequence[float]
 ) -> dict[str, Any]:
-    """Measures detections against annotations with the `tal_map` metric.
+    """Measures detections against annotations with the `tal_map` metric; points in time with `spotting_map`.
 
     Returns:
-        `map`, `map@<tIoU>` for each threshold, `per_class` by label name.
+        `map`, `map@<tIoU>` for each threshold, `per_class` by label name; of points what `spotting_map` returns.
 
     Raises:
         AnnotationError: if there is no action to measure by.
@@ -104,13 +106,18 @@ def mean_average_precision(
         # A class that the annotations do not have counts neither way.
         for rows in [[row for row in detections.get(video.video_id, []) if row["label"] in ids]]
     ]
+    if annotations.points:
+        found, scores, truth, _ = segment_tables(predictions, references)
+        return spotting_map(found, scores, truth, names)
     return measure(predictions, references, names, tiou_thresholds)
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """Returns the mAP by threshold and by class, and their mean, as lines."""
+    """Returns the mAP by threshold (of points by seconds of tolerance) and by class, and their mean, as lines."""
     thresholds = [name for name in metrics if name.startswith("map@")]
     lines = [f"{'mAP@' + name.removeprefix('map@'):24} {metrics[name]:.4f}" for name in thresholds]
     lines += [f"  {label:22} {value:.4f}" for label, value in sorted(metrics["per_class"].items())]
+    if "loose_map" in metrics:
+        return "\n".join([*lines, f"tight average mAP = {metrics['map']:.4f}, loose {metrics['loose_map']:.4f}"])
     first, last = thresholds[0].removeprefix("map@"), thresholds[-1].removeprefix("map@")
     return "\n".join([*lines, f"average mAP@{first}:{last} = {metrics['map']:.2f}"])

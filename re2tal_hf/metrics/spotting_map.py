@@ -1,0 +1,114 @@
+"""Mean average precision of action spotting, where an action is a point in time, as SoccerNet defines it.
+
+The rules are those of its evaluation (`average_mAP` in `SoccerNet/Evaluation/ActionSpotting.py` of
+github.com/SoccerNet/SoccerNet): times fall on a grid of two frames a second; by rising time each action takes, of the
+detections of its class at most half a tolerance away that no other has taken, the one of the highest score; precision
+and recall are taken at 200 thresholds of the score, AP at 11 values of recall; the mean over tolerances is the area
+under their curve. Tight tolerances are 1 to 5 s, loose ones 5 to 60 s.
+
+It differs in three things. A video is a video, where SoccerNet has halves of a match, of two hours at most. Classes
+without an action are left out, where there they count as 0. Of detections of one class in one frame the best counts,
+where there the last in the file does. Actions not shown count as all others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .tal_map.tal_map import Segments
+
+TIGHT = (1, 2, 3, 4, 5)
+LOOSE = tuple(range(5, 65, 5))
+FRAME_RATE = 2
+SCORE_THRESHOLDS = np.linspace(0, 1, 200)
+RECALLS = np.arange(11) / 10
+
+Array = np.ndarray
+
+
+def spotting_map(predictions: Segments, scores: Array, references: Segments, label_names: list[str]) -> dict[str, Any]:
+    """Measures detections of points in time; of segments, the middle is the point.
+
+    Args:
+        predictions: Of many videos.
+        scores: float64 [N]; negative ones are no detections.
+        references: The ground truth.
+        label_names: By class id.
+
+    Returns:
+        `map` and `loose_map`, the average over tight and over loose tolerances; `map@<seconds>` of each tolerance;
+        `per_class` and `loose_per_class`, the averages by label name.
+    """
+    tolerances = sorted({*TIGHT, *LOOSE})
+    class_ids = np.unique(references.labels)
+    ap = np.array([_class_precisions(predictions, scores, references, label, tolerances) for label in class_ids])
+    ap = ap.reshape(len(class_ids), len(tolerances))
+    averages: dict[str, Any] = {}
+    for kind, chosen in (("", TIGHT), ("loose_", LOOSE)):
+        of_class = average(ap[:, [tolerances.index(tolerance) for tolerance in chosen]])
+        averages[f"{kind}map"] = float(of_class.mean()) if len(class_ids) else float("nan")
+        names = (label_names[label] for label in class_ids)
+        averages[f"{kind}per_class"] = dict(zip(names, of_class.tolist(), strict=True))
+    each = {f"map@{tolerance}": float(ap[:, i].mean()) for i, tolerance in enumerate(tolerances) if len(class_ids)}
+    return {"map": averages.pop("map"), "loose_map": averages.pop("loose_map"), **each, **averages}
+
+
+def average(values: Array) -> Array:
+    """The area under a curve [..., T] over equally spaced tolerances, by the trapezoidal rule, divided by its width."""
+    return ((values[..., 1:] + values[..., :-1]) / 2).mean(axis=-1)
+
+
+def _class_precisions(
+    predictions: Segments, scores: Array, references: Segments, label: int, tolerances: list[int]
+) -> list[float]:
+    """The AP of one class at each tolerance."""
+    actions = _on_grid(references.videos, references.times)[references.labels == label]
+    own = (predictions.labels == label) & (scores >= 0)
+    found = _on_grid(predictions.videos, predictions.times)[own]
+    # Of a frame the best; then by video and time.
+    order = np.lexsort((-scores[own], found[:, 1], found[:, 0]))
+    found, first = np.unique(found[order], axis=0, return_index=True)
+    values, actions = scores[own][order][first], np.unique(actions, axis=0)
+    precisions = []
+    for tolerance in tolerances:
+        hits = np.zeros(len(found), bool)
+        for video in np.unique(actions[:, 0]):
+            rows, times = found[:, 0] == video, actions[actions[:, 0] == video, 1]
+            hits[rows] = _taken(found[rows, 1], values[rows], times, tolerance * FRAME_RATE / 2)
+        precisions.append(eleven_point_precision(values, hits, len(actions)))
+    return precisions
+
+
+def _on_grid(videos: Array, times: Array) -> Array:
+    """int64 [N, 2]: video, and frame of the middle."""
+    return np.stack([videos, np.floor(times.mean(axis=1) * FRAME_RATE)], 1).astype(np.int64)
+
+
+def _taken(frames: Array, scores: Array, actions: Array, reach: float) -> Array:
+    """Which of the detections of a video, by rising time, its actions take: bool [N]."""
+    taken = np.zeros(len(frames), bool)
+    bounds = zip(
+        np.searchsorted(frames, actions - reach, "left"), np.searchsorted(frames, actions + reach, "right"), strict=True
+    )
+    for first, last in bounds:
+        free = np.where(taken[first:last], -1.0, scores[first:last])
+        if len(free) and free.max() >= 0:
+            taken[first + free.argmax()] = True
+    return taken
+
+
+def eleven_point_precision(scores: Array, hits: Array, number: int) -> float:
+    """Mean over recalls 0, 0.1, ... 1 of the best precision at any threshold of the score with as much recall.
+
+    Args:
+        scores: float64 [N].
+        hits: bool [N], which of the detections are right.
+        number: Of actions, one or more.
+    """
+    counts, right = (
+        len(kept) - np.searchsorted(np.sort(kept), SCORE_THRESHOLDS, "left") for kept in (scores, scores[hits])
+    )
+    precision, recall = right / np.maximum(counts, 1), right / number
+    return float(np.mean([precision[recall >= least].max(initial=0.0) for least in RECALLS]))

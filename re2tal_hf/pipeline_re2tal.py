@@ -185,7 +185,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
         naming: dict[str, Any] | None,
     ) -> list[dict[str, Any]]:
         exact = settings.get("exact", self._preprocess_params.get("exact", False))
-        with open_video(video, frame_rate) as source, _one_thread() if exact else contextlib.nullcontext():
+        with open_video(video, frame_rate) as source, one_thread() if exact else contextlib.nullcontext():
             if naming is not None and isinstance(source, FeaturesInMemory):
                 raise ValueError(f"{source.name} has features and no frames, by which candidate_labels are chosen.")
             with _reporting(progress, source.name) as report:
@@ -414,8 +414,8 @@ def _with_names(scores: dict[Any, float], names: dict[int, str]) -> tuple[dict[i
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums are divided among threads, and their number is another in each of several processes."""
+def one_thread() -> Iterator[None]:
+    """Computes on one thread: sums are divided among threads, whose number is another in each of several processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

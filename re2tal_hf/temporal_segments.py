@@ -218,31 +218,16 @@ def suppress(
         raise ValueError(f"max_detections is {max_detections}; it must not be negative.")
     segments, scores = _checked(segments, scores, labels)
     groups = labels if per_class else None
-    if method == "soft":
-        kept, kept_scores = soft_nms(
-            segments,
-            scores,
-            groups,
-            sigma=sigma,
-            min_score=min_score,
-            max_detections=max_detections,
-        )
-    elif method == "hard":
-        kept = hard_nms(
-            segments,
-            scores,
-            groups,
-            iou_threshold=iou_threshold,
-            min_score=min_score,
-            max_detections=max_detections,
-        )
-        kept_scores = scores[kept]
-    elif method == "none":
-        kept = torch.nonzero(scores >= min_score).squeeze(1)
-        kept = kept[scores[kept].argsort(descending=True, stable=True)]
-        kept_scores = scores[kept]
-    else:
-        raise ValueError(f"method is {method!r}; choose 'soft', 'hard' or 'none'.")
+    kept, kept_scores = kept_by(
+        method,
+        segments,
+        scores,
+        groups,
+        sigma=sigma,
+        iou_threshold=iou_threshold,
+        min_score=min_score,
+        max_detections=max_detections,
+    )
     kept, kept_scores = kept[:max_detections], kept_scores[:max_detections]
     kept_segments = segments[kept]
     if voting_threshold is not None:
@@ -256,6 +241,32 @@ def suppress(
             weight_by_iou=weight_votes_by_iou,
         )
     return kept_segments, kept_scores, labels[kept]
+
+
+def kept_by(
+    method: Literal["soft", "hard", "none"],
+    segments: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    *,
+    sigma: float,
+    iou_threshold: float,
+    min_score: float,
+    max_detections: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Indices of the segments that a method of suppression keeps, best first, and their new scores; see `suppress`."""
+    if method == "soft":
+        return soft_nms(segments, scores, labels, sigma=sigma, min_score=min_score, max_detections=max_detections)
+    if method == "hard":
+        kept = hard_nms(
+            segments, scores, labels, iou_threshold=iou_threshold, min_score=min_score, max_detections=max_detections
+        )
+        return kept, scores[kept]
+    if method != "none":
+        raise ValueError(f"method is {method!r}; choose 'soft', 'hard' or 'none'.")
+    kept = torch.nonzero(scores >= min_score).squeeze(1)
+    kept = kept[scores[kept].argsort(descending=True, stable=True)]
+    return kept, scores[kept]
 
 
 def assign_video_classes(

@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as transforms
 from .value_checks import Range, check_value, shown, suggesting
 from .video_container import VideoReadError, bytes_of, describe, open_stream, until_flushed
 from .video_orientation import orientation_of
+from .video_pixels import RgbConversion
 from .video_timeline import Timeline, read_timeline, tell
 
 logger = logging.getLogger(__name__)
@@ -246,13 +247,12 @@ class _PyAVDecoder:
         self.name = name
         self._source = source
         self._num_threads = num_threads
-        self._graph: Any = None
-        self._graph_input: tuple[int, int, str] | None = None
         self._container: Any = None
         self.timeline = self._read_timeline() if timeline is None else timeline
         self._restart()
         first = self._frame_at(0)
         self._frame_size = (first.width, first.height)
+        self._rgb = RgbConversion(*self._frame_size)
         self.orientation = orientation_of(first, name)
         self.height, self.width = self._frame_size[:: 1 if self.orientation.transposed else -1]
 
@@ -263,9 +263,8 @@ class _PyAVDecoder:
         for row, index in enumerate(indices):
             frame = self._frame_at(index)
             try:
-                frames[row] = torch.from_numpy(self._to_rgb(frame))
+                frames[row] = torch.from_numpy(self._rgb(frame))
             except av.error.FFmpegError as error:
-                self._graph_input = None
                 raise self._undecodable(index, f"{frame.format.name} to RGB: {error.strerror}") from error
         return self.orientation.applied_to(frames).permute(0, 3, 1, 2)
 
@@ -375,30 +374,6 @@ class _PyAVDecoder:
             f"{self.name}: the frame at {self.timeline.seconds[index]:.3f} s, or one that it is "
             f"built on, does not decode ({reason}); encode the file anew or leave it out."
         )
-
-    def _to_rgb(self, frame: Any) -> np.ndarray:
-        # The filter minds the place of the chroma samples, as torchcodec does; frame.reformat()
-        # does not, and differs by up to 132 of 255 on 10-bit video.
-        frame_input = (frame.width, frame.height, frame.format.name)
-        if frame_input != self._graph_input:
-            self._graph, self._graph_input = self._conversion(*frame_input), frame_input
-        self._graph.push(frame)
-        return self._graph.pull().to_ndarray()
-
-    def _conversion(self, width: int, height: int, pixel_format: str) -> Any:
-        graph = av.filter.Graph()
-        # Threads of its own would be waited for in vain where a forked process frees the graph.
-        graph.threads = 1
-        nodes = [
-            graph.add_buffer(self._stream, width=width, height=height, format=av.VideoFormat(pixel_format)),
-            graph.add("scale", "{}:{}".format(*self._frame_size)),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ]
-        for node, following in zip(nodes, nodes[1:], strict=False):
-            node.link_to(following)
-        graph.configure()
-        return graph
 
 
 class _TorchcodecDecoder:

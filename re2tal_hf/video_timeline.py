@@ -154,7 +154,7 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
     packets, end, end_of_data = _read_packets(container, stream)
     container_name = container.format.name.split(",")[0]
     parts = list(_parts(packets, stream, container_name))
-    frame_ticks = _frame_ticks(stream)
+    frame_ticks = ticks_of_frame(stream)
     told_by, frames = _shown_frames(parts, stream, container_name, frame_ticks)
     if not frames:
         raise VideoReadError(f"{name}: its video stream holds no frames; replace the file.")
@@ -164,7 +164,7 @@ def read_timeline(source: str | Path | bytes, container: Any, stream: Any, name:
         _leaps(len(parts) - 1),
     )
     starts = np.array([frame.start for frame in frames], dtype=np.int64)
-    before = _ticks_before_first(container, stream, int(starts[0]))
+    before = ticks_before_first(container, stream, int(starts[0]))
     end_of_last = starts[-1] + (frames[-1].duration or frame_ticks)
     # Rounded once, as the number of frames in memory over their rate is.
     ticks = float(end_of_last - starts[0] + before)
@@ -225,7 +225,7 @@ def _parts(packets: list[_Packet], stream: Any, container_name: str) -> Iterator
                 yield part
                 part, last = [], None
             if last is None or clock > last:
-                last, due = clock, clock + (packet.duration or _frame_ticks(stream))
+                last, due = clock, clock + (packet.duration or ticks_of_frame(stream))
         part.append(packet)
     yield part
 
@@ -296,8 +296,8 @@ def _as_decoded(packets: list[_Packet], delay: int, frame_ticks: int) -> list[_S
     return [_Shown(clock - clocks[delay] + clocks[0], clock, 0, usual) for clock in clocks[delay:]]
 
 
-def _ticks_before_first(container: Any, stream: Any, first: int) -> float:
-    """Ticks from the start of the presentation to the first frame: where the sound starts before it."""
+def ticks_before_first(container: Any, stream: Any, first: int) -> float:
+    """Ticks from the start of the presentation to the first frame, at `first`: where the sound starts before it."""
     tick = float(stream.time_base)
     sounds = [float(sound.start_time * sound.time_base) for sound in container.streams.audio if _starts(sound)]
     if not sounds:
@@ -313,7 +313,7 @@ def _starts(stream: Any) -> bool:
     return stream.start_time is not None and stream.time_base is not None
 
 
-def _frame_ticks(stream: Any) -> int:
+def ticks_of_frame(stream: Any) -> int:
     """Ticks of a frame by the nominal frame rate, 25 Hz where the file names none."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return max(1, round(1 / (rate * stream.time_base)))
@@ -345,7 +345,7 @@ def _shortfall(source: str | Path | bytes, container: Any, stream: Any, end: int
         announced, of_any_stream = (container.duration or 0) / av.time_base, True
     else:
         return None
-    enough = announced - max(MAX_SHORTFALL, 2 * float(_frame_ticks(stream) * stream.time_base))
+    enough = announced - max(MAX_SHORTFALL, 2 * float(ticks_of_frame(stream) * stream.time_base))
     if there < enough and of_any_stream:
         there = _end_of_any(source, name)
     if there < enough:

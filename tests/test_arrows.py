@@ -18,6 +18,7 @@ FLOORS = [
     ["training", "doctor"],
     ["conversion", "publishing", "report"],
     ["demo"],
+    ["streaming"],
     ["annotate"],
     ["serving"],
     ["commands"],

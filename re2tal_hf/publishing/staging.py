@@ -49,13 +49,17 @@ PACKAGE_FILES = (
     "README.md",
     "recipes/README.md",
     "serving/README.md",
+    "streaming/README.md",
     "training/README.md",
     "*.py",
     *(
         f"{folder}/*.py"
         for folder in ("annotate", "commands", "conversion", "data", "data/annotation_formats", "demo", "doctor")
     ),
-    *(f"{folder}/*.py" for folder in ("licensing", "metrics", "publishing", "report", "serving", "training")),
+    *(
+        f"{folder}/*.py"
+        for folder in ("licensing", "metrics", "publishing", "report", "serving", "streaming", "training")
+    ),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
     *(f"annotate/{name}.js" for name in ("keys", "page", "proposals", "timeline")),
     "annotate/page.css",

@@ -20,14 +20,15 @@ from starlette.requests import ClientDisconnect
 
 from ..data.video_limits import VideoError
 from ..version import __version__
+from . import label_studio
 from .jobs import ENDS, Job, JobQueue, Localize, QueueFull, Status
+from .json_body import small_json
 from .keys import Keys
 from .metrics import CONTENT_TYPE, metrics_text
 from .videos import TooLarge, allowed_path, receive, shown_name
 
 THRESHOLD = 0.3
 MAX_WAIT = 300.0
-MAX_JSON_BYTES = 2**20
 RETRY_SECONDS = 5
 THIS_MACHINE = ["127.0.0.1", "localhost"]
 
@@ -154,6 +155,8 @@ class Server:
                 raise HTTPException(409, job.error or f"The job is {job.status.value}; it has no result.")
             return Response(job.result, media_type="application/json")  # type: ignore[return-value]
 
+        self.app.include_router(label_studio.router(self._find, self._owner))
+
         @self.app.delete("/v1/jobs/{job_id}", dependencies=bearer)
         async def cancel(job_id: str, owner: str = owner) -> JobState:
             """Ends a job, whose upload is then removed; one that has ended stays as it is."""
@@ -202,10 +205,11 @@ class Server:
     async def _submit(self, request: Request, name: str, settings: dict[str, Any], owner: str) -> Job:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
-            path = self._path_of(await small_json(request))
-            job = self._reserve(owner, path.name, settings)
-            self.queue.start(job, path)
-            return job
+            sent = await small_json(request)
+            text = sent.get("path") if isinstance(sent, dict) else None
+            if not isinstance(text, str):
+                raise HTTPException(422, 'Send {"path": "..."}, a video in an allowed folder, or the bytes of a video.')
+            return self._start(text, settings, owner)
         if kind.startswith("multipart/"):
             raise HTTPException(
                 415, "Send the bytes of the video as they are, not as a form: curl --data-binary @FILE."
@@ -214,14 +218,22 @@ class Server:
         await self._receive(request, job)
         return job
 
-    def _path_of(self, sent: Any) -> Path:
-        text = sent.get("path") if isinstance(sent, dict) else None
-        if not isinstance(text, str):
-            raise HTTPException(422, 'Send {"path": "..."}, a video in an allowed folder, or the bytes of a video.')
+    def _start(self, text: str, settings: dict[str, Any], owner: str) -> Job:
+        """Lets a job wait whose video is in an allowed folder."""
         path = allowed_path(text, self._options.folders)
         if path is None:
             raise HTTPException(404, "There is no such video in an allowed folder.")
-        return path
+        job = self._reserve(owner, path.name, settings)
+        self.queue.start(job, path)
+        return job
+
+    async def _find(self, text: str, owner: str) -> list[dict[str, Any]]:
+        """The detections of a video in an allowed folder, at the end of its job."""
+        job = self._start(text, {"threshold": THRESHOLD}, owner)
+        await _ended(job, None)
+        if job.result is None:
+            raise HTTPException(422, job.error or "The job was cancelled.")
+        return json.loads(job.result)
 
     async def _receive(self, request: Request, job: Job) -> None:
         """Writes an upload to the job's folder and lets the job wait; whatever goes wrong ends it."""
@@ -267,26 +279,9 @@ class Server:
         )
 
 
-async def small_json(request: Request) -> Any:
-    """Returns the JSON of a request.
-
-    Raises:
-        HTTPException: if it is none, or too large for what is sent here in JSON.
-    """
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > MAX_JSON_BYTES:
-            raise HTTPException(413, f"Up to {MAX_JSON_BYTES} bytes of JSON are taken here.")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "This is not JSON.") from None
-
-
-async def _ended(job: Job, seconds: float) -> None:
-    """Waits for the end of a job, for so long at the most."""
-    if seconds and not job.ended.done():
+async def _ended(job: Job, seconds: float | None) -> None:
+    """Waits for the end of a job, for so long at the most; None for as long as it takes."""
+    if seconds != 0 and not job.ended.done():
         await asyncio.wait([asyncio.wrap_future(job.ended)], timeout=seconds)
 
 

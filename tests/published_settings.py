@@ -169,7 +169,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], bool, float]] = {
 """By recipe: the settings of data and training, of the backbone, whether it is rewired, and the published mAP."""
 
 FEATURES: dict[str, dict[str, Any]] = {
-    "multithumos": {
+    "multithumos_actionformer": {
         "in_channels": 2048,
         "arch": (3, 0, 5),
         "feature_stride": 4,
@@ -184,7 +184,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "val_start_epoch": 35,
         "tiou_thresholds": tuple(n / 10 for n in range(1, 10)),
     },
-    "charades": {
+    "charades_actionformer": {
         "in_channels": 1024,
         "feature_stride": 8,
         "offset_frames": 0,
@@ -198,7 +198,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "val_start_epoch": 5,
         "tiou_thresholds": tuple(n / 10 for n in range(1, 10)),
     },
-    "verbs": {
+    "epic_verbs_actionformer": {
         "in_channels": 2304,
         "n_mha_win_size": 9,
         "regression_range": ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 10000)),
@@ -217,7 +217,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "val_start_epoch": 15,
         "tiou_thresholds": (0.1, 0.2, 0.3, 0.4, 0.5),
     },
-    "hacs": {
+    "hacs_actionformer": {
         "in_channels": 2304,
         "out_channels": 256,
         "n_mha_win_size": (13, 13, 13, 13, 13, -1),
@@ -243,7 +243,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "val_start_epoch": 8,
         "tiou_thresholds": ACTIVITYNET["tiou_thresholds"],
     },
-    "fineaction": {
+    "fineaction_actionformer": {
         "in_channels": 1280,
         "out_channels": 256,
         "n_mha_win_size": (7, 7, 7, 7, 7, -1),
@@ -272,7 +272,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "val_start_epoch": 10,
         "tiou_thresholds": ACTIVITYNET["tiou_thresholds"],
     },
-    "ego4d": {
+    "ego4d_actionformer": {
         "in_channels": 2304,
         "arch": (2, 2, 8),
         "n_mha_win_size": (9, 9, 9, 9, 9, 9, -1, -1, -1),
@@ -299,13 +299,12 @@ FEATURES: dict[str, dict[str, Any]] = {
         "val_start_epoch": 12,
         "tiou_thresholds": (0.1, 0.2, 0.3, 0.4, 0.5),
     },
-    "sounds": {
+    "epic_sounds_actionformer": {
         "padding": "actionformer",
         "norm_eps": 1e-5,
         "duration_thresh": 0.05,
         "in_channels": 2304,
         "n_mha_win_size": 9,
-        "proj_pdrop": 0.1,
         "max_seq_len": 9216,
         "regression_range": ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 10000)),
         "label_smoothing": 0.1,
@@ -325,15 +324,16 @@ FEATURES: dict[str, dict[str, Any]] = {
         "tiou_thresholds": (0.1, 0.2, 0.3, 0.4, 0.5),
     },
 }
-FEATURES["tsp"] = FEATURES["fineaction"] | {
+FEATURES["epic_nouns_actionformer"] = FEATURES["epic_verbs_actionformer"] | {"label_smoothing": 0.1}
+FEATURES["activitynet_actionformer"] = FEATURES["fineaction_actionformer"] | {
     "in_channels": 512,
     "input_pdrop": 0.2,
     "max_epoch": 15,
     "end_epoch": 15,
     "val_start_epoch": 7,
 }
-"""ActionFormer on features, by the run in `recipes/benchmarks.md`: `configs/actionformer/multithumos_i3d.py`,
-`charades_i3d_rgb.py`, `epic_kitchens_slowfast_verb.py`, `hacs_slowfast.py`, `fineaction_videomae_h.py` and
+"""ActionFormer on features, by recipe: `configs/actionformer/multithumos_i3d.py`, `charades_i3d_rgb.py`,
+`epic_kitchens_slowfast_verb.py` and `_noun.py`, `hacs_slowfast.py`, `fineaction_videomae_h.py` and
 `anet_tsp.py` at cd0ca96, `ego4d_slowfast.py` at 5948e38, with the `_base_` files that they name; and of
 https://github.com/epic-kitchens/C10-epic-sounds-detection, which is built on actionformer_release,
 `baseline/configs/epic_sounds_auditory_slowfast.yaml` at ef432f3. The rate of Ego4D is that of actionformer_release's

@@ -13,7 +13,6 @@ import torch.nn.functional as functional
 from conversion_cases import ACTIONFORMER, DETECTORS, VSGN, drawn, refusal, told, write
 from golden_weights import read_golden
 from head_cases import stored_detections
-from test_published_settings import overrides_of
 from tolerances import assert_close, assert_same_detections
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization, Re2TALVideoProcessor
@@ -23,9 +22,10 @@ from re2tal_hf.conversion.actionformer import actionformer_settings
 from re2tal_hf.conversion.names import HEADS_BACK, renamed
 from re2tal_hf.conversion.opentad_export import opentad_state
 from re2tal_hf.conversion.options_file import Options
+from re2tal_hf.head_actionformer import ActionFormerConfig
 from re2tal_hf.head_pyramid import sinusoidal_positions
 from re2tal_hf.head_tridet import TriDetConfig
-from re2tal_hf.loss_points import TriDetLoss
+from re2tal_hf.loss_points import LocalizationLoss, TriDetLoss
 from re2tal_hf.training.arguments import load_recipe
 from re2tal_hf.training.recipe_yaml import write_yaml
 from re2tal_hf.value_checks import arguments_of
@@ -258,31 +258,35 @@ TRIDET_NOUNS = TRIDET_VERBS | {
     "train_cfg": TRIDET_VERBS["train_cfg"] | {"label_smoothing": 0.1},
 }
 
-TRIDET_RUNS = {
-    None: TRIDET_THUMOS,
+TRIDET_RECIPES = {
+    "features_tridet": TRIDET_THUMOS,
     "hacs_tridet": TRIDET_HACS,
-    "tsp_tridet": TRIDET_ANET,
-    "verbs_tridet": TRIDET_VERBS,
-    "nouns_tridet": TRIDET_NOUNS,
+    "activitynet_tridet": TRIDET_ANET,
+    "epic_verbs_tridet": TRIDET_VERBS,
+    "epic_nouns_tridet": TRIDET_NOUNS,
 }
 
 
-@pytest.mark.parametrize("run", TRIDET_RUNS)
-def test_the_recipe_of_tridet_has_the_settings_of_its_release(run):
-    facts = TRIDET_RUNS[run]
-    recipe = load_recipe("features_tridet", overrides_of(run) if run else [])
-    head = {name: value for name, value in recipe.model["head_config"].items() if name != "model_type"}
-    processor, config = Re2TALVideoProcessor(**recipe.processor), TriDetConfig(**head)
-    loss = arguments_of(TriDetLoss).defaults | recipe.model["loss_config"]
-    said = actionformer_settings(Options(facts, "the release's settings"), "tridet")
+def held_against(recipe, facts, head, config_class, loss_class):
+    """Asserts that a recipe says what the release's file does; returns head and processor."""
+    settings = {field: value for field, value in recipe.model["head_config"].items() if field != "model_type"}
+    processor, config = Re2TALVideoProcessor(**recipe.processor), config_class(**settings)
+    loss = arguments_of(loss_class).defaults | recipe.model["loss_config"]
+    said = actionformer_settings(Options(facts, "the release's settings"), head)
     assert config.ranges == [tuple(pair) for pair in said.pop("head_config.regression_ranges")]
     del said["processor.nms_iou_threshold"]  # of hard suppression
-    for name, value in said.items():
-        section, _, field = name.partition(".")
-        if section == "loss_config":
-            assert loss[field] == value, name
-        elif run or not field.startswith("feature_"):  # on THUMOS-14 those are of the folder
-            assert getattr(config if section == "head_config" else processor, field) == value, name
+    ours = {"loss_config": loss, "head_config": vars(config), "processor": vars(processor)}
+    for place, value in said.items():
+        section, _, field = place.partition(".")
+        if not (field.startswith("feature_") and recipe.name.startswith("features_")):  # there those are of the folder
+            assert ours[section][field] == value, place
+    return config, processor
+
+
+@pytest.mark.parametrize("name", TRIDET_RECIPES)
+def test_the_recipes_of_tridet_have_the_settings_of_its_release(name):
+    facts, recipe = TRIDET_RECIPES[name], load_recipe(name)
+    config, processor = held_against(recipe, facts, "tridet", TriDetConfig, TriDetLoss)
     model, cut = facts["model"], facts["dataset"]
     assert (config.window_factor, config.num_levels, config.hidden_size) == (model["k"], 6, model["embd_dim"])
     assert (config.branch_size or config.hidden_size) == model["head_dim"]
@@ -297,6 +301,24 @@ def test_the_recipe_of_tridet_has_the_settings_of_its_release(run):
     assert training.max_gradient_norm == facts["train_cfg"]["clip_grad_l2norm"]
     assert training.batch_size == facts["loader"]["batch_size"]
     assert (recipe.data.truncation_threshold, recipe.data.crop_ratio) == (cut["trunc_thresh"], cut["crop_ratio"])
+
+
+# configs/thumos_i3d.yaml of actionformer_release (commit 88f6110), which 66.83 was measured with.
+ACTIONFORMER_THUMOS = {
+    "dataset": {"max_seq_len": 2304},
+    "model": {"n_mha_win_size": 19, "regression_range": RANGES},
+    "train_cfg": {"init_loss_norm": 100, "cls_prior_prob": 0.01},
+    "test_cfg": {"voting_thresh": 0.7, "pre_nms_topk": 2000, "max_seg_num": 200, "min_score": 0.001},
+}
+
+
+def test_the_recipe_of_actionformer_has_the_settings_of_its_release():
+    recipe = load_recipe("features_actionformer")
+    held_against(recipe, ACTIONFORMER_THUMOS, "actionformer", ActionFormerConfig, LocalizationLoss)
+    training, data = recipe.training, recipe.data
+    assert (training.epochs, training.warmup_epochs, training.batch_size) == (30 + 5, 5, 2)
+    assert (training.learning_rate, training.weight_decay, training.max_gradient_norm) == (1e-4, 0.05, 1.0)
+    assert (data.truncation_threshold, data.crop_ratio) == (0.5, [0.9, 1.0])
 
 
 @pytest.mark.parametrize("case", TRIDETS)

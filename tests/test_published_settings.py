@@ -1,8 +1,6 @@
 """The recipes of the benchmarks say what OpenTAD's configs say, field by field."""
 
 import functools
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -133,24 +131,10 @@ def test_training_and_measurement(name):
     assert f"{published:.2f}" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("model:")[0]
 
 
-def overrides_of(run: str) -> list[str]:
-    """The overrides of a training that the page shows."""
-    return [part for part in commands_of_the_page()[run] if "=" in part]
-
-
-def commands_of_the_page() -> dict[str, list[str]]:
-    """The trainings that the page shows, by their run, with what it abbreviates."""
-    page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    [shared] = re.findall(r"`\$OPENTAD` stands for.*?\n`(.+?)`", page)
-    lines = re.findall(r"^re2tal train (.+)$", page.replace("$OPENTAD", shared), re.MULTILINE)
-    return {re.search(r"--output runs/(\w+)", line)[1]: shlex.split(line) for line in lines}
-
-
-@pytest.mark.parametrize("run", FEATURES)
-def test_the_overrides_for_other_data_sets_say_what_the_configs_say(run):
-    arguments = commands_of_the_page()[run]
-    recipe = load_recipe(arguments[arguments.index("--recipe") + 1], overrides_of(run))
-    facts, processor = FEATURES_EVERY | FEATURES[run], Re2TALVideoProcessor(**recipe.processor)
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_recipes_of_other_data_sets_say_what_the_configs_say(name):
+    recipe = load_recipe(name)
+    facts, processor = FEATURES_EVERY | FEATURES[name], Re2TALVideoProcessor(**recipe.processor)
     labels = {0: "action"} if facts["class_agnostic"] else {0: "a", 1: "b"}
     with torch.device("meta"):
         model = Re2TALForTemporalActionLocalization(Re2TALConfig(**recipe.model, id2label=labels))
@@ -202,22 +186,23 @@ def test_the_overrides_for_other_data_sets_say_what_the_configs_say(run):
 
 # As torchvision's swin3d_s and swin3d_b have them, and SlowFast's paper.
 OTHER_SIZES = {
-    "small": ("thumos14_swin_tiny", (96, [2, 2, 18, 2], [3, 6, 12, 24])),
-    "base": ("thumos14_swin_tiny", (128, [2, 2, 18, 2], [4, 8, 16, 32])),
-    "50_8x8": ("thumos14_slowfast_101", [3, 4, 6, 3]),
-    "152_8x8": ("thumos14_slowfast_101", [3, 8, 36, 3]),
+    "swin_small": ("swin_tiny", (96, [2, 2, 18, 2], [3, 6, 12, 24])),
+    "swin_base": ("swin_tiny", (128, [2, 2, 18, 2], [4, 8, 16, 32])),
+    "slowfast_50": ("slowfast_101", [3, 4, 6, 3]),
+    "slowfast_152": ("slowfast_101", [3, 8, 36, 3]),
 }
 
 
-@pytest.mark.parametrize("variant", OTHER_SIZES)
-def test_the_overrides_for_other_sizes(variant):
-    page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8")
-    [overrides] = re.findall(rf"`(model\.backbone_config\.variant={variant}[^`]*)`", page)
-    name, sizes = OTHER_SIZES[variant]
-    recipe = load_recipe(name, overrides.split())
+@pytest.mark.parametrize("data", ["thumos14", "activitynet"])
+@pytest.mark.parametrize("size", OTHER_SIZES)
+def test_the_recipes_of_other_sizes(size, data):
+    base, sizes = OTHER_SIZES[size]
+    recipe, other = load_recipe(f"{data}_{size}"), load_recipe(f"{data}_{base}")
+    kept = (recipe.processor, recipe.augmentation, recipe.data, recipe.evaluation, recipe.freeze)
+    assert kept == (other.processor, other.augmentation, other.data, other.evaluation, other.freeze)
     with torch.device("meta"):
         network = Re2TALModel(Re2TALConfig(**recipe.model)).backbone
-    if "swin" in name:
+    if "swin" in size:
         stages = network.features[::2]
         heads = [stage[0].attn.num_heads for stage in stages]
         assert (network.patch_embed.proj.weight.shape[0], [len(stage) for stage in stages], heads) == sizes
@@ -228,7 +213,9 @@ def test_the_overrides_for_other_sizes(variant):
 
 def test_every_recipe_of_the_benchmarks_is_held_against_them():
     there = {path.stem for path in RECIPES.glob("*.yaml") if path.stem.startswith(("thumos", "activitynet"))}
-    assert there == PUBLISHED.keys() | {"activitynet_swin_tiny_classes"}
+    others = {f"{data}_{size}" for data in ("thumos14", "activitynet") for size in OTHER_SIZES}
+    on_features = {"activitynet_actionformer", "activitynet_tridet"}
+    assert there == PUBLISHED.keys() | others | on_features | {"activitynet_swin_tiny_classes"}
 
 
 def test_the_variant_without_an_external_classifier_differs_where_it_must():

@@ -96,3 +96,29 @@ def test_a_recipe_is_a_mapping(text, tmp_path):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ValueError, match="own.yaml: .* must be sections with fields"):
         load_recipe(str(tmp_path / "own.yaml"))
+
+
+def test_a_recipe_says_what_differs_from_its_base(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("base: epic_nouns_actionformer\nmodel: {head_config: {hidden_size: 64}}\ntraining:\nseed: 3\n")
+    recipe, base = load_recipe(str(own), ["training.epochs=2"]), load_recipe("epic_nouns_actionformer")
+    assert recipe.model["head_config"] == base.model["head_config"] | {"hidden_size": 64}
+    assert recipe.model["loss_config"]["label_smoothing"] == 0.1
+    assert (recipe.training.epochs, recipe.training.schedule_epochs) == (2, base.training.schedule_epochs)
+    assert (recipe.seed, recipe.name, recipe.processor) == (3, "own", base.processor)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("quikstart", "base is 'quikstart', which is no recipe of the package; did you mean 'quickstart'?"),
+        ("auto", "base is 'auto', which is no recipe of the package"),
+        ("own.yaml", "base is 'own.yaml', which is no recipe of the package"),
+        ("[quickstart]", "base is .*quickstart.*, which is no recipe of the package"),
+        ("3", "base is 3, which is no recipe of the package"),
+    ],
+)
+def test_another_base_is_refused(base, message, tmp_path):
+    (tmp_path / "own.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(ValueError, match=message):
+        load_recipe(str(tmp_path / "own.yaml"))

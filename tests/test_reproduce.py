@@ -188,6 +188,16 @@ def test_the_reference_detector_by_its_recipe(model_goldens, tmp_path) -> None:
         convert_for_recipe(checkpoint, "opentad", load_recipe(str(recipe)), labels[:4])
 
 
+def test_what_is_published_can_be_compared_with_what_its_recipe_measures() -> None:
+    for name, row in PUBLISHED.items():
+        measured = load_recipe(name).evaluation.tiou_thresholds
+        assert set(row.figures) - {None} <= set(measured), name
+        # The average is over those that the recipe measures.
+        full = {None: sum(value for limit, value in row.figures.items() if limit) / (len(row.figures) - 1)}
+        if len(measured) == len(row.figures) - 1:
+            assert full[None] == pytest.approx(row.figures[None], abs=0.02), name
+
+
 def test_the_page_shows_the_figures_that_are_compared_with() -> None:
     page = (RECIPES / "benchmarks.md").read_text(encoding="utf-8")
     for name, row in PUBLISHED.items():

@@ -30,7 +30,7 @@ _HEAD = [
 ]
 _ACTIONFORMER = [
     ("model.n_head", "num_attention_heads", int, 4),
-    ("train_cfg.dropout", "dropout", float, 0.1),
+    ("train_cfg.dropout", "dropout", float, 0.0),
 ]
 _TRIDET = [
     ("model.sgp_mlp_dim", "mlp_size", int, None),

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 _RE2TAL = "OpenTAD, configs/re2tal/README.md"
 _ADATAD = "OpenTAD, configs/adatad/README.md"
+_ACTIONFORMER = "OpenTAD, configs/actionformer/README.md"
+_TRIDET = "TriDet's README.md"
 _THUMOS = (0.3, 0.4, 0.5, 0.6, 0.7, None)
 _ACTIVITYNET = (0.5, 0.75, 0.95, None)
+_EPIC = (0.1, 0.2, 0.3, 0.4, 0.5, None)
+_DENSE = (0.2, 0.5, 0.7, None)
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,20 @@ PUBLISHED = {
     "activitynet_adatad_base": _row(_ADATAD, _ACTIVITYNET, 56.72, 39.44, 9.54, 38.35),
     "activitynet_adatad_large": _row(_ADATAD, _ACTIVITYNET, 57.73, 40.53, 9.96, 39.21),
     "features_actionformer": _row(
-        "actionformer_release, README.md, I3D features of THUMOS-14", _THUMOS, 75.49, 72.48, 65.60, 56.56, 42.72, 62.57
+        "actionformer_release, README.md, I3D features of THUMOS-14", _THUMOS, 82.13, 77.80, 70.95, 59.40, 43.87, 66.83
     ),
-    "features_tridet": _row(
-        "TriDet's README.md, I3D features of THUMOS-14", _THUMOS, 83.62, 80.07, 72.94, 62.35, 47.35, 69.27
-    ),
+    "features_tridet": _row(_TRIDET, _THUMOS, 83.62, 80.07, 72.94, 62.35, 47.35, 69.27),
+    "multithumos_actionformer": _row(_ACTIONFORMER, _DENSE, 60.18, 45.01, 24.56, 39.19),
+    "charades_actionformer": _row(_ACTIONFORMER, _DENSE, 31.33, 23.07, 13.60, 20.60),
+    "epic_verbs_actionformer": _row(_ACTIONFORMER, _EPIC, 27.68, 26.79, 25.62, 24.06, 20.48, 24.93),
+    "epic_nouns_actionformer": _row(_ACTIONFORMER, _EPIC, 25.78, 24.73, 22.83, 20.84, 17.45, 22.33),
+    "epic_verbs_tridet": _row(_TRIDET, _EPIC, 28.72, 27.57, 26.19, 24.26, 20.83, 25.51),
+    "epic_nouns_tridet": _row(_TRIDET, _EPIC, 27.38, 26.28, 24.60, 22.23, 18.28, 23.76),
+    "ego4d_actionformer": _row(_ACTIONFORMER, _EPIC, 20.90, 18.12, 15.81, 14.25, 12.21, 16.26),
+    "hacs_actionformer": _row(_ACTIONFORMER, _ACTIVITYNET, 56.18, 37.97, 11.05, 37.71),
+    "hacs_tridet": _row(_TRIDET, _ACTIVITYNET, 56.90, 39.33, 11.24, 38.69),
+    "activitynet_actionformer": _row(_ACTIONFORMER, _ACTIVITYNET, 55.08, 38.27, 8.91, 37.07),
+    "activitynet_tridet": _row(_TRIDET, _ACTIVITYNET, 54.71, 38.01, 8.35, 36.77),
+    "fineaction_actionformer": _row(_ACTIONFORMER, _ACTIVITYNET, 29.44, 19.46, 5.06, 19.32),
 }
 """By the name of the recipe."""

@@ -75,6 +75,26 @@ PACKAGE_FILES = (
         for way in ("", "_plain")
     ),
     *(
+        f"recipes/{data}_{backbone}.yaml"
+        for data in ("activitynet", "thumos14")
+        for backbone in ("swin_small", "swin_base", "slowfast_50", "slowfast_152")
+    ),
+    *(
+        f"recipes/{data}_actionformer.yaml"
+        for data in (
+            "activitynet",
+            "charades",
+            "ego4d",
+            "epic_nouns",
+            "epic_sounds",
+            "epic_verbs",
+            "fineaction",
+            "hacs",
+        )
+    ),
+    "recipes/multithumos_actionformer.yaml",
+    *(f"recipes/{data}_tridet.yaml" for data in ("activitynet", "epic_nouns", "epic_verbs", "hacs")),
+    *(
         f"recipes/{data}_adatad_{size}.yaml"
         for data in ("activitynet", "thumos14")
         for size in ("small", "base", "large")

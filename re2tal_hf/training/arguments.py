@@ -218,6 +218,8 @@ class FreezeArguments:
 class Recipe:
     """One training run.
 
+    A file may begin with `base: NAME`, a recipe of the package: it then says only what differs.
+
     Args:
         model: Arguments of [`Re2TALConfig`] or, to classify clips, of [`Re2TALVideoClassificationConfig`], without the
             labels, which come from the annotations. Those that only the other task has are left out.
@@ -275,7 +277,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), imports: Sequence[str]
 
 def parse_recipe(text: str | bytes, name: str, overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> Recipe:
     """Makes a recipe of its text; see [`load_recipe`]."""
-    values = {"name": Path(name).stem, **_mapping(read_yaml(text, name), name)}
+    values = {"name": Path(name).stem, **_with_base(_mapping(read_yaml(text, name), name), name)}
     values = with_overrides(values, overrides)
     where = f"Recipe {name}: "
     recipe = _build(values, where)
@@ -327,6 +329,27 @@ def _mapping(values: Any, name: str) -> dict[str, Any]:
     if not isinstance(values, (dict, type(None))):
         raise ValueError(f"Recipe {name}: {shown(values)} must be sections with fields.")
     return values or {}
+
+
+def _with_base(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A recipe's values, with those of the recipe that it names as its base where it is silent."""
+    if (base := values.pop("base", None)) is None:
+        return values
+    if not isinstance(base, str) or base not in recipe_names():
+        near = did_you_mean(str(base), recipe_names())
+        raise ValueError(f"Recipe {name}: base is {shown(base)}, which is no recipe of the package; {near}")
+    silent = [section for section, value in values.items() if value is None and section in SECTIONS]
+    said = {section: value for section, value in values.items() if section not in silent}
+    return _merged(_with_base(_mapping(read_yaml(_text_of(base), base), base), base), said)
+
+
+def _merged(values: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested values, those of `above` in place of others of their name."""
+    merged = dict(values)
+    for name, value in above.items():
+        inside = merged.get(name)
+        merged[name] = _merged(inside, value) if isinstance(inside, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:

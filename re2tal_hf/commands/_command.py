@@ -23,6 +23,7 @@ from ..training.arguments import recipe_names
 from ..training.feature_settings import MODEL_TYPE
 from ..training.model_source import explained, find_model, model_folder, near_folder
 from ..training.own_files import import_files
+from ..training.processes import leave_processes, naming_lost_processes
 from ..value_checks import COUNT, POSITIVE, POSITIVE_SHARE, SHARE, Range, check_value, shown
 from ._errors import expected, quiet_without_reader, stopped, unexpected
 
@@ -81,9 +82,11 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with quiet_without_reader():
+        with quiet_without_reader(), naming_lost_processes():
             import_files(options.imports)
-            return run(options)
+            code = run(options)
+            leave_processes()
+            return code
     except KeyboardInterrupt as interrupt:
         return stopped(interrupt)
     except Exception as error:

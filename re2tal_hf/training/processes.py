@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -12,6 +12,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object
 from torch import Tensor
+
+from .lost_processes import WRONG_NETWORK, ProcessLostError, Watch, lost_message, tells_of_loss, tells_of_wrong_network
 
 Result = TypeVar("Result")
 Processes: TypeAlias = "Accelerator | PartialState"
@@ -32,20 +34,54 @@ def meeting_point() -> InitProcessGroupKwargs:
     """Returns how the processes of a run find each other, also those that `torchrun` has restarted.
 
     It keeps its store when it restarts them (seen with torch 2.14), and they would connect to the dead ones that have
-    left their addresses in it. Over several nodes its counts of restarts may differ; there it is left to itself.
+    left their addresses in it: each start has a part of the store to itself.
     """
     return InitProcessGroupKwargs(init_method=f"{_SCHEME}://")
 
 
 def _meet(url: str, **settings: Any) -> Iterator[tuple[torch.distributed.Store, int, int]]:
-    several_nodes = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
-    attempt = "0" if several_nodes else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    global _watch
     store, rank, world_size = next(torch.distributed.rendezvous("env://", **settings))
-    yield torch.distributed.PrefixStore(f"attempt_{attempt}", store), rank, world_size
+    if world_size == 1:
+        yield store, rank, world_size
+        return
+    _watch = Watch(store, rank, world_size)
+    yield torch.distributed.PrefixStore(_watch.token, store), rank, world_size
 
 
 if torch.distributed.is_available():
     torch.distributed.register_rendezvous_handler(_SCHEME, _meet)
+
+_watch: Watch | None = None
+
+
+@contextlib.contextmanager
+def naming_lost_processes(way_on: Callable[[], str] | None = None) -> Iterator[None]:
+    """Says which process was lost, and how to go on, in the place of what a collective says.
+
+    Args:
+        way_on: How.
+
+    Raises:
+        ProcessLostError: if one is lost.
+    """
+    if _watch is not None and way_on is not None:
+        _watch.way_on = way_on
+    try:
+        yield
+    except Exception as error:
+        if not tells_of_loss(error):
+            raise
+        if tells_of_wrong_network(error):
+            raise ProcessLostError(WRONG_NETWORK) from error
+        peer, way = ("", way_on) if _watch is None else (_watch.lost_process(), _watch.way_on)
+        raise ProcessLostError(lost_message(peer, way() if way else "")) from error
+
+
+def leave_processes() -> None:
+    """Lets the other processes of a run go on alone; to be called when nothing is waited for any more."""
+    if _watch is not None:
+        _watch.end()
 
 
 def on_every_process(accelerator: Processes, function: Callable[[], Result]) -> Result:

@@ -44,13 +44,22 @@ from .epoch import EpochSoFar, batches_after, decoded
 from .feature_settings import describe_features
 from .finite_updates import ADVICE, DivergedError, FiniteUpdates
 from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the_training
+from .lost_processes import ProcessLostError
 from .memory import peak_memory
 from .memory_budget import budget_of, plan_backprop
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .patience import is_exhausted
 from .pretrained import full_name
 from .process_checks import check_processes, check_share
-from .processes import Result, meeting_point, on_every_process, on_main_process, same_on_every_process
+from .processes import (
+    Result,
+    leave_processes,
+    meeting_point,
+    naming_lost_processes,
+    on_every_process,
+    on_main_process,
+    same_on_every_process,
+)
 from .random_states import random_states, restore_random_states
 from .recipe_checks import frame_shape
 from .rehearsal import check_machine, rehearse
@@ -268,10 +277,11 @@ class Trainer(ABC):
             return self.finished
         with Interruption() as self.interruption:
             try:
-                return self._run()
+                with naming_lost_processes(self._way_on):
+                    return self._run()
             except Interrupted as told:
                 raise Interrupted(f"{told} {self._way_on()}", told.number) from None
-            except DivergedError:
+            except (DivergedError, ProcessLostError):
                 raise
             except Exception:
                 self.accelerator.print(self._way_on())
@@ -318,8 +328,12 @@ class Trainer(ABC):
         if not metrics:
             metrics = self._evaluate_and_save()
         self._on_main(self._say_outcome)
-        self.accelerator.state.destroy_process_group()
+        self._leave()
         return metrics
+
+    def _leave(self) -> None:
+        leave_processes()
+        self.accelerator.state.destroy_process_group()
 
     def _is_exhausted(self) -> bool:
         return is_exhausted(self.progress.log, self.criterion, self.recipe.evaluation.patience)
@@ -362,7 +376,7 @@ class Trainer(ABC):
 
     def _stop_if_told(self) -> None:
         if number := self._told():
-            self.accelerator.state.destroy_process_group()
+            self._leave()
             raise Interrupted(f"Stopped by {NAMES[signal.Signals(number)]}.", number)
 
     def _read_finished(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from .backbone_vivit import ViViT
 from .backbone_vjepa2 import VJEPA2
 from .backbone_vjepa2_1 import VJEPA21
 from .head_actionformer import ActionFormerHead
+from .head_spotting import SpottingHead
 from .head_tridet import TriDetHead
 from .head_vsgn import VSGNHead
 
@@ -35,6 +36,7 @@ FAMILIES = [
     VJEPA2,
     VJEPA21,
     ActionFormerHead,
+    SpottingHead,
     TriDetHead,
     VSGNHead,
 ]

@@ -76,9 +76,10 @@ class ActionFormerHead(PyramidHead):
     """
 
     config_class: ClassVar = ActionFormerConfig
+    boundary_size: ClassVar[int] = 2
 
     def __init__(self, input_size: int, num_labels: int, **settings: Any):
-        config = ActionFormerConfig(**settings)
+        config = self.config_class(**settings)
         blocks = [
             TransformerBlock(
                 config.hidden_size,
@@ -93,5 +94,5 @@ class ActionFormerHead(PyramidHead):
             )
             for level in config.block_levels
         ]
-        super().__init__(input_size, num_labels, config, blocks=blocks)
+        super().__init__(input_size, num_labels, config, blocks=blocks, boundary_size=self.boundary_size)
         self.initialize_weights()

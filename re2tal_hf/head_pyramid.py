@@ -151,22 +151,22 @@ def sinusoidal_positions(length: int, size: int) -> Tensor:
 
 
 class IdentityNeck(nn.Module):
-    """One layer norm a level."""
+    """One layer norm a level; of the finest `num_outputs` of them."""
 
     reach = 0
 
-    def __init__(self, size: int, num_levels: int, norm_eps: float, isolate_padding: bool):
+    def __init__(self, size: int, num_levels: int, norm_eps: float, isolate_padding: bool, num_outputs: int):
         super().__init__()
         self.isolate_padding = isolate_padding
-        self.norms = nn.ModuleList(nn.LayerNorm(size, eps=norm_eps) for _ in range(num_levels))
+        self.norms = nn.ModuleList(nn.LayerNorm(size, eps=norm_eps) for _ in range(num_outputs))
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """List of `[B, T_l, C]`, finest first -> the same shapes."""
-        return [self.finished(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks, strict=True))]
+        return [self.finished(x, masks[level], level) for level, x in enumerate(self.merged(levels, masks))]
 
     def merged(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """What comes before `finished`: nothing."""
-        return levels
+        return levels[: len(self.norms)]
 
     def finished(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """`[B, T_l, C]` of a level -> the same shape."""
@@ -177,23 +177,22 @@ class IdentityNeck(nn.Module):
 class FeaturePyramidNeck(nn.Module):
     """Top-down feature pyramid (arXiv 1612.03144) in actionformer_release's form.
 
-    Per level a linear lateral connection, a depthwise convolution and a layer norm.
+    Per level a linear lateral connection; of the finest `num_outputs` a depthwise convolution and a layer norm.
     """
 
     reach = 1
 
-    def __init__(self, size: int, num_levels: int, norm_eps: float, isolate_padding: bool):
+    def __init__(self, size: int, num_levels: int, norm_eps: float, isolate_padding: bool, num_outputs: int):
         super().__init__()
         self.isolate_padding = isolate_padding
-        levels = range(num_levels)
-        self.laterals = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in levels)
-        self.convs = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1, groups=size, bias=False) for _ in levels)
-        self.norms = nn.ModuleList(nn.LayerNorm(size, eps=norm_eps) for _ in levels)
+        outputs = range(num_outputs)
+        self.laterals = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in range(num_levels))
+        self.convs = nn.ModuleList(nn.Conv1d(size, size, 3, padding=1, groups=size, bias=False) for _ in outputs)
+        self.norms = nn.ModuleList(nn.LayerNorm(size, eps=norm_eps) for _ in outputs)
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """List of `[B, T_l, C]`, finest first -> the same shapes."""
-        merged = enumerate(zip(self.merged(levels, masks), masks, strict=True))
-        return [self.finished(x, mask, level) for level, (x, mask) in merged]
+        return [self.finished(x, masks[level], level) for level, x in enumerate(self.merged(levels, masks))]
 
     def merged(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """The lateral connections and, on each, the sum of all coarser ones."""
@@ -201,7 +200,7 @@ class FeaturePyramidNeck(nn.Module):
         for level in range(len(merged) - 1, 0, -1):
             coarser = merged[level].repeat_interleave(2, dim=1)
             merged[level - 1] = merged[level - 1] + coarser
-        return merged
+        return merged[: len(self.norms)]
 
     def finished(self, x: Tensor, mask: Tensor, level: int) -> Tensor:
         """`[B, T_l, C]` of a level, merged -> the same shape."""
@@ -273,11 +272,13 @@ class PyramidHead(nn.Module):
         boundary_size: channels that the boundary branch predicts.
 
     Attributes:
+        predicted_levels: how many of the finest levels have points; None for all.
         recomputes: whether blocks and branches keep their inputs only, and the backward pass runs them again; where
             their reach is finite, some steps at a time (`head_memory`).
     """
 
     output_class: ClassVar[type[LocalizationHeadOutput]] = LocalizationHeadOutput
+    predicted_levels: ClassVar[int | None] = None
     recomputes = False
 
     def __init__(
@@ -303,10 +304,11 @@ class PyramidHead(nn.Module):
         self.stem = nn.ModuleList(blocks[: config.num_stem_layers])
         self.pyramid = nn.ModuleList(blocks[config.num_stem_layers :])
         neck_class = IdentityNeck if config.neck == "identity" else FeaturePyramidNeck
-        self.neck = neck_class(size, config.num_levels, config.norm_eps, config.isolate_padding)
+        num_outputs = self.predicted_levels or config.num_levels
+        self.neck = neck_class(size, config.num_levels, config.norm_eps, config.isolate_padding, num_outputs)
         self.classification = PredictionBranch(config, num_labels, config.branch_kernel_size)
         self.boundary = PredictionBranch(config, boundary_size, config.branch_kernel_size)
-        self.level_scales = LevelScales(config.num_levels)
+        self.level_scales = LevelScales(num_outputs)
 
     def initialize_weights(self) -> None:
         """Draws all parameters anew, by functions of `torch.nn.init` only."""
@@ -337,6 +339,7 @@ class PyramidHead(nn.Module):
         levels, masks = self.extract_pyramid(features, mask)
         streams = self.recomputes and torch.is_grad_enabled()
         levels = self.neck.merged(levels, masks) if streams else self.neck(levels, masks)
+        masks = masks[: len(levels)]
         logits, offsets = [], []
         for level, (x, m) in enumerate(zip(levels, masks, strict=True)):
             if streams:

@@ -226,12 +226,47 @@ class LocalizationLoss(NormalizedLoss):
         classes, offsets = [], []
         for segments, labels in checked_targets(targets, batch, num_labels, output.logits.device):
             assigned = [
-                assign_labels(points, segments, labels, num_labels, self.center_radius, self.all_classes)
-                for points in output.points.split(CHUNK_STEPS)
+                self._assigned(points, segments, labels, num_labels) for points in output.points.split(CHUNK_STEPS)
             ]
             classes.append(torch.cat([class_targets > 0 for class_targets, _ in assigned]))
             offsets.append(torch.cat([offset_targets for _, offset_targets in assigned]))
         return torch.stack(classes), torch.stack(offsets)
+
+    def _assigned(self, points: Tensor, segments: Tensor, labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
+        """What points `[P, 4]` of one sequence should predict; see `assign_labels`."""
+        return assign_labels(points, segments, labels, num_labels, self.center_radius, self.all_classes)
+
+
+class SpottingLoss(LocalizationLoss):
+    """As `LocalizationLoss`, of actions that are points in time, the middles of the segments given.
+
+    A point learns the classes of all actions nearer than its range, and where the nearest is. That is told as a segment
+    about the action, whose half is the range: of two as long the DIoU loss is one of their distance.
+
+    Args:
+        options: see `LocalizationLoss`; `center_radius` and `all_classes` have no place.
+    """
+
+    def __init__(self, *, label_smoothing: Annotated[float, BELOW_ONE] = 0.0, **options: Any):
+        if unused := sorted({"center_radius", "all_classes"} & options.keys()):
+            raise ValueError(f"{unused[0]} is of segments; of points, see radius of the head.")
+        super().__init__(label_smoothing=label_smoothing, **options)
+
+    def can_learn(self, output: LocalizationHeadOutput, segments: Tensor) -> Tensor:
+        """Whether each would have a positive point; see `LocalizationLoss`."""
+        distances = (segments.mean(dim=1) - output.points[:, :1]).abs()
+        return ((distances < output.points[:, 2:3]) & output.point_mask[0].unsqueeze(-1)).any(dim=0)
+
+    def _assigned(self, points: Tensor, segments: Tensor, labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
+        position, _, reach, stride = points.split(1, dim=1)  # each [P, 1]
+        # One more, infinitely far, since there may be none.
+        times = F.pad(segments.mean(dim=1), (0, 1), value=torch.inf)
+        classes = F.pad(F.one_hot(labels.long(), num_labels), (0, 0, 0, 1)).to(segments.dtype)
+        displacements = times - position
+        distances = displacements.abs()
+        nearest = displacements.gather(1, distances.argmin(dim=1, keepdim=True))
+        class_targets = (distances < reach).to(segments.dtype) @ classes
+        return class_targets.clamp(max=1), torch.cat((reach - nearest, reach + nearest), dim=1) / stride
 
 
 class TriDetLoss(LocalizationLoss):

@@ -32,7 +32,7 @@ def window_candidates(
         segments: `[P, 2]`, in frames of the window.
         point_mask: bool `[P]`, True where a point is real.
         window: which it was.
-        settings: `score_threshold`, `min_length` and `max_candidates` of the processor.
+        settings: `score_threshold`, `min_length`, `max_candidates` and `point_window` of the processor.
         clamped: to the video. ActionFormer and OpenTAD do that after the suppression where a video is one window.
 
     Raises:
@@ -47,9 +47,13 @@ def window_candidates(
         seconds = seconds.clamp(0, window.duration)
     seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
     labels = torch.arange(scores.shape[1]).repeat(len(scores))
-    long_enough = (frames[:, 1] - frames[:, 0] > settings["min_length"]).repeat_interleave(scores.shape[1])
     scores = scores.flatten()
-    fit = long_enough & (scores >= settings["score_threshold"]) & (seconds[:, 1] > seconds[:, 0])
+    fit = scores >= settings["score_threshold"]
+    if settings["point_window"] is None:
+        long_enough = (frames[:, 1] - frames[:, 0] > settings["min_length"]).repeat_interleave(
+            len(labels) // len(frames)
+        )
+        fit &= long_enough & (seconds[:, 1] > seconds[:, 0])
     best = scores[fit].argsort(descending=True, stable=True)[: settings["max_candidates"]]
     return seconds[fit][best], scores[fit][best].double(), labels[fit][best]
 
@@ -65,6 +69,9 @@ def merge_candidates(
         class_scores: of an external classifier, ids and scores, which name the segments of a model without classes.
     """
     segments, scores, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    if (width := settings["point_window"]) is not None:
+        # About points of time, segments overlap the more the nearer these are.
+        segments = segments.mean(dim=1, keepdim=True) + segments.new_tensor([-width / 2, width / 2])
     segments, scores, labels = suppress(
         segments,
         scores,
@@ -77,6 +84,8 @@ def merge_candidates(
         per_class=settings["nms_per_class"],
         voting_threshold=settings["voting_threshold"],
     )
+    if width is not None:
+        segments = segments.mean(dim=1, keepdim=True).expand(-1, 2)
     if class_scores is None:
         return segments, scores, labels
     ids, values = class_scores

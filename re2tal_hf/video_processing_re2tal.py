@@ -55,9 +55,11 @@ from .video_windows import MAX_FRAMES, Window, check_windows, checked_outputs
 PREPARED_FRAMES = 64
 DETECTION_SETTINGS = (
     "score_threshold", "min_length", "max_candidates", "nms_method", "nms_sigma", "nms_iou_threshold", "nms_min_score",
-    "nms_per_class", "voting_threshold", "max_detections", "num_video_classes",
+    "nms_per_class", "point_window", "voting_threshold", "max_detections", "num_video_classes",
 )  # fmt: skip
 """Settings of the processor that `post_process_temporal_action_localization` also takes for a call."""
+OPTIONAL = ("point_window", "voting_threshold")
+"""Those that may be None."""
 
 SIDE = Range(1, 2**13)
 # Of a window, as the model gets it.
@@ -96,6 +98,7 @@ class Re2TALVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     nms_iou_threshold: float
     nms_min_score: float
     nms_per_class: bool
+    point_window: float | None
     voting_threshold: float | None
     max_detections: int
     num_video_classes: int
@@ -135,6 +138,9 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         nms_iou_threshold: of hard NMS.
         nms_min_score: detections whose score has sunk below are dropped.
         nms_per_class: whether only segments of the same class suppress each other.
+        point_window: what is found are points in time, which start where they end, for a head that finds points:
+            seconds within which they suppress each other, as segments of that length about them would; `min_length`
+            then means nothing. None: segments.
         voting_threshold: tIoU from which candidates refine the segments kept; None for no voting.
         max_detections: segments kept for each video.
         num_video_classes: classes that an external video classifier gives to each segment.
@@ -177,6 +183,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
     nms_iou_threshold: Annotated[float, POSITIVE_SHARE] = 0.5
     nms_min_score: Annotated[float, BELOW_ONE] = 0.001
     nms_per_class: bool = True
+    point_window: Annotated[float | None, Range(0, 1000, with_low=False)] = None
     voting_threshold: Annotated[float | None, POSITIVE_SHARE] = None
     max_detections: Annotated[int, COUNT] = 200
     num_video_classes: Annotated[int, COUNT] = 2
@@ -409,7 +416,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
                 returned once for each of the `num_video_classes` best classes, its score multiplied by theirs.
             settings: of the detection, in place of the processor's own: `score_threshold`, `min_length`,
                 `max_candidates`, `nms_method`, `nms_sigma`, `nms_iou_threshold`, `nms_min_score`, `nms_per_class`,
-                `voting_threshold`, `max_detections`, `num_video_classes`.
+                `point_window`, `voting_threshold`, `max_detections`, `num_video_classes`.
 
         Returns:
             For each video, in the order in which they first appear, its `video_id` and, best
@@ -449,7 +456,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
             merged = merge_candidates(parts, chosen, class_scores.get(video_id))
             if self.sampling == "whole":
                 segments = merged[0].clamp(0, durations[video_id])
-                inside = segments[:, 1] > segments[:, 0]
+                inside = (segments[:, 1] > segments[:, 0]) | (chosen["point_window"] is not None)
                 merged = segments[inside], merged[1][inside], merged[2][inside]
             kept = slice(None) if threshold is None else merged[1] >= threshold
             segments, scores, labels = (tensor[kept] for tensor in merged)
@@ -527,7 +534,7 @@ class Re2TALVideoProcessor(BaseVideoProcessor):
         if unknown := sorted(given.keys() - set(DETECTION_SETTINGS)):
             known = did_you_mean(unknown[0], DETECTION_SETTINGS)
             raise TypeError(f"The detection has no setting {unknown[0]!r}; {known}")
-        given = {name: value for name, value in given.items() if value is not None or name == "voting_threshold"}
+        given = {name: value for name, value in given.items() if value is not None or name in OPTIONAL}
         given = check_processor_settings(given)
         return {name: given.get(name, getattr(self, name)) for name in DETECTION_SETTINGS}
 

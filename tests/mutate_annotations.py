@@ -252,6 +252,7 @@ def _read_case(draw: random.Random, source: Path, notes: list[str], settings: di
         "subset": ["training", "train", "validation", "Test", "none", "", " training ", "x" * 2000, 3, ["training"]],
         "repair": [False],
         "point_width": [1, 0.5, 0, -1, math.nan, "1", 1e9],
+        "points": ["middle", "start", "end", 1, True],
         "label_names": [
             LABELS,
             ["kick"],

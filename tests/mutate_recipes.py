@@ -59,6 +59,7 @@ HEADS: list[dict[str, Any]] = [
     {"model_type": "actionformer", "hidden_size": 64, "num_levels": 4, "num_attention_heads": 4, "neck": "fpn"},
     {"model_type": "tridet", "hidden_size": 64, "num_levels": 4, "num_bins": 12},
     {"model_type": "vsgn", "hidden_size": 64, "num_levels": 4},
+    {"model_type": "spotting", "hidden_size": 64, "num_levels": 4, "radius": 2.0},
 ]
 SECTIONS = [
     field.name for field in dataclasses.fields(Recipe) if dataclasses.is_dataclass(getattr(Recipe(), field.name))
@@ -106,6 +107,9 @@ def mutate(draw: random.Random, folder: Path) -> Case:
     if draw.random() < 0.3:
         values["model"]["head_config"] = copy.deepcopy(draw.choice(HEADS))
         values["model"]["loss_config"] = {"loss_weight": 1.0}
+        finds_points = values["model"]["head_config"]["model_type"] == "spotting"
+        values.setdefault("data", {})["points"] = "middle" if finds_points else None
+        values["processor"]["point_window"] = 1.0 if finds_points else None
     draws = [(_wrong_value, 12), (_wrong_name, 4), (_wrong_text, 5), (_wrong_override, 3), (_wrong_file, 1)]
     kind = draw.choices([kind for kind, _ in draws], [weight for _, weight in draws])[0]
     name, overrides, names = kind(draw, folder, values)

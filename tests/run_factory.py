@@ -53,7 +53,10 @@ def small_pipeline(**config: Any) -> TemporalActionLocalizationPipeline:
     }
     model = Re2TALForTemporalActionLocalization(Re2TALConfig(**settings | config))
     torch.nn.init.zeros_(model.head.classification.predictor.bias)
-    processor = Re2TALVideoProcessor(size={"height": 32, "width": 32}, num_frames=16, frame_rate=10.0)
+    point_window = 0.5 if model.config.head_config["model_type"] == "spotting" else None
+    processor = Re2TALVideoProcessor(
+        size={"height": 32, "width": 32}, num_frames=16, frame_rate=10.0, point_window=point_window
+    )
     return TemporalActionLocalizationPipeline(model=model, video_processor=processor, device="cpu")
 
 

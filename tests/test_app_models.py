@@ -157,8 +157,8 @@ def test_models_that_cost_too_much_are_refused_first(tmp_path: Path, change: dic
 @pytest.mark.training
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_window_of_every_architecture_is_counted(case: Any) -> None:
-    heads = ("actionformer", "tridet", "vsgn")
-    head = {"model_type": heads[CASES.index(case) % 3], "hidden_size": 32, "num_levels": 3}
+    heads = ("actionformer", "spotting", "tridet", "vsgn")
+    head = {"model_type": heads[CASES.index(case) % len(heads)], "hidden_size": 32, "num_levels": 3}
     with torch.device("meta"):
         config = Re2TALConfig(backbone_config=case.config, head_config=head)
         network = Re2TALForTemporalActionLocalization(config).eval()

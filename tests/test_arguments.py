@@ -246,3 +246,15 @@ def test_what_does_not_go_together():
     load_recipe(
         "quickstart", [*random_crop, "processor.do_center_crop=true", "processor.crop_size={height: 64, width: 64}"]
     )
+
+
+def test_head_annotations_and_suppression_are_all_of_points_or_none():
+    points = ["model.head_config={model_type: spotting, hidden_size: 16}", "data.points=middle"]
+    with pytest.raises(ValueError, match="'spotting' finds points in time: set data.points and processor.point_window"):
+        load_recipe("quickstart", points)
+    assert load_recipe("quickstart", [*points, "processor.point_window=1"]).data.points == "middle"
+    for given in ("data.points=start", "processor.point_window=1"):
+        with pytest.raises(ValueError, match=rf"{given.partition('=')[0]} is for a head .* in time \(spotting\)"):
+            load_recipe("quickstart", [given])
+    with pytest.raises(ValueError, match="data.points is 'end'; it must be one of"):
+        load_recipe("quickstart", [*points, "data.points=end"])

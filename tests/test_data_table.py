@@ -1,5 +1,6 @@
 """What a training says of its data before, and of its model after."""
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -53,6 +54,16 @@ def test_the_table_holds_what_is_trained_on(windows):
     assert "training: 3 videos without a file in the video folder: dropped" in lines
     assert "validation: 1 segments that start after their end: kept, as the metric's rules have it" in lines
     assert sum("labels with blanks" in line and line.endswith(": taken without") for line in lines) == 1
+
+
+def test_points_have_no_length(windows):
+    videos = [replace(windows.videos[0], segments=np.array([[2.0, 2.0]]), labels=[1], points=True)]
+    pointed = copy.copy(windows)
+    pointed.videos = videos
+    lines = data_table(pointed, AnnotationSet([], ["jump", "run"], {}), AnnotationSet(videos, ["jump", "run"], {}))
+    rows = [re.split(r"  +", line.strip()) for line in lines.splitlines()]
+    assert rows[3] == ["actions", "1", "1"] and rows[4][1:] == ["points in time", "points in time"]
+    assert rows[7] == ["1 windows an epoch of 32 frames, 2 s"]
 
 
 def test_many_classes_are_summed_up(windows):

@@ -35,6 +35,12 @@ def test_subtitles_survive_any_label() -> None:
     assert vtt.count("-->") == srt.count("-->") == 2
 
 
+def test_points_are_written_as_they_are_and_seen_for_a_second() -> None:
+    point = {"label": "Goal", "score": 0.75, "start": 2.5, "end": 2.5}
+    assert json.loads(to_json([point])) == [point] and "2.5,2.5,Goal" in to_csv([point])
+    assert "00:00:02,500 --> 00:00:03,500" in to_srt([point]) and "00:00:02.500 --> 00:00:03.500" in to_vtt([point])
+
+
 @pytest.mark.parametrize("label", HOSTILE_LABELS, ids=lambda label: repr(label)[:20])
 def test_every_label_is_written_and_none_is_a_formula(tmp_path: Path, label: str) -> None:
     rows = [{**BOUNCE, "label": label}, SWAY]

@@ -84,7 +84,10 @@ def test_the_loss_of_windows_with_and_without_actions_is_finite(case):
 RECOMPUTED = [
     (case, variant)
     for case in HEAD_CASES.values()
-    for variant in ({}, *({"attention_window": w} for w in (5, [5, 3, None]) if case.name == "actionformer"))
+    for variant in (
+        {},
+        *({"attention_window": w} for w in (5, [5, 3, None]) if case.name in ("actionformer", "spotting")),
+    )
 ] + [
     (HEAD_CASES["actionformer"], {"attention_window": 4, "neck": "fpn", "padding": "actionformer"}),
     (HEAD_CASES["actionformer"], {"attention_window": 5, "use_relative_position_bias": True, "num_head_layers": 0}),
@@ -190,7 +193,7 @@ def config_of(case, **settings):
 @every_case
 def test_learns_a_few_windows_and_survives_saving(case, tmp_path):
     model = tiny_model(config_of(case))
-    assert_learns(model, num_steps=60, learning_rate=0.005)
+    assert_learns(model, num_steps=60, learning_rate=0.005, finds_points=case.finds_points)
     assert_survives_saving(model, tmp_path)
 
 

@@ -5,7 +5,7 @@ import torch
 from tolerances import assert_close
 
 from re2tal_hf.head import LocalizationHeadOutput
-from re2tal_hf.loss_points import LocalizationLoss, assign_labels, segment_diou_loss
+from re2tal_hf.loss_points import LocalizationLoss, SpottingLoss, assign_labels, segment_diou_loss
 
 
 def pyramid_points(length=16, num_levels=3):
@@ -246,3 +246,58 @@ def test_a_second_backward_pass_sees_its_own_normalizer():
 def test_bad_targets_are_named(targets, message):
     with pytest.raises(ValueError, match=message):
         LocalizationLoss()(make_output(), targets)
+
+
+# Points in time
+
+
+def spotting_output(displacements, radius=1.5, num_labels=3):
+    """A head's output for one sequence whose steps say how far off the action is."""
+    displacements = torch.tensor(displacements, dtype=torch.float64, requires_grad=True)
+    steps = torch.arange(len(displacements), dtype=torch.float32)
+    constants = [torch.full_like(steps, value) for value in (0.0, radius, 1.0)]
+    output = LocalizationHeadOutput(
+        logits=torch.zeros(1, len(steps), num_labels, dtype=torch.float64, requires_grad=True),
+        offsets=torch.stack([radius - displacements, radius + displacements], -1)[None],
+        points=torch.stack([steps, *constants], 1),
+        point_mask=torch.ones(1, len(steps), dtype=torch.bool),
+    )
+    return output, displacements
+
+
+def test_steps_near_a_point_learn_its_class_and_the_nearest_time():
+    output, _ = spotting_output([0.0] * 8)
+    # Of the second, a segment, the middle counts: 5.25. Step 4 is near both.
+    target = make_target([[3.0, 3.0], [4.0, 6.5]], [0, 2])
+    positive, offsets = SpottingLoss()._targets(output, [target])
+    assert [row.nonzero().flatten().tolist() for row in positive[0]] == [[], [], [0], [0], [0, 2], [2], [2], []]
+    displacements = (offsets[0, :, 1] - offsets[0, :, 0]) / 2
+    assert displacements[2:7].tolist() == [1, 0, -1, 0.25, -0.75]
+    assert not SpottingLoss()._targets(output, [NOTHING])[0].any()
+
+
+def test_the_loss_of_points_is_that_of_their_distance():
+    target = make_target([[3.25, 3.25]], [1])
+    right, _ = spotting_output([0, 0, 1.25, 0.25, -0.75, 0])
+    assert_close(SpottingLoss().eval()(right, [target])["regression"], torch.tensor(0.0))
+    wrong, displacements = spotting_output([0, 0, 1.25, 0.75, -0.75, 0])
+    loss = SpottingLoss().eval()(wrong, [target])
+    # Three steps learn it, and one is half a step off, of segments of three.
+    assert_close(loss["regression"], torch.tensor((1 - 2.5 / 3.5 + (0.5 / 3.5) ** 2) / 3))
+    loss["regression"].backward()
+    assert displacements.grad.nonzero().flatten().tolist() == [3] and displacements.grad[3] > 0
+
+
+def test_what_a_point_can_learn():
+    output, _ = spotting_output([0.0] * 4)
+    loss = SpottingLoss()
+    segments = torch.tensor([[-1.0, -1.0], [-2.0, -2.0], [3.0, 4.0], [5.0, 5.0]])
+    assert loss.can_learn(output, segments).tolist() == [True, False, True, False]
+    output.point_mask[0, 3] = False
+    assert loss.can_learn(output, segments).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("option", [{"center_radius": 2.0}, {"all_classes": True}])
+def test_what_is_of_segments_is_refused_of_points(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is of segments"):
+        SpottingLoss(**option)

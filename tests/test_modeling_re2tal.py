@@ -254,7 +254,7 @@ def test_save_and_load(tmp_path):
     assert half.criterion.normalizer.dtype == torch.float32
 
 
-@pytest.mark.parametrize("head", ["actionformer", "tridet", "vsgn"])
+@pytest.mark.parametrize("head", ["actionformer", "spotting", "tridet", "vsgn"])
 @pytest.mark.parametrize(
     "device_map", [{"model": "cpu", "head": "disk", "criterion": "cpu"}, {"": "disk"}], ids=["head", "everything"]
 )

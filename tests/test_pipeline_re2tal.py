@@ -57,7 +57,7 @@ def video(tmp_path_factory) -> str:
     return str(write_video(tmp_path_factory.mktemp("videos") / "noise.mp4", frames, RATE))
 
 
-@pytest.mark.parametrize("head", ["actionformer", "tridet", "vsgn"])
+@pytest.mark.parametrize("head", ["actionformer", "spotting", "tridet", "vsgn"])
 @pytest.mark.parametrize("part", ["model", "head"])
 def test_a_model_with_nan_is_an_error(head, part, video):
     broken = small_pipeline(head_config={"model_type": head, "hidden_size": 32, "num_levels": 3})
@@ -66,6 +66,21 @@ def test_a_model_with_nan_is_an_error(head, part, video):
         torch.nn.init.constant_(parameter, float("nan"))
     with pytest.raises(NotFiniteError, match="noise.mp4.*not finite"):
         broken(video)
+
+
+def test_points_in_time_start_where_they_end(video, tmp_path):
+    pipe = small_pipeline(head_config={"model_type": "spotting", "hidden_size": 16, "num_levels": 3})
+    with pytest.raises(ValueError, match="finds points in time: set point_window"):
+        TemporalActionLocalizationPipeline(model=pipe.model, video_processor=Re2TALVideoProcessor())
+    pipe.save_pretrained(tmp_path)
+    rows = pipeline("temporal-action-localization", model=str(tmp_path))(video)
+    assert len(rows) > 20 and rows == pipe(video)
+    assert all(0 <= row["start"] == row["end"] <= 5.3 + 1e-6 for row in rows)
+    assert max(row["end"] for row in rows) > 4.0
+    # Of one class and place the suppression leaves one near its score.
+    best = rows[0]
+    near = [row for row in rows[1:] if row["label"] == best["label"] and abs(row["start"] - best["start"]) < 0.05]
+    assert all(row["score"] < 0.3 * best["score"] for row in near)
 
 
 def test_actions_are_in_seconds_and_best_first(pipe, video):
@@ -156,7 +171,7 @@ def test_batches_of_windows_give_the_same(pipe, video):
     handle.remove()
 
 
-EXACT_HEADS = ["actionformer", "tridet", "vsgn"]
+EXACT_HEADS = ["actionformer", "spotting", "tridet", "vsgn"]
 
 
 @pytest.mark.parametrize("number", range(len(EXACT_CASES)), ids=[case.name for case in EXACT_CASES])

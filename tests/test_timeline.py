@@ -34,6 +34,12 @@ def test_one_bar_per_segment_at_its_seconds():
     assert figure.axes[0].get_xlim() == (0.0, 10.0)
 
 
+def test_a_point_is_a_line():
+    rows = [{"label": "Goal", "score": 0.9, "start": 4.0, "end": 4.0}]
+    [point, truth] = draw_timeline(rows, duration=10.0, ground_truth=[{**rows[0], "end": 6.0}]).axes[0].collections
+    assert len(point.get_edgecolor()) == 1 and point.get_linewidth()[0] > 0 and len(truth.get_edgecolor()) == 0
+
+
 def test_lanes_true_classes_first_then_by_best_score():
     figure = draw_timeline(DETECTIONS, duration=10.0, ground_truth=TRUTH)
     assert lanes(figure) == ["Catch", "Serve", "Throw"]

@@ -287,3 +287,28 @@ def test_detections_of_opentad(model_goldens):
             torch.inf,
         ).amin(dim=1)
         assert scores.quantile(0.9) <= 0.01
+
+
+def test_points_suppress_each_other_within_a_window():
+    windows = [Window("v", 2.0, 10.0, 64, 6.0)]
+    times = [[10, 10], [12, 12], [19, 19], [-3, -3], [400, 400]]
+    outputs = output([[2.0, 1.0, 0.5, 0.0, -0.5]], [times])
+    [found] = post_process(outputs, windows, settings={"point_window": 1.0, "nms_sigma": 0.5})
+    assert torch.equal(found["segments"][:, 0], found["segments"][:, 1])
+    scores = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5]).sigmoid().double()
+    # Segments of a second 0.2 s apart share 0.8 of 1.2, 0.9 s apart 0.1 of 1.9, and 0.7 s apart 0.3 of 1.7. The second
+    # falls behind the third, which then lowers it, too. Those at the edges of the video are alone.
+    first = float(torch.exp(torch.tensor(-((0.8 / 1.2) ** 2) / 0.5)))
+    second = [
+        float(torch.exp(torch.tensor(-((share / union) ** 2) / 0.5))) for share, union in ((0.1, 1.9), (0.3, 1.7))
+    ]
+    expected = {3.0: scores[0], 3.2: scores[1] * first * second[1], 3.9: scores[2] * second[0]}
+    expected |= {1.7: scores[3], 6.0: scores[4]}
+    assert len(found["scores"]) == 5
+    for (time, _), score in zip(found["segments"].tolist(), found["scores"].tolist(), strict=True):
+        near = min(expected, key=lambda known: abs(known - time))
+        assert time == pytest.approx(near, abs=1e-6) and score == pytest.approx(float(expected[near]), abs=1e-5)
+    # Without the window they are segments of no length, and dropped.
+    assert len(post_process(outputs, windows)[0]["segments"]) == 0
+    [hard] = post_process(outputs, windows, point_window=1.0, nms_method="hard", nms_iou_threshold=0.5)
+    assert sorted(round(time, 3) for time, _ in hard["segments"].tolist()) == [1.7, 3.0, 3.9, 6.0]

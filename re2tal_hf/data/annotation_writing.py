@@ -63,9 +63,17 @@ def names_for_tools(paths: Sequence[str | Path]) -> list[str]:
 
 
 def detected_video(name: str, rows: Sequence[dict[str, Any]], reader: VideoReader) -> VideoToWrite:
-    """Returns what a model found in a video as it is to be written."""
+    """Returns what a model found in a video as it is to be written; points get a second about them, for all to show."""
     rows = sorted(rows, key=lambda row: (row["start"], row["end"]))
-    actions = [(row["start"], row["end"], row["label"]) for row in rows]
+    margins = [0.5 if row["start"] == row["end"] else 0.0 for row in rows]
+    actions = [
+        (
+            max(row["start"] - margin, 0.0),
+            min(row["end"] + margin, reader.duration) if margin else row["end"],
+            row["label"],
+        )
+        for row, margin in zip(rows, margins, strict=True)
+    ]
     return video_of_reader(name, actions, reader, [row["score"] for row in rows])
 
 

@@ -67,20 +67,20 @@ def to_csv(detections: Detections) -> str:
 
 
 def to_srt(detections: Detections) -> str:
-    """SubRip: a numbered cue per detection, in order of time."""
+    """SubRip: a numbered cue per detection, in order of time; of a point a second long."""
     cues = [
-        f"{number}\n{clock(row['start'], ',')} --> {clock(row['end'], ',')}\n{caption(row['label'], row['score'])}\n"
+        f"{number}\n{_cue_times(row, ',')}\n{caption(row['label'], row['score'])}\n"
         for number, row in enumerate(by_time(detections), start=1)
     ]
     return "\n".join(cues)
 
 
 def to_vtt(detections: Detections) -> str:
-    """WebVTT: a cue per detection, in order of time."""
+    """WebVTT: a cue per detection, in order of time; of a point a second long."""
     cues = []
     for row in by_time(detections):
         shown = html.escape(caption(row["label"], row["score"]), quote=False)
-        cues.append(f"{clock(row['start'], '.')} --> {clock(row['end'], '.')}\n{shown}\n")
+        cues.append(f"{_cue_times(row, '.')}\n{shown}\n")
     return "\n".join(["WEBVTT\n", *cues])
 
 
@@ -146,6 +146,11 @@ def caption(label: str, score: float | None = None) -> str:
     # A line break or an arrow in a label would end the cue.
     text = one_line(label).replace("-->", "->")
     return text if score is None else f"{text} ({score:.2f})"
+
+
+def _cue_times(row: Mapping[str, Any], separator: str) -> str:
+    end = row["end"] if row["end"] > row["start"] else row["start"] + 1
+    return f"{clock(row['start'], separator)} --> {clock(end, separator)}"
 
 
 def clock(seconds: float, separator: str) -> str:

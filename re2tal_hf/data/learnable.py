@@ -86,7 +86,7 @@ def _misfits_of_video(
         # The margin is for whole videos whose length is a whole number of frames but for rounding.
         if threshold * frames > longest + 1e-3:
             misfits.append(Misfit(label, "too long", threshold * frames / longest))
-        elif not fits and frames <= feature_stride:
+        elif not fits and 0 < frames <= feature_stride:
             misfits.append(Misfit(label, "too short", feature_stride / frames))
         elif not fits:
             misfits.append(Misfit(label, "no point"))
@@ -146,7 +146,10 @@ def remedy(windows: TrainingWindows, reason: str, misfits: Sequence[Misfit]) -> 
     if reason == "lost":
         return f"; correct the annotations, or {POINT_HINT}"
     if reason == "no point":
-        return "; see model.head_config.regression_ranges and model.loss_config.center_radius"
+        return (
+            "; see model.head_config.regression_ranges and model.loss_config.center_radius; of a head that finds"
+            " points, model.head_config.radius"
+        )
     processor, crop_ratio = windows.processor, windows.crop_ratio
     factor = float(np.quantile([misfit.factor for misfit in misfits], 1 - _LEFT_OUT, method="higher"))
     num_frames = math.ceil(processor.num_frames * factor / _FRAMES) * _FRAMES

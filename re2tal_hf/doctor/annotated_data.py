@@ -73,6 +73,7 @@ def _read(recipe: Recipe, subset: str) -> AnnotationSet:
         feature_folder=data.features,
         repair=False,
         point_width=data.point_width,
+        points=data.points,
         streaming=data.streaming,
     )
     if all(video.path is None for video in found.videos):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 from ..configuration_re2tal import CONFIGS, settings_of
+from ..data.annotation_set import PointOf
 from ..data.augmentation import Augmentation
 from ..data.time_units import MAX_LOST
 from ..value_checks import (
@@ -62,6 +63,8 @@ class DataArguments:
             their video. Also the largest share of validation actions outside their video.
         point_width: Seconds about its time that an action is given which starts where it ends; by default such points
             are dropped.
+        points: For a head that finds points in time: each action is one, `middle` or `start` of those that have a
+            length. `processor.point_window` goes with it, and the metric is that of SoccerNet.
         class_agnostic: All actions are one class (with an external video classifier at test time).
         windows_per_video: Windows drawn in an epoch from each video, or from each `seconds_per_window` of it where that
             is given.
@@ -84,6 +87,7 @@ class DataArguments:
     allow_shared_videos: bool = False
     max_unlearnable: Annotated[float, SHARE] = MAX_LOST
     point_width: Annotated[float | None, SECONDS] = None
+    points: PointOf | None = None
     class_agnostic: bool = False
     windows_per_video: Annotated[int, FEW] = 1
     seconds_per_window: Annotated[float | None, SECONDS] = None

@@ -36,7 +36,10 @@ def data_table(windows: TrainingWindows, training: AnnotationSet, validation: An
         ("videos", [str(len(side.videos)) for side in sides]),
         ("  seconds, least / median / most", [_spread([s for s in known if s is not None]) for known in seconds]),
         ("actions", [str(actions_by_class(side).total()) for side in sides]),
-        ("  seconds, least / median / most", list(map(_spread, lengths))),
+        (
+            "  seconds, least / median / most",
+            ["points in time" if side.points else _spread(own) for side, own in zip(sides, lengths, strict=True)],
+        ),
         *_classes(sides),
     ]
     width = max(len(name) for name, _ in rows)
@@ -61,11 +64,11 @@ def _window(windows: TrainingWindows, lengths: np.ndarray) -> str:
     if processor.sampling == "resized":
         return f"{total}, each a whole video in {processor.num_frames} frames"
     seconds = processor.num_frames / float(np.median([windows.frame_rate(video) for video in windows.videos]))
+    line = f"{total} of {processor.num_frames} {windows.frames.steps}, {seconds:.3g} s"
+    if not len(lengths):
+        return line
     longer = int((lengths > seconds).sum())
-    return (
-        f"{total} of {processor.num_frames} {windows.frames.steps}, {seconds:.3g} s; {longer} of {len(lengths)} "
-        "training actions are longer than a window"
-    )
+    return f"{line}; {longer} of {len(lengths)} training actions are longer than a window"
 
 
 def _changes(windows: TrainingWindows, training: AnnotationSet, validation: AnnotationSet) -> list[str]:

@@ -124,6 +124,7 @@ def read_subset(data: DataArguments, subset: str, *, repair: bool) -> Annotation
             feature_folder=data.features,
             repair=repair,
             point_width=data.point_width,
+            points=data.points,
             max_lost=data.max_unlearnable,
             streaming=data.streaming,
         )

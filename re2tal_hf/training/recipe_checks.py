@@ -13,6 +13,7 @@ from ..backprop_plan import read_bytes
 from ..configuration_re2tal import CONFIGS, check_part_settings, settings_of
 from ..coupling import DUAL_RESIDUAL
 from ..data.augmentation import Augmentation
+from ..head import HEADS
 from ..value_checks import did_you_mean, leaves, one_line, shown
 from ..video_processing_re2tal import Re2TALVideoProcessor, check_processor_settings
 from .coupling_schedule import coupling_at
@@ -39,6 +40,7 @@ def check_recipe(recipe: Any, where: str) -> None:
                 raise ValueError(f"{where}{place} is {value!r}, which YAML 1.2 reads as text; write true or false.")
     _check_model(recipe.model, where)
     _check_frames(recipe, where)
+    _check_points(recipe, where)
     if (budget := recipe.training.memory_budget) is not None:
         read_bytes(budget, f"{where}training.memory_budget")
         if recipe.model.get("backprop") not in ("auto", "clips"):
@@ -71,6 +73,22 @@ def _check_model(settings: dict[str, Any], where: str) -> None:
             kind(**{name: value for name, value in settings.items() if name in settings_of(kind)})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{where}model: {one_line(error)}") from error
+
+
+def _check_points(recipe: Any, where: str) -> None:
+    """Checks that head, annotations and suppression are all of points in time, or none."""
+    name = {"model_type": "actionformer", **(recipe.model.get("head_config") or {})}["model_type"]
+    finds_points = getattr(HEADS.find(name, f"{where}model.").head_class, "finds_points", False)
+    settings = {"data.points": recipe.data.points, "processor.point_window": recipe.processor.get("point_window")}
+    for place, value in settings.items():
+        if finds_points and value is None:
+            raise ValueError(f"{where}the head {name!r} finds points in time: set {' and '.join(settings)}.")
+        if not finds_points and value is not None:
+            points = [known for known, head in HEADS.items() if getattr(head.head_class, "finds_points", False)]
+            raise ValueError(
+                f"{where}{place} is for a head that finds points in time ({', '.join(points)}), and the head is "
+                f"{name!r}: leave it out, or give data.point_width, by which points become segments."
+            )
 
 
 def _check_frames(recipe: Any, where: str) -> None:

@@ -126,7 +126,7 @@ def draw_example(
     truth = [
         {"label": annotations.label_names[label], "start": start, "end": end}
         for label, (start, end) in zip(video.labels, video.segments.tolist(), strict=True)
-        if start < end
+        if start < end or (video.points and start == end)
     ]
     rows = [row for row in detections[video.video_id] if row["score"] >= TIMELINE_THRESHOLD]
     title = f"{video.video_id}: detections with a score of at least {TIMELINE_THRESHOLD}"

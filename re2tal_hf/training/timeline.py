@@ -100,7 +100,9 @@ def _shade(color: tuple[float, float, float], score: float) -> tuple[float, ...]
 
 def _draw_bar(axes: Axes, segment: Segment, bottom: float, height: float, color: str | tuple[float, ...]) -> None:
     length = segment["end"] - segment["start"]
-    axes.broken_barh([(segment["start"], length)], (bottom, height), facecolors=color)
+    # A point in time is a line.
+    edge = "none" if length else color
+    axes.broken_barh([(segment["start"], length)], (bottom, height), facecolors=color, edgecolors=edge)
 
 
 def _finish_axes(axes: Axes, labels: list[str], duration: float) -> None:

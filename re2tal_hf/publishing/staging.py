@@ -50,6 +50,8 @@ PACKAGE_FILES = (
     "recipes/README.md",
     "serving/README.md",
     "streaming/README.md",
+    "annotate/README.md",
+    "annotate/page.png",
     "training/README.md",
     "*.py",
     *(

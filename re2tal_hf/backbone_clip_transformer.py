@@ -18,11 +18,13 @@ from transformers.utils import ModelOutput
 from .architecture import ADAPTERS, BACKBONE_SETTINGS, Architecture, adapters_of
 from .backbone_rates import at_feature_rate
 from .reversible import Stage
+from .side_adapter import SideAdapters, beside
 from .temporal_adapter import AdaptedClips, EachClip, TemporalAdapter
 from .value_checks import COUNT, DTYPE, NOT_NEGATIVE, Arguments, Range, fields_of, one_line
 
 # Settings of ours, beside those of the library's configuration.
-OWN: dict[str, Any] = {"feature_stride": Annotated[int | None, COUNT], "adapter_width": Annotated[int, Range(0, 2**13)]}
+OWN: dict[str, Any] = {"feature_stride": Annotated[int | None, COUNT]}
+ADAPTER_SETTINGS: dict[str, Any] = {"adapter_width": Annotated[int, Range(0, 2**13)], "adapter_side": bool}
 # Of sizes that may be lists.
 LENGTHS = {
     "image_size": Range(low=1, length=2),
@@ -71,6 +73,7 @@ class ClipTransformer(Architecture):
         variant: str | None = None,
         feature_stride: int | None = None,
         adapter_width: int = 0,
+        adapter_side: bool = False,
         **settings: Any,
     ) -> PreTrainedModel:
         """Builds a model without classifier.
@@ -81,16 +84,18 @@ class ClipTransformer(Architecture):
                 many as the network makes one of.
             adapter_width: Channels inside the adapters, one behind each layer; 0 for none. They begin as nothing, and
                 are trained where the network is frozen ([`TemporalAdapter`]). They look along all clips of a video.
+            adapter_side: Put the adapters beside the last half of the layers and not behind each: what they make of the
+                layers' outputs is added to the features, and nothing is propagated back through a frozen network.
             settings: Arguments of the library's configuration, and `attn_implementation`; they win over the variant's.
         """
         config = self._configuration({"variant": variant, **settings})
         model: Any = self.encoder(config)
         model.feature_stride = feature_stride
         if adapter_width:
-            layers = range(config.num_hidden_layers)
-            model.add_module(
-                ADAPTERS, nn.ModuleList(TemporalAdapter(config.hidden_size, adapter_width) for _ in layers)
-            )
+            depth = config.num_hidden_layers
+            kind, number = (SideAdapters, (depth + 1) // 2) if adapter_side else (nn.ModuleList, depth)
+            adapters = (TemporalAdapter(config.hidden_size, adapter_width) for _ in range(number))
+            model.add_module(ADAPTERS, kind(adapters))
         return model
 
     def settings(self) -> Arguments:
@@ -108,12 +113,14 @@ class ClipTransformer(Architecture):
         known["dtype"] = DTYPE
         known["variant"] = Literal[tuple(self.variants)] | None
         known |= {"attn_implementation": str | None} if self.chooses_attention else {}
-        known |= {name: hint for name, hint in OWN.items() if name != "adapter_width" or self.token_dims}
+        known |= OWN | (ADAPTER_SETTINGS if self.token_dims else {})
         return known
 
     def check(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> None:
         """As of every family; heads must divide the width, and patches the clip."""
         super().check(settings, where)
+        if settings.get("adapter_side") and not settings.get("adapter_width"):
+            raise ValueError(f"{where}adapter_side: there are no adapters; set {where}adapter_width to their width.")
         config = self._configuration(settings, where)
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(
@@ -130,7 +137,7 @@ class ClipTransformer(Architecture):
 
     def _configuration(self, settings: Mapping[str, Any], where: str = "backbone_config.") -> Any:
         """The library's configuration of the settings, which win over the variant's."""
-        own = {name: value for name, value in settings.items() if name not in ("variant", *OWN)}
+        own = {name: value for name, value in settings.items() if name not in ("variant", *OWN, *ADAPTER_SETTINGS)}
         try:
             return self.config_class(**{**self.variants.get(settings.get("variant") or "", {}), **own})
         except (StrictDataclassError, AttributeError, TypeError) as error:
@@ -152,7 +159,10 @@ class ClipTransformer(Architecture):
             [stage] = stages
             stage.entry = EachClip(stage.entry, 5)
             steps = 1 if size is None else max(size[-4] // self.frames_per_step(model), 1)
-            parts = len(stage.branches) // len(adapters)
+            parts = len(stage.branches) // model.config.num_hidden_layers
+            if isinstance(adapters, SideAdapters):
+                stage.branches = [EachClip(branch, self.token_dims) for branch in stage.branches]
+                return beside(stage, adapters, steps, self.token_dims, parts)
             stage.branches = [
                 AdaptedClips(branch, adapters[index // parts], steps, self.token_dims)
                 if index % parts == parts - 1

@@ -109,7 +109,9 @@ class RotaryAttention(nn.Module):
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         angles = rotary_angles(grid, self.axis_channels, self.pretrained_grid_size, query)
         dropout = self.dropout_prob if self.training else 0.0
-        seen = F.scaled_dot_product_attention(rotate(query, angles), rotate(key, angles), value, dropout_p=dropout)
+        query, key = rotate(query, angles), rotate(key, angles)
+        # Its own memory, since that of all three would be kept with it.
+        seen = F.scaled_dot_product_attention(query, key, value.contiguous(), dropout_p=dropout)
         return self.proj(seen.transpose(1, 2).flatten(2))
 
 

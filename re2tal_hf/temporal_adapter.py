@@ -108,8 +108,23 @@ class AdaptedClips(AdaptedBranch):
 
     def adapt(self, x: Tensor) -> Tensor:
         """`[N, ...]`, each a video of its own, or `[B, clips, ...]` -> the same shape."""
-        steps = self.steps if x.dim() == self.dims else self.steps * x.shape[1]
-        return self.adapter(x.reshape(len(x), steps, -1, x.shape[-1])).view(x.shape)
+        return along_clips(self.adapter, x, self.steps, self.dims)
+
+
+def along_clips(adapter: nn.Module, x: Tensor, steps: int, dims: int) -> Tensor:
+    """Applies an adapter to the tokens of all clips of a video, one after the other.
+
+    Args:
+        adapter: Takes `[B, T, places, D]`.
+        x: `[N, ...]`, each a video of its own, or `[B, clips, ...]`.
+        steps: `T'` of a clip.
+        dims: Dimensions of `[N, ...]`.
+
+    Returns:
+        The shape of `x`.
+    """
+    steps = steps if x.dim() == dims else steps * x.shape[1]
+    return adapter(x.reshape(len(x), steps, -1, x.shape[-1])).view(x.shape)
 
 
 class EachClip(nn.Module):

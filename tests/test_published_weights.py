@@ -62,7 +62,8 @@ def published(tmp_path, monkeypatch):
 
 
 def localizer(kind, folder, **settings):
-    backbone = SOURCES[kind][0] | ({"adapter_width": 4} if "lora" not in settings else {})
+    side = {"adapter_side": True} if settings.get("side") else {}
+    backbone = SOURCES[kind][0] | ({"adapter_width": 4} | side if "lora" not in settings else {})
     config = Re2TALConfig(backbone_config=backbone, head_config=HEAD, num_labels=2)
     model = Re2TALForTemporalActionLocalization(config)
     load_backbone_weights(model.model.backbone, str(folder))
@@ -74,8 +75,13 @@ def localizer(kind, folder, **settings):
     return model.eval()
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("settings", [{}, {"lora": {"r": 2}}], ids=["adapters", "lora"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, settings) for kind in SOURCES for settings in ({}, {"lora": {"r": 2}})),
+        ("transformers", {"side": True}),
+    ],
+)
 @pytest.mark.training
 def test_what_is_published_is_not_saved(kind, settings, published, tmp_path):
     model = localizer(kind, published(kind), **settings)

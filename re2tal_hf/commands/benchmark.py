@@ -67,10 +67,13 @@ def backbone_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tu
 
 
 def adapted_rows(arguments: argparse.Namespace, backbone: dict) -> dict[str, tuple]:
-    """Steps that train all weights, LoRA in a frozen backbone, and adapters in one, in each of the three modes."""
+    """Steps that train all weights, LoRA in a frozen backbone, and adapters in or beside one, in each of the modes."""
     ways: dict[str, tuple[dict, dict]] = {"all weights": ({}, {}), "LoRA": ({}, {"lora": {"r": 8}})}
-    if "adapter_width" in BACKBONES.find(backbone["model_type"]).settings():
+    known = BACKBONES.find(backbone["model_type"]).settings()
+    if "adapter_width" in known:
         ways["adapters"] = ({"adapter_width": arguments.adapters}, {})
+    if "adapter_side" in known:
+        ways["side adapters"] = ({"adapter_width": arguments.adapters, "adapter_side": True}, {})
     return {
         f"{way}, {mode}": (backbone_step, (arguments, {**backbone, **settings}, {"backprop": mode, **change}))
         for mode in ("plain", "checkpoint", "reversible")

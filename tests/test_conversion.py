@@ -114,6 +114,13 @@ def test_a_backbone_alone_begins_a_training(case, tmp_path):
     fresh = build_backbone(backbone, rewiring)
     load_backbone_weights(fresh, str(folder))
     assert all(torch.equal(value, model.backbone.state_dict()[name]) for name, value in fresh.state_dict().items())
+    defaults = json.loads((folder / "conversion.json").read_text())["defaults"]
+    assert not [name for name in defaults if not name.startswith("backbone_config.")]
+    # And back, without the classifier.
+    assert main([str(folder), "--to", "opentad", "--output", str(tmp_path / "back.pth")]) == 0
+    again = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
+    assert again.keys() == {name for name in state if "cls_head" not in name}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.items())
 
 
 def test_there_and_back_by_the_command(tmp_path):

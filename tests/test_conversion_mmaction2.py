@@ -76,6 +76,12 @@ def test_a_backbone_rewired(case, tmp_path):
     state = {name: tensor for name, tensor in state.items() if not name.startswith("cls_head.")}
     model = Re2TALModel.from_pretrained(convert(write(tmp_path / "a.pth", state), *settings, "rewiring=re2tal"))
     assert model.config.rewiring == "re2tal" and model.backprop == "reversible"
+    # Dr2Net's coefficients are in no weights of others; a new model computes what they do.
+    (tmp_path / "dr2net").mkdir()
+    source = write(tmp_path / "dr2net" / "a.pth", state)
+    model = Re2TALModel.from_pretrained(convert(source, *settings, "rewiring=dr2net"))
+    fresh = Re2TALModel(model.config)
+    assert torch.equal(model.backbone.coupling, fresh.backbone.coupling)
 
 
 def test_settings_of_a_config(tmp_path):

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from ..conversion.converted_model import check_new, convert
 from ..conversion.kinds import KINDS
@@ -23,6 +23,7 @@ from ..conversion.settings import read_given
 from ..conversion.source import read_source
 from ..data.json_files import read_text
 from ..data.whole_files import check_writable
+from ..modeling_re2tal import Re2TALModel
 from ..training.model_source import explained, find_model
 from ._command import run_command
 
@@ -75,7 +76,9 @@ def _export(source: str, output: Path) -> int:
     check_writable(output.parent)
     folder = find_model(source, "source")
     with explained(folder, "source"):
-        save_for_opentad(AutoModel.from_pretrained(folder, partial=False), output)
+        alone = AutoConfig.from_pretrained(folder).architectures == [Re2TALModel.__name__]
+        model_class = Re2TALModel if alone else AutoModel
+        save_for_opentad(model_class.from_pretrained(folder, partial=False), output)
     print(f"saved in {output}")
     return 0
 

@@ -77,7 +77,7 @@ def plan_actionformer(source: Source, options: Options | None, given: Mapping[st
     ours = {name: head_name(project, name) for name in source.tensors}
     tensors = {new: source.tensors[name] for name, new in ours.items()}
     settings = Settings(source.name)
-    settings.add(head_settings(head, tensors), "the weights")
+    settings.add(head_settings(source.name, head, tensors), "the weights")
     settings.add(features_settings(tensors), "the weights")
     settings.add(OF_THE_CODE, "the release's code")
     if options is not None:

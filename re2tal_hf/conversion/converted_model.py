@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..configuration_re2tal import RewiredConfig
+from ..coupling import COUPLING
 from ..data.whole_files import check_writable, naming
 from ..licensing.origins import Origin
 from ..loaded_weights import is_computed, is_infinite
@@ -45,6 +46,9 @@ class Fill(NamedTuple):
     pattern: str
     value: float | None
     reason: str
+
+
+COEFFICIENTS = Fill(rf"(^|\.){COUPLING}$", None, "Dr2Net's coefficients are no weights; they are those of a new model")
 
 
 @dataclass
@@ -94,7 +98,7 @@ class Converted:
             "filled": self.filled,
             "computed": self.computed,
             "settings": plan.settings.by_origin(),
-            "defaults": plan.settings.defaults(self.model.config),
+            "defaults": plan.settings.defaults(self.model),
         }
 
     def lines(self) -> list[str]:
@@ -107,7 +111,7 @@ class Converted:
                 lines.append(f"{what} {len(names)} ({_listed(names, 3)}): {reason}")
         for origin, values in plan.settings.by_origin().items():
             lines.append(f"from {origin}: {', '.join(f'{name}={shown(value)}' for name, value in values.items())}")
-        if defaults := plan.settings.defaults(self.model.config):
+        if defaults := plan.settings.defaults(self.model):
             said = ", ".join(f"{name}={shown(value)}" for name, value in defaults.items())
             lines.append(f"the package's defaults, for want of a word: {said}")
         lines.append(f"license: {plan.origin.license or 'not known; name it with --license before you publish it'}")
@@ -193,7 +197,7 @@ def check_new(folder: Path) -> None:
 def _fills(plan: Plan, own: Mapping[str, Tensor]) -> dict[str, Fill]:
     there = set(plan.names.values())
     found: dict[str, Fill] = {}
-    for fill in plan.fills:
+    for fill in (*plan.fills, COEFFICIENTS):
         if not any(re.search(fill.pattern, name) for name in there):
             found |= {name: fill for name in own if re.search(fill.pattern, name)}
     return found

@@ -28,10 +28,11 @@ NEEDED = {
 }
 
 
-def head_settings(model_type: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def head_settings(source: str, model_type: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Returns what a head's tensors tell, by the names of [`Settings`].
 
     Args:
+        source: What messages call the checkpoint.
         model_type: Of the head.
         state: Its tensors under our names.
 
@@ -43,7 +44,10 @@ def head_settings(model_type: str, state: Mapping[str, Tensor]) -> dict[str, Any
         if model_type == "tridet":
             found |= _tridet(state)
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f"The head looks like {model_type}, but is not complete: it lacks {error}.") from error
+        raise ValueError(
+            f"{source}: the head looks like {model_type}, but is not complete: it lacks {error}. Is it of another "
+            "project (--from)?"
+        ) from error
     num_labels = found.pop("num_labels")
     found["model_type"] = model_type
     return {f"head_config.{name}": value for name, value in found.items()} | {"num_labels": num_labels}

@@ -60,7 +60,7 @@ def plan_opentad(source: Source, options: Options | None, given: Mapping[str, An
     if head is not None:
         ours = {name: head_name(PROJECTS[head], name) for name in parts if name != NORMALIZER}
         tensors = {new: parts[name] for name, new in ours.items()}
-        settings.add(head_settings(head, tensors), "the weights")
+        settings.add(head_settings(source.name, head, tensors), "the weights")
         settings.add(OF_THE_CODE[head], "OpenTAD's code")
         if backbone is None:
             settings.add(features_settings(tensors), "the weights")

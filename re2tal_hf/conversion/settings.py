@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..architecture import BACKBONES
-from ..configuration_re2tal import Re2TALConfig
 from ..head import HEADS
+from ..modeling_pretrained import Re2TALPreTrainedModel
+from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..training.recipe_yaml import read_yaml
 from ..value_checks import arguments_of, shown
 from ..video_processing_re2tal import Re2TALVideoProcessor
@@ -71,14 +72,11 @@ class Settings:
             found.setdefault(origin, {})[name] = self.values[name]
         return found
 
-    def defaults(self, config: Any) -> dict[str, Any]:
-        """Returns what nobody has said, with the package's defaults that stand there.
-
-        Args:
-            config: The model's configuration.
-        """
+    def defaults(self, model: Re2TALPreTrainedModel) -> dict[str, Any]:
+        """Returns what nobody has said of a model, with the package's defaults that stand there."""
+        config = model.config
         parts = {"backbone_config": BACKBONES[config.backbone_config["model_type"]].settings().defaults}
-        if isinstance(config, Re2TALConfig):
+        if isinstance(model, Re2TALForTemporalActionLocalization):
             registered = HEADS[config.head_config["model_type"]]
             for name, part in (("head_config", registered.head_class), ("loss_config", registered.loss_class)):
                 parts[name] = arguments_of(getattr(part, "config_class", None) or part).defaults

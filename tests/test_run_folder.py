@@ -18,6 +18,7 @@ from re2tal_hf import dual_residual
 from re2tal_hf.data.annotations import AnnotationSet
 from re2tal_hf.training import localization
 from re2tal_hf.training.arguments import DataArguments, Recipe, load_recipe
+from re2tal_hf.training.checkpoint import surplus
 from re2tal_hf.training.localization import LocalizationTrainer, read_subset
 from re2tal_hf.training.run_folder import RunFolder, RunFolderError, complete_folder
 
@@ -224,6 +225,44 @@ def test_a_missing_or_damaged_file_of_the_checkpoint_is_named(name, recipe, stop
         assert files(stopped) == before
 
 
+@pytest.mark.parametrize(
+    ("limit", "best_epoch", "kept"),
+    [
+        (0, 1, []),
+        (1, 0, [(3, 40)]),
+        (1, 1, [(1, 0)]),
+        (2, 3, [(3, 0), (3, 40)]),
+        (2, 1, [(1, 0), (3, 40)]),
+        (2, 5, [(3, 0), (3, 40)]),
+        (3, 1, [(1, 0), (3, 0), (3, 40)]),
+        (9, 1, [(1, 0), (2, 0), (3, 0), (3, 40)]),
+    ],
+)
+def test_the_last_checkpoints_are_kept_and_that_of_the_best_epoch(limit, best_epoch, kept):
+    places = [(1, 0), (2, 0), (3, 0), (3, 40), (4, 0), (5, 0)]  # the last two are of a training that was given up
+    assert surplus(places, (4, 0), limit, best_epoch) == [place for place in places if place not in kept]
+
+
+def test_a_training_goes_back_to_an_earlier_checkpoint(data, tmp_path):
+    class Measured(LocalizationTrainer):
+        def evaluate(self):
+            metrics, save = super().evaluate()
+            return {**metrics, self.criterion: {1: 0.9, 2: 0.1, 3: 0.2}[self.progress.epoch]}, save
+
+    run, recipe = tmp_path / "run", make_recipe(data, "training.save_total_limit=2")
+    Measured(recipe, run).run()
+    assert sorted(path.name for path in run.glob("checkpoint*")) == ["checkpoint", "checkpoint-1"]
+    expected = outcome(run)
+    (run / "checkpoint/model.pkl").write_bytes(b"")
+    with pytest.raises(RunFolderError, match="delete the folder checkpoint and rename checkpoint-1 to checkpoint"):
+        Measured(recipe, run)
+    shutil.rmtree(run / "checkpoint")
+    (run / "checkpoint-1").rename(run / "checkpoint")
+    Measured(recipe, run).run()
+    assert sorted(path.name for path in run.glob("checkpoint*")) == ["checkpoint", "checkpoint-1"]
+    assert same(outcome(run), expected)
+
+
 def test_nothing_to_go_on_from(recipe, stopped, whole, tmp_path, capsys):
     with pytest.raises(RunFolderError, match="nothing to resume"):
         LocalizationTrainer(recipe, tmp_path / "none", resume=True)
@@ -270,10 +309,15 @@ def test_one_process_trains_in_a_folder(tmp_path):
     assert forks.wait(forks.start(RunFolder(folder).claim, output)) == 0
 
 
-def test_kills_at_named_moments():
-    script, kills = Path(__file__).with_name("killed_training.py"), str(len(MOMENTS))
-    command = [sys.executable, script, kills, "training.epochs=2", "--named"]
+@pytest.mark.parametrize(
+    ("moments", "limit"),
+    [(MOMENTS, 1), (["rename checkpoint.partial", "rename checkpoint.old", "rename checkpoint-2"], 2)],
+)
+def test_kills_at_named_moments(moments, limit):
+    script, kills = Path(__file__).with_name("killed_training.py"), str(len(moments))
+    epochs = "training.epochs=2" if limit == 1 else "training.epochs=4"
+    command = [sys.executable, script, kills, epochs, f"training.save_total_limit={limit}", "--named"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *MOMENTS], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*command, *moments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{kills} of {kills} ended as the run without a kill"

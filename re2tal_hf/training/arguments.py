@@ -135,6 +135,8 @@ class OptimizationArguments:
             not fit the whole backbone, or belong to one that computes something else, are an error.
         save_epochs: A checkpoint to resume from every so many epochs, and before every evaluation.
         save_steps: And, in the middle of an epoch, every so many updates; 0 for none. A signal saves first in any case.
+        save_total_limit: Most checkpoints that are kept: the last ones, among them that after which the best model was
+            measured. `best/` and `last/`, the models, do not count.
         trackers: Experiment trackers by their names in Accelerate.
     """
 
@@ -159,6 +161,7 @@ class OptimizationArguments:
     pretrained_partial: bool = False
     save_epochs: Annotated[int, FEW] = 1
     save_steps: Annotated[int, NOT_NEGATIVE] = 0
+    save_total_limit: Annotated[int, FEW] = 1
     trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
 
     @property

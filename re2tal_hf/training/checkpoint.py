@@ -20,7 +20,7 @@ from ..value_checks import NOT_NEGATIVE, Range, check_value, check_values, field
 from .epoch import EpochSoFar
 from .processes import on_main_process
 from .random_states import random_states, restore_random_states
-from .run_folder import CHECKPOINT, MOST_LETTERS, RunFolder, RunFolderError, differences
+from .run_folder import CHECKPOINT, MOST_LETTERS, Place, RunFolder, RunFolderError, checkpoint_name, differences
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ _KINDS: dict[str, Any] = {
     "updates": Annotated[int, NOT_NEGATIVE],
     "skipped": Annotated[int, NOT_NEGATIVE],
     "best": float,
+    "best_epoch": Annotated[int, NOT_NEGATIVE],
     "seconds": Annotated[float, NOT_NEGATIVE],
     "epochs": Annotated[int, NOT_NEGATIVE],
     "log": list[dict],
@@ -41,7 +42,7 @@ _KINDS: dict[str, Any] = {
     "processes": Annotated[int, Range(1, 2**20)],
 }
 # Runs of earlier versions lack them.
-_NEW = ("skipped", "unmeasured")
+_NEW = ("skipped", "unmeasured", "best_epoch")
 _RANDOM_STATES = "random_states_{}.pkl"
 
 
@@ -53,6 +54,7 @@ class Progress:
         updates: Updates done or skipped, as many an epoch as the present number of processes makes.
         skipped: Updates skipped since the last that was made.
         best: The criterion of the best model.
+        best_epoch: After which it was measured; 0 where that is not known.
         seconds: Time spent in training.
         epochs: Epochs that the run is to have; 0 before it has begun.
         log: The entries of the run folder's log.
@@ -65,6 +67,7 @@ class Progress:
         self.updates = 0
         self.skipped = 0
         self.best = -1.0
+        self.best_epoch = 0
         self.seconds = 0.0
         self.epochs = 0
         self.log: list[dict[str, Any]] = []
@@ -82,9 +85,11 @@ class RunState:
         optimizer: Prepared.
         average: The moving average of the model; None without one.
         data: By what to tell whether a run is on the same data; see `identify_data`.
+        limit: Of the number of checkpoints that are kept.
         progress: How far the run is.
         epoch: How far this process is in the present epoch.
         saved: `place()` of the checkpoint; empty without one.
+        saved_place: The same in numbers; None without one.
     """
 
     accelerator: Accelerator
@@ -92,28 +97,31 @@ class RunState:
     optimizer: Any
     average: AveragedModel | None
     data: dict[str, Any]
+    limit: int = 1
     progress: Progress = field(default_factory=Progress)
     epoch: EpochSoFar = field(default_factory=EpochSoFar)
     saved: str = ""
+    saved_place: Place | None = None
 
-    def num_bytes(self) -> int:
-        """Returns about how much a checkpoint and a saved model take on disk."""
-        models = [self.model, self.model] + ([] if self.average is None else [self.average])
-        tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-        moments = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return sum(tensor.nbytes for tensor in [*tensors, *moments, *moments])
+    def num_bytes(self, folder: RunFolder) -> int:
+        """Returns about how much a saved model and the checkpoints that are still to come take on disk."""
+        models = [self.model] + ([] if self.average is None else [self.average])
+        sizes = [sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) for model in models]
+        moments = 2 * sum(p.nbytes for group in self.optimizer.param_groups for p in group["params"])
+        missing = max(1, self.limit - len(folder.earlier_checkpoints()))
+        return sizes[0] + missing * (sum(sizes) + moments)
 
     def save(self, folder: RunFolder) -> None:
         """Writes the checkpoint of a run folder; to be called on all processes."""
         # One process writes for all: no other has to see its disk, and nothing is renamed before all is written.
         states = gather_object([self._process_state()])
         on_main_process(self.accelerator, lambda: self._write(folder, states))
-        self.saved = self.place()
+        self._note_place()
 
     def save_progress(self, folder: RunFolder) -> None:
         """Writes anew what has changed since `save` without a step; to be called on all processes."""
         on_main_process(self.accelerator, lambda: folder.replace_in_checkpoint(PROGRESS, self._progress()))
-        self.saved = self.place()
+        self._note_place()
 
     def load(self, folder: RunFolder, parts: dict[str, Any]) -> None:
         """Puts back what `read_checkpoint` returned.
@@ -145,7 +153,7 @@ class RunState:
                     "The run goes on with %d processes in place of %d: its random numbers are others from here on.",
                     processes, kept["processes"],
                 )  # fmt: skip
-        self.saved = self.place()
+        self._note_place()
 
     def place(self) -> str:
         """Returns where the run is, in words that follow "goes on"."""
@@ -158,7 +166,14 @@ class RunState:
     def _write(self, folder: RunFolder, process_states: list[dict[str, Any]]) -> None:
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
         parts |= {_RANDOM_STATES.format(process): state for process, state in enumerate(process_states)}
-        folder.write_checkpoint({**parts, PROGRESS: self._progress()})
+        before, now = self.saved_place, (self.progress.epoch, self.epoch.steps)
+        keep_as = checkpoint_name(before) if before is not None and before < now and self.limit > 1 else ""
+        folder.write_checkpoint({**parts, PROGRESS: self._progress()}, keep_as)
+        for place in surplus(folder.earlier_checkpoints(), now, self.limit - 1, self.progress.best_epoch):
+            folder.delete_checkpoint(place)
+
+    def _note_place(self) -> None:
+        self.saved, self.saved_place = self.place(), (self.progress.epoch, self.epoch.steps)
 
     def _progress(self) -> dict[str, Any]:
         processes = self.accelerator.num_processes
@@ -191,6 +206,23 @@ class RunState:
         backbone = self.model.model.backbone
         backbone.reconstruction_errors.by_stage.update(state["errors"])
         vars(backbone.backprop_switch).update(state["switch"])
+
+
+def surplus(places: list[Place], now: Place, limit: int, best_epoch: int) -> list[Place]:
+    """Returns which earlier checkpoints are not kept.
+
+    Args:
+        places: Of all that are there, in order.
+        now: Of the last, which is not among them. What lies behind it is of a training that was given up.
+        limit: Of those that are kept: the latest, the best in the place of the oldest.
+        best_epoch: After which the best model was measured.
+    """
+    past = [place for place in places if place < now]
+    kept = past[max(0, len(past) - limit) :]
+    best = (best_epoch, 0)
+    if kept and best in past and best not in kept:
+        kept[0] = best
+    return [place for place in places if place not in kept]
 
 
 def read_checkpoint(folder: RunFolder, data: dict[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@
 | `log.jsonl` | one line an epoch |
 | `best/`, `last/` | a model as `from_pretrained` takes it, `metrics.json`; also `detections.json`, `timeline.png` |
 | `checkpoint/` | everything that the next epoch depends on, one file for each part |
+| `checkpoint-3/`, `checkpoint-3-40/` | earlier ones, by `training.save_total_limit`: after 3 epochs, 40 steps further |
 
 A file is written under another name and then renamed. A folder `x` is written as `x.partial`; then `x` is renamed to
 `x.old` and `x.partial` to `x`. So `x` is complete where it exists; where it does not, `x.old` is; `x.partial` counts
@@ -21,6 +22,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -60,6 +62,7 @@ FREE_FIELDS = PLACES | {
     "training.pretrained_license",
     "training.save_epochs",
     "training.save_steps",
+    "training.save_total_limit",
     "training.trackers",
     "evaluation.batch_size",
     "evaluation.patience",
@@ -71,6 +74,8 @@ METRICS, DETECTIONS, PICTURE = "metrics.json", "detections.json", "timeline.png"
 MOST_DIFFERENCES = 6
 MOST_LETTERS = 400
 _ABSENT = object()
+Place = tuple[int, int]
+"""How far a training is: epochs done, and steps of the next."""
 
 
 class RunFolderError(ValueError):
@@ -85,6 +90,12 @@ def complete_folder(folder: str | Path) -> Path:
         return folder
     old = folder.with_name(f"{folder.name}.old")
     return old if os.path.isdir(old) else folder
+
+
+def checkpoint_name(place: Place) -> str:
+    """Returns the name of the folder of an earlier checkpoint."""
+    epochs, steps = place
+    return f"{CHECKPOINT}-{epochs}-{steps}" if steps else f"{CHECKPOINT}-{epochs}"
 
 
 class RunFolder:
@@ -216,8 +227,8 @@ class RunFolder:
         with written_whole(self.path / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
-    def write_folder(self, name: str, write: Callable[[Path], None]) -> None:
-        """Lets `write` fill a new folder and puts it in the place of the one of this name."""
+    def write_folder(self, name: str, write: Callable[[Path], None], keep_as: str = "") -> None:
+        """Lets `write` fill a new folder and puts it in the place of the one of this name, which may be kept."""
         folder = self.path / name
         partial, old = (folder.with_name(f"{name}.{ending}") for ending in ("partial", "old"))
         shutil.rmtree(partial, ignore_errors=True)
@@ -229,18 +240,40 @@ class RunFolder:
                     shutil.rmtree(old, ignore_errors=True)
                     folder.rename(old)
                 partial.rename(folder)
+                if keep_as and old.exists():
+                    shutil.rmtree(folder.with_name(keep_as), ignore_errors=True)
+                    old.rename(folder.with_name(keep_as))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
-    def write_checkpoint(self, parts: Mapping[str, Any]) -> None:
-        """Writes what a run goes on from: by file name, tensors and plain values."""
+    def write_checkpoint(self, parts: Mapping[str, Any], keep_as: str = "") -> None:
+        """Writes what a run goes on from.
+
+        Args:
+            parts: By file name, tensors and plain values.
+            keep_as: Name that the checkpoint before gets; without one it is deleted.
+        """
 
         def write(folder: Path) -> None:
             for name, part in parts.items():
                 torch.save(part, folder / name)
 
-        self.write_folder(CHECKPOINT, write)
+        self.write_folder(CHECKPOINT, write, keep_as)
+
+    def earlier_checkpoints(self) -> list[Place]:
+        """Returns the places of the checkpoints beside the last, in order."""
+        found = [
+            re.fullmatch(rf"{CHECKPOINT}-(\d+)(?:-(\d+))?", path.name) for path in self.path.glob(f"{CHECKPOINT}-*")
+        ]
+        return sorted((int(match[1]), int(match[2] or 0)) for match in found if match)
+
+    def delete_checkpoint(self, place: Place) -> None:
+        """Deletes one of the earlier checkpoints; what a kill leaves of it goes when the folder is claimed."""
+        folder, old = self.path / checkpoint_name(place), self.path / f"{CHECKPOINT}.old"
+        with naming(folder):
+            folder.rename(old)
+            shutil.rmtree(old)
 
     def replace_in_checkpoint(self, name: str, part: Any) -> None:
         """Writes one file of the checkpoint anew."""
@@ -255,6 +288,10 @@ class RunFolder:
         """
         path = self._complete(CHECKPOINT) / name
         fix = "restore it, or delete the folder checkpoint to start from the beginning."
+        if earlier := self.earlier_checkpoints():
+            fix = (
+                f"restore it, or delete the folder checkpoint and rename {checkpoint_name(earlier[-1])} to checkpoint."
+            )
         if not path.is_file():
             raise RunFolderError(f"{path} is missing: {fix}")
         try:

@@ -151,7 +151,7 @@ class Trainer(ABC):
         self._on_main(self.run_folder.claim)
         self.finished = self._on_main(self._read_finished)
         if self.finished is None:
-            self._on_main(lambda: check_room(self.run_folder.path, self.state.num_bytes()))
+            self._on_main(lambda: check_room(self.run_folder.path, self.state.num_bytes(self.run_folder)))
 
     def _freeze(self) -> None:
         """Adds LoRA, freezes what the recipe says, and has published weights left out when the model is saved."""
@@ -243,7 +243,9 @@ class Trainer(ABC):
         if arguments.ema_decay is not None:
             average = get_ema_multi_avg_fn(arguments.ema_decay)
             self.average = AveragedModel(self.plain_model, multi_avg_fn=average)
-        self.state = RunState(self.accelerator, self.plain_model, self.optimizer, self.average, self.data)
+        self.state = RunState(
+            self.accelerator, self.plain_model, self.optimizer, self.average, self.data, arguments.save_total_limit
+        )
         self.progress = self.state.progress
         self.updates = FiniteUpdates(
             self.accelerator, self.plain_model, self.model, self.optimizer, arguments, self.progress
@@ -534,6 +536,7 @@ class Trainer(ABC):
         self.run_folder.write_model(LAST, save, metrics)
         if metrics[self.criterion] > self.progress.best:
             self.progress.best = float(metrics[self.criterion])
+            self.progress.best_epoch = self.progress.epoch
             self.run_folder.write_model(BEST, save, metrics)
 
     def _log(self, record: dict[str, Any]) -> None:

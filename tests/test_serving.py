@@ -314,7 +314,9 @@ def test_the_command_serves_and_leaves_nothing_when_it_is_ended(tmp_path: Path):
     environment["RE2TAL_SERVE_KEYS"] = KEYS[0]
     command = [sys.executable, "-m", "re2tal_hf.commands.serve", str(ROOT / "app/model"), "--port=0", "--exact"]
     video = ROOT / "app/examples/testing_001.mp4"
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().partition(",")[0]
@@ -328,5 +330,7 @@ def test_the_command_serves_and_leaves_nothing_when_it_is_ended(tmp_path: Path):
             assert len(list((tmp_path / "temporary").glob("re2tal-serve-*"))) == 1
         finally:
             process.send_signal(signal.SIGTERM)
-        process.wait(timeout=120)
+        assert process.wait(timeout=300) == 128 + signal.SIGTERM
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines()[-1] == "Stopped by SIGTERM."
     assert list((tmp_path / "temporary").glob("re2tal-serve-*")) == []

@@ -28,6 +28,8 @@ from ..value_checks import COUNT, POSITIVE, POSITIVE_SHARE, SHARE, Range, check_
 from ._errors import expected, quiet_without_reader, stopped, unexpected
 
 Options = argparse.Namespace
+# To listen on; 0 is any.
+PORTS = Range(0, 65535)
 # Of the other processes, before one that fails says so itself.
 SECONDS_TO_SPEAK = 10.0
 

@@ -16,7 +16,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from ._command import check_source, load_model, run_command
+from ._command import PORTS, check_source, load_model, number, run_command
 
 PORT = 7861
 
@@ -26,7 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", help="a file of any tool, to begin with")
     parser.add_argument("--model", help="folder of a model or of a run, or a Hub id, which proposes actions")
     parser.add_argument("--device", help="of the model: cpu, cuda, cuda:1, ...")
-    parser.add_argument("--port", type=int, default=PORT, help="of this machine, to listen on (now: %(default)s)")
+    parser.add_argument(
+        "--port", type=number(int, PORTS), default=PORT, help="of this machine, to listen on (now: %(default)s)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
 
 

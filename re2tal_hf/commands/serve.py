@@ -11,6 +11,7 @@ Keys come from a file, one a line, or from the environment variable RE2TAL_SERVE
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import os
@@ -21,10 +22,11 @@ from typing import Any
 from ..data.video_limits import VideoLimits
 from ..serving.localizer import Localizer
 from ..serving.worker import LocalizerProcess
+from ..training.interruption import Interruption
 from ..training.model_source import find_model
 from ..training.own_files import import_files
 from ..value_checks import COUNT, POSITIVE
-from ._command import add_run_options, check_source, load_model, number, run_command
+from ._command import PORTS, add_run_options, check_source, load_model, number, run_command
 
 PORT = 8000
 LIMITS: dict[str, tuple[type, Any, str]] = {
@@ -43,7 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a Hub id")
     add_run_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (now: %(default)s)")
-    parser.add_argument("--port", type=int, default=PORT, help="port to listen on, 0 for any (now: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=number(int, PORTS),
+        default=PORT,
+        help="port to listen on, 0 for any (now: %(default)s)",
+    )
     parser.add_argument("--keys", metavar="FILE", help="of the clients, a key on each line")
     parser.add_argument(
         "--allow",
@@ -72,8 +79,11 @@ def run(options: argparse.Namespace) -> int:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ValueError(f"--allow {missing[0]}: there is no such folder.")
     find_model(options.model, "MODEL")
-    with listen(options.port, options.host) as opened:
+    # uvicorn hands on the signal that has ended it, when all is put away.
+    with Interruption(), contextlib.ExitStack() as stack:
+        opened = stack.enter_context(listen(options.port, options.host))
         localizer = LocalizerProcess(functools.partial(load_localizer, options))
+        stack.callback(localizer.close)
         decided = ("max_megabytes", "max_upload_seconds", "max_jobs", "max_run_seconds", "keep_seconds")
         chosen = ServerOptions(folders, **{name: getattr(options, name) for name in decided})
         server = Server(localizer, keys, chosen)

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,6 @@ class LocalizerProcess:
         if not self._process.is_alive():
             self.restarts += 1
             self._start()
-        self._stop.clear()
         try:
             self._connection.send((path, name, settings))
             kind, told = self._until_it_is_through(progress)
@@ -82,16 +80,16 @@ class LocalizerProcess:
         return told
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, which may put away what its libraries hold."""
         self._connection.close()
+        self._process.join(GRACE)
         self._process.kill()
         self._process.join()
 
     def _start(self) -> None:
         self._connection, others = self._context.Pipe()
-        self._stop = self._context.Event()
         # Daemonic: it ends when this process does.
-        self._process = self._context.Process(target=_work, args=(self._make, others, self._stop), daemon=True)
+        self._process = self._context.Process(target=_work, args=(self._make, others), daemon=True)
         self._process.start()
         others.close()  # else its end would not be seen
         try:
@@ -115,18 +113,22 @@ class LocalizerProcess:
 
     def _let_go(self) -> None:
         """Waits until the process has put a video aside, or ends it."""
-        self._stop.set()
         end = time.monotonic() + GRACE
         with contextlib.suppress(EOFError, ConnectionError):
+            self._connection.send(None)
             while self._connection.poll(max(0.0, end - time.monotonic())):
                 kind, _ = self._connection.recv()
                 if kind != "progress":
                     return
+        self._process.kill()
         self.close()
 
 
-def _work(make: Callable[[], Localize], connection: Connection, stop: Event) -> None:
-    """What the other process does: videos come through the connection, and what is found in them goes back."""
+def _work(make: Callable[[], Localize], connection: Connection) -> None:
+    """What the other process does: videos come through the connection, and what is found in them goes back.
+
+    None that comes while a video is worked on puts it aside.
+    """
     # Ctrl-C goes to both; the service says when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -139,13 +141,16 @@ def _work(make: Callable[[], Localize], connection: Connection, stop: Event) -> 
 
     def report(done: int, windows: int) -> None:
         connection.send(("progress", (done, windows)))
-        if stop.is_set():
+        if connection.poll():
+            connection.recv()
             raise Stopped
 
     with contextlib.suppress(EOFError, ConnectionError):  # the service has ended
         while True:
-            path, name, settings = connection.recv()
-            connection.send(_answer(localize, path, name, settings, report))
+            video = connection.recv()
+            if video is not None:  # else it came too late
+                path, name, settings = video
+                connection.send(_answer(localize, path, name, settings, report))
 
 
 def _answer(localize: Localize, path: Path, name: str, settings: dict[str, Any], report: Progress) -> tuple[str, Any]:

@@ -16,6 +16,8 @@ from starlette.testclient import TestClient  # noqa: E402
 from re2tal_hf.annotate.project import Project  # noqa: E402
 from re2tal_hf.annotate.proposals import Proposals  # noqa: E402
 from re2tal_hf.annotate.server import Server  # noqa: E402
+from re2tal_hf.annotate.training import Training, divided  # noqa: E402
+from re2tal_hf.data.annotation_records import Record  # noqa: E402
 
 ATTACK = "<img src=x onerror=alert(1)>"
 JUMP = {"start": 0.5, "end": 1.5, "label": "jump"}
@@ -223,3 +225,46 @@ def test_what_the_model_is_least_sure_of_is_offered_first(folder: Path):
 def test_a_folder_without_a_model_has_no_proposals(client: TestClient):
     assert client.get("/api/state").json()["model"] is None
     assert "--model" in client.get("/api/videos/0/proposals").json()["error"]
+
+
+def finished(video_id: str, subset: str, *labels: str) -> Record:
+    return Record(video_id, subset, 2.0, segments=[(0.0, 1.0)] * len(labels), labels=[*labels])
+
+
+def test_the_finished_videos_are_divided_unless_they_are():
+    records = [finished(name, "training", "jump") for name in "abcd"] + [finished("e", "")]
+    assert sorted(record.subset for record in divided(records)) == ["training"] * 3 + ["validation"]
+    assert [record.subset for record in records] == ["training"] * 4 + [""]
+    records[2] = finished("c", "validation", "jump")
+    assert divided(records) == records[:4]
+    with pytest.raises(ValueError, match="^3 finished videos have actions: finish 4"):
+        divided([*records[:3], finished("d", "training")])
+
+
+def test_a_training_needs_finished_videos(folder: Path):
+    training = Training(Project(folder), "auto", lambda run: None)
+    server = Server(Project(folder), training=training)
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    client.get("/", params={"key": server.key})
+    assert client.get("/api/training").json() == {"running": False, "status": ""}
+    assert "0 finished videos" in client.post("/api/training").json()["error"]
+    assert client.delete("/api/training").json() == {"running": False, "status": ""}
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.training
+def test_why_a_training_failed_is_told(folder: Path):
+    for name in "bcd":
+        write_video(folder / f"{name}.mp4", numbered_frames(20), 10)
+    project = Project(folder)
+    for number, _ in enumerate(project.ids):
+        project.mark(number, [JUMP], True, 0)
+    training = Training(project, "no such recipe", lambda run: None)
+    training.start()
+    with pytest.raises(ValueError, match="runs already"):
+        training.start()
+    while training.running:
+        assert training.status().startswith("Training begins")
+        time.sleep(0.1)
+    assert training.status().startswith("The training failed, runs/1/output.txt: error: ")
+    training.close()

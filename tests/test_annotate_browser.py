@@ -10,8 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from killed_training import make_recipe
 from test_app_browser import ARGUMENTS, CHROMIUM, DESKTOP, PHONE
 from video_factory import numbered_frames, write_video
+
+from re2tal_hf.pipeline_re2tal import load_pipeline
+from re2tal_hf.training.recipe_yaml import write_yaml
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
@@ -33,17 +37,19 @@ def folder(tmp_path: Path, hour: Path) -> Path:
 
 
 @contextmanager
-def served(folder: Path, pipe: Any = None) -> Iterator[str]:
-    """Serves the page and gives its address; `pipe` is the model that proposes."""
+def served(folder: Path, pipe: Any = None, recipe: str = "auto") -> Iterator[str]:
+    """Serves the page and gives its address; `pipe` is the model that proposes, `recipe` that by which it trains."""
     import uvicorn
 
     from re2tal_hf.annotate.project import Project
     from re2tal_hf.annotate.proposals import Proposals
     from re2tal_hf.annotate.server import Server, listen
+    from re2tal_hf.annotate.training import Training
 
     project, opened = Project(folder), listen(0)
-    proposals = None if pipe is None else Proposals(project, pipe)
-    server = Server(project, proposals)
+    proposals = Proposals(project, pipe)
+    training = Training(project, recipe, lambda run: proposals.use(load_pipeline(str(run / "best"))))
+    server = Server(project, proposals, training)
     running = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
     thread.start()
@@ -52,8 +58,8 @@ def served(folder: Path, pipe: Any = None) -> Iterator[str]:
     finally:
         running.should_exit = running.force_exit = True
         thread.join(30)
-        if proposals is not None:
-            proposals.close()
+        training.close()
+        proposals.close()
 
 
 @contextmanager
@@ -233,3 +239,37 @@ def test_the_order_of_the_queue_is_chosen(tmp_path: Path) -> None:
         page.keyboard.press("p")
         playwright.expect(page.locator("h1")).to_have_text("empty")
         shown(page, 0)
+
+
+@pytest.mark.training
+def test_a_training_on_what_is_finished_gives_the_model_that_proposes(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    recipe = make_recipe(tmp_path).to_dict()
+    recipe["training"]["epochs"] = 2
+    recipe["evaluation"]["start_epoch"] = 2
+    for name in ("annotations", "videos", "cache"):
+        recipe["data"][name] = None
+    (tmp_path / "quick.yaml").write_text(write_yaml(recipe), encoding="utf-8")
+    for path in list(videos.iterdir()):
+        shutil.copy(path, videos / f"again_{path.name}")
+    with served(videos, recipe=str(tmp_path / "quick.yaml")) as address, opened_page(address) as page:
+        train, status = page.get_by_role("button", name="Train", exact=True), page.locator("#trained")
+        playwright.expect(page.locator("#proposals")).to_be_hidden()
+        page.fill("#class-name", "wave")
+        page.press("#class-name", "Enter")
+        for count in range(1, 5):
+            mark(page, 1, 5)
+            page.keyboard.press("f")
+            playwright.expect(page.locator("#count")).to_have_text(f"{count} of 6 finished")
+        train.click()
+        stop = page.get_by_role("button", name="Stop the training")
+        playwright.expect(status).to_contain_text("epoch", timeout=120_000)
+        stop.click()
+        playwright.expect(status).to_contain_text("runs/1 keeps what it had learned", timeout=120_000)
+        train.click()
+        playwright.expect(status).to_have_text("Proposals are of the new model, runs/2/run", timeout=240_000)
+        playwright.expect(page.locator("#proposals")).to_be_visible()
+        page.locator("#least").fill("0")
+        page.locator("#timeline .ghost").first.wait_for()
+    database = json.loads((videos / "runs/2/annotations.json").read_text())["database"]
+    assert sorted(entry["subset"] for entry in database.values()) == ["training"] * 3 + ["validation"]

@@ -1,8 +1,10 @@
 // Marking: the queue, the player, keys, edits with their undoing, and saving after each of them.
 
+import { ask } from "./ask.js";
 import { KEYS, meaning } from "./keys.js";
 import { Proposals } from "./proposals.js";
 import { Timeline, clock, make } from "./timeline.js";
+import { TrainingStatus } from "./training.js";
 
 const COLOURS = 8;
 const POLL = 1500;
@@ -33,27 +35,24 @@ const timeline = new Timeline(find("timeline"), {
     strip: (times) => `api/videos/${video.number}/strip?times=${times.join(",")}`,
 });
 
-const proposals = new Proposals({ ask, arrived: draw });
+const proposals = new Proposals({ arrived: draw });
+
+const training = new TrainingStatus({
+    shown(running, status) {
+        document.querySelector('[data-do="train"]').hidden = running;
+        document.querySelector('[data-do="stop-training"]').hidden = !running;
+        find("trained").textContent = status;
+    },
+    // Its model proposes from now on.
+    ended: () =>
+        trying(async () => {
+            await loadState();
+            if (state.model) await proposals.load(video.number);
+        }),
+});
 
 function say(text) {
     find("alert").textContent = text;
-}
-
-async function ask(address, method = "GET", sent = undefined) {
-    const options = { method };
-    if (sent !== undefined) {
-        options.headers = { "Content-Type": "application/json" };
-        options.body = JSON.stringify(sent);
-    }
-    let response;
-    try {
-        response = await fetch(`api/${address}`, options);
-    } catch {
-        throw new Error("re2tal annotate does not answer: is it still running?");
-    }
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error ?? response.statusText);
-    return answer;
 }
 
 // Runs what may fail and shows why.
@@ -74,6 +73,8 @@ async function loadState() {
     label ??= labels[0] ?? null;
     find("folder").textContent = state.folder;
     find("count").textContent = `${state.videos.filter((each) => each.finished).length} of ${state.videos.length} finished`;
+    find("proposals").hidden = find("offered").hidden = !state.model;
+    find("proposals").title = state.model ?? "";
     drawQueue();
     drawClasses();
 }
@@ -436,6 +437,8 @@ const DO = {
     "zoom-out": () => timeline.zoom(0.5),
     fit: () => timeline.fit(),
     finish,
+    train: () => trying(() => training.tell("POST")),
+    "stop-training": () => trying(() => training.tell("DELETE")),
     "next-video": () => open(along(1)),
     "last-video": () => open(along(-1)),
 };
@@ -500,8 +503,8 @@ await trying(async () => {
     await loadState();
     for (const [name, title] of Object.entries(state.formats)) find("format").append(new Option(title, name));
     find("format").dispatchEvent(new Event("change"));
-    find("proposals").hidden = find("offered").hidden = !state.model;
-    find("proposals").title = state.model ?? "";
+    find("training").hidden = !state.trains;
+    if (state.trains) await training.tell("GET");
     setLeast();
     if (window.innerWidth <= 700) find("queue").open = false;
     await open(state.next ?? 0);

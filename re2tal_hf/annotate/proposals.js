@@ -1,5 +1,7 @@
 // What the model proposes for the open video: asked for until it is there, shown as ghosts, saved only when accepted.
 
+import { ask } from "./ask.js";
+
 const POLL = 1000;
 // A ghost that an action of its class covers so well says nothing new.
 const SAME = 0.5;
@@ -10,7 +12,7 @@ function tiou(one, other) {
 }
 
 export class Proposals {
-    // `on` has: ask(address), which gives what the server answers; arrived(), when there is something new.
+    // `on` has: arrived(), when there is something new.
     constructor(on) {
         this.on = on;
         this.rows = [];
@@ -25,7 +27,7 @@ export class Proposals {
         this.rows = [];
         this.status = "The model looks at other videos first";
         while (this.number === number) {
-            const found = await this.on.ask(`videos/${number}/proposals`);
+            const found = await ask(`videos/${number}/proposals`);
             if (this.number !== number) return;
             if (found.ready) {
                 this.rows = found.rows.filter((row) => row.start < row.end).sort((a, b) => a.start - b.start || a.end - b.end);

@@ -62,10 +62,10 @@ class Proposals:
 
     Args:
         project: With the videos.
-        pipe: The model.
+        pipe: The model; without one it waits for `use`.
     """
 
-    def __init__(self, project: Project, pipe: TemporalActionLocalizationPipeline):
+    def __init__(self, project: Project, pipe: TemporalActionLocalizationPipeline | None = None):
         self._project, self._pipe = project, pipe
         self._found: dict[int, VideoProposals] = {}
         self._wanted: int | None = None
@@ -75,9 +75,9 @@ class Proposals:
         self._thread.start()
 
     @property
-    def model(self) -> str:
-        """Name of the model."""
-        return str(self._pipe.model.name_or_path)
+    def model(self) -> str | None:
+        """Name of the model; None without one."""
+        return None if self._pipe is None else str(self._pipe.model.name_or_path)
 
     @property
     def labels(self) -> list[str]:
@@ -102,7 +102,13 @@ class Proposals:
     def spelled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns rows of the model with labels as the annotations spell them."""
         spelling = self._spelling()
-        return [{**row, "label": spelling[row["label"]]} for row in rows]
+        return [{**row, "label": spelling.get(row["label"], row["label"])} for row in rows]
+
+    def use(self, pipe: TemporalActionLocalizationPipeline) -> None:
+        """Looks at all videos anew, by another model."""
+        with self._changed:
+            self._pipe, self._found = pipe, {}
+            self._changed.notify()
 
     def close(self) -> None:
         """Ends after the windows that the model is looking at."""
@@ -112,42 +118,46 @@ class Proposals:
         self._thread.join()
 
     def _work(self) -> None:
-        while (number := self._next()) is not None:
-            proposals = self._found[number]
+        while (taken := self._next()) is not None:
+            pipe, number, proposals = taken
 
-            def report(done: int, windows: int, proposals: VideoProposals = proposals) -> None:
-                proposals.progress = done / windows
-                if self._ended:
+            def report(done: int, windows: int, taken: _Taken = taken) -> None:
+                taken[2].progress = done / windows
+                if self._ended or self._pipe is not taken[0]:
                     raise _EndedError
 
             try:
                 path = str(self._project.paths[number])
-                proposals.rows = self._pipe(path, top_k=MOST_PROPOSALS, progress=report)
+                proposals.rows = pipe(path, top_k=MOST_PROPOSALS, progress=report)
             except _EndedError:
-                return
+                continue
             except Exception as error:  # the page shows it, and other videos may do
                 proposals.error = f"The model fails on {self._project.ids[number]}: {error or type(error).__name__}"
             proposals.ready = True
 
-    def _next(self) -> int | None:
-        """Waits for a video to look at; None at the end."""
+    def _next(self) -> _Taken | None:
+        """Waits for a video to look at, and a model; None at the end."""
         with self._changed:
             while not self._ended:
                 number, self._wanted = self._wanted, None
                 if number is None or number in self._found:
                     unfinished = (n for n in range(len(self._project.ids)) if not self._project.record(n).subset)
                     number = next((n for n in unfinished if n not in self._found), None)
-                if number is not None:
+                if self._pipe is not None and number is not None:
                     self._found[number] = VideoProposals()
-                    return number
+                    return self._pipe, number, self._found[number]
                 self._changed.wait()
             return None
 
     def _spelling(self) -> dict[str, str]:
         """By the model's labels, those to be shown: two that differ in case only are refused in one file."""
         known = {label.casefold(): label for label in self._project.labels()}
-        cleaned = {label: clean_label(label)[:MOST_LETTERS] for label in self._pipe.model.config.id2label.values()}
+        labels = [] if self._pipe is None else self._pipe.model.config.id2label.values()
+        cleaned = {label: clean_label(label)[:MOST_LETTERS] for label in labels}
         return {label: known.get(name.casefold(), name) for label, name in cleaned.items()}
+
+
+_Taken = tuple[TemporalActionLocalizationPipeline, int, VideoProposals]
 
 
 class _EndedError(Exception):

@@ -26,14 +26,17 @@ from ..video_reader import VideoReadError
 from .media import Media
 from .project import ChangedElsewhere, Project, formats
 from .proposals import Proposals
+from .training import Training
 
 HOSTS = ["127.0.0.1", "localhost"]
 PAGE_FILES = {
     "page.html": "text/html",
     "page.js": "text/javascript",
+    "ask.js": "text/javascript",
     "keys.js": "text/javascript",
     "proposals.js": "text/javascript",
     "timeline.js": "text/javascript",
+    "training.js": "text/javascript",
     "page.css": "text/css",
 }
 # Orders of the queue.
@@ -59,14 +62,15 @@ class Server:
     Args:
         project: That is marked.
         proposals: Of a model, where there is one.
+        training: That the page can begin.
 
     Attributes:
         key: That the address must have once.
         app: To be served.
     """
 
-    def __init__(self, project: Project, proposals: Proposals | None = None):
-        self._project, self._proposals = project, proposals
+    def __init__(self, project: Project, proposals: Proposals | None = None, training: Training | None = None):
+        self._project, self._proposals, self._training = project, proposals, training
         self._media = Media(project)
         self.key = secrets.token_urlsafe(24)
         routes = [
@@ -77,6 +81,7 @@ class Server:
             Route("/api/videos/{number:int}/strip", _answering(self._strip)),
             Route("/api/videos/{number:int}/proposals", _answering(self._proposed)),
             Route("/api/videos/{number:int}", self._mark, methods=["PUT"]),
+            Route("/api/training", _answering(self._trained), methods=["GET", "POST", "DELETE"]),
             Route("/api/download/{kind}", _answering(self._download)),
             *(Route(f"/{name}", functools.partial(_page_file, name)) for name in PAGE_FILES if name != "page.html"),
         ]
@@ -98,6 +103,7 @@ class Server:
             {
                 "folder": project.folder.resolve().name,
                 "model": self._proposals.model if self._proposals else None,
+                "trains": self._training is not None,
                 "labels": sorted(labels),
                 "formats": formats(),
                 "queue": queue,
@@ -152,8 +158,8 @@ class Server:
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     def _proposed(self, request: Request) -> Response:
-        if self._proposals is None:
-            raise ValueError("There is no model: start re2tal annotate with --model.")
+        if self._proposals is None or self._proposals.model is None:
+            raise ValueError("There is no model: start re2tal annotate with --model, or train one.")
         found = self._proposals.of(self._number(request))
         return JSONResponse(
             {
@@ -163,6 +169,15 @@ class Server:
                 "rows": self._proposals.spelled(found.rows),
             }
         )
+
+    def _trained(self, request: Request) -> Response:
+        if self._training is None:
+            raise ValueError("There is nothing that trains.")
+        if request.method == "POST":
+            self._training.start()
+        if request.method == "DELETE":
+            self._training.stop()
+        return JSONResponse({"running": self._training.running, "status": self._training.status()})
 
     async def _mark(self, request: Request) -> Response:
         sent = await _sent(request)

@@ -97,6 +97,8 @@ def main() -> None:
     ends["finished"] = group("run")
     wrong = [partial(train_with_a_wrong_loss, data, place / f"host{host}" / "wrong") for host in range(2)]
     ends["not finite on one"] = forks.run_group(wrong, place)
+    shutil.copytree(place / "host0" / "run", place / "host1" / "moved")
+    ends["on another host"] = group("moved")
     ends["other recipe"] = group("run", "seed=1")
     ends["other recipe on one"] = group("new", second=("training.save_epochs=2",))
     ends["no data on one"] = group("new", second=(f"data.annotations={place / 'none.json'}",))

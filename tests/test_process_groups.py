@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_all_videos_are_done_before_a_process_says_that_one_is_unreadable(ends, 
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
+        ("on another host", "moved holds a run where process 1"),
         ("other recipe", "seed is 1 here and 0 there"),
         ("other recipe on one", "training.save_epochs is"),
         ("no data on one", "none.json do not exist"),
@@ -126,14 +128,25 @@ def test_what_fails_on_one_process_fails_on_all(name, shown, ends):
         assert status == 1 and shown in text
 
 
-def test_torchrun_restarts_what_was_killed(ends, place):
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_torchrun_restarts_what_was_killed(hosts, ends, place):
     script = place / "restarted.py"
     script.write_text(RESTARTED)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1",
-        str(script), str(place / "data"), str(place / "restarted"),
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ["--nnodes", str(hosts), "--nproc_per_node", str(2 // hosts), "--max-restarts", "1", "--rdzv-id", "job"]
+    options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+    folders = [place / f"restarted_{hosts}_{host}" for host in range(hosts)]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *options, str(script), str(place / "data"), str(folder)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )
+        for folder in folders
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "after epoch 1 of 2" in done.stdout
-    assert same(outcome(place / "restarted"), outcome(place / "host0" / "whole"))
+    said = [agent.communicate() for agent in agents]
+    assert [agent.returncode for agent in agents] == [0] * hosts, [error[-3000:] for _, error in said]
+    assert sum("after epoch 1 of 2" in text for text, _ in said) == 1
+    [trained] = [folder for folder in folders if folder.exists()]
+    assert same(outcome(trained), outcome(place / "host0" / "whole"))

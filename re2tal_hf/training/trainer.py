@@ -50,7 +50,7 @@ from .memory_budget import budget_of, plan_backprop
 from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
 from .patience import is_exhausted
 from .pretrained import full_name
-from .process_checks import check_processes, check_share
+from .process_checks import check_place, check_processes, check_share
 from .processes import (
     Result,
     leave_processes,
@@ -119,6 +119,7 @@ class Trainer(ABC):
             project_config=ProjectConfiguration(project_dir=str(folder)),
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         )
+        check_place(self.accelerator, self.run_folder)
         self._on_main(lambda: self.run_folder.check(recipe, resume))
         backbone = str((recipe.model.get("backbone_config") or {}).get("model_type"))
         self.origin = self._on_all(

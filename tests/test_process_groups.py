@@ -50,7 +50,7 @@ def test_two_hosts_without_a_shared_folder(ends):
     assert [status for status, _ in ends["whole"]] == [0, 0]
     assert [status for status, _ in ends["killed"]] == [-9, 1]
     said = ends["killed"][1][1].splitlines()[-1]
-    assert "ProcessLostError: process 0 on " in said and "the same command goes on after epoch 1 of 2" in said
+    assert "ProcessLostError: process 0 on " in said and "the same command goes on after epoch 1." in said
     assert [status for status, _ in ends["again"]] == [0, 0]
     assert ends["different"] == []
     assert ends["on the second host"] == []

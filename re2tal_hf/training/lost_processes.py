@@ -94,7 +94,7 @@ class Watch:
         with contextlib.suppress(OSError):
             given, _, peer = _read_line(connection).partition(" ")
             if secrets.compare_digest(given.encode(), token.encode()):
-                connection.sendall(f"{self.name}\n".encode())
+                connection.sendall(f"{token} {self.name}\n".encode())
                 self._connections.append(connection)
                 self._listen(connection, peer)
                 return
@@ -109,10 +109,12 @@ class Watch:
                 connection = socket.create_connection((os.environ["MASTER_ADDR"], int(port)), timeout=10)
                 _keep_alive(connection)
                 connection.sendall(f"{token} {self.name}\n".encode())
-                if first := _read_line(connection):
+                connection.settimeout(_SECONDS_TO_MEET)
+                answer, _, peer = _read_line(connection).partition(" ")
+                if answer == token:
                     connection.settimeout(None)
                     self._connections.append(connection)
-                    self._start(partial(self._listen, connection, first))
+                    self._start(partial(self._listen, connection, peer))
                     return token
             if time.monotonic() > end:
                 logger.warning(

@@ -2,6 +2,7 @@
 
 python scripts/measure_effort.py --weights efficientnet-lite0.pth --videos videos --annotations annotations.json
 python scripts/measure_effort.py --only-report
+python scripts/measure_effort.py --annotations annotations.json --detections runs/*/last/detections.json
 
 A scripted annotator marks the training videos some at a time; after each time a head is trained anew on features of a
 frozen image network, of the videos that are marked by then, for the same number of steps. Its proposals are what the
@@ -16,7 +17,8 @@ is added three (start, end, class); and by edits, where an added segment is one,
 marks, or one edit.
 
 The next videos are those at random, or those of which the model is least sure, as the page orders them. A line goes to
-the results file after each training; what has a line is not repeated.
+the results file after each training; what has a line is not repeated. With --detections nothing is trained: the effort
+is that on the stored detections of the validation subset.
 """
 
 from __future__ import annotations
@@ -118,8 +120,11 @@ def proposed(database: Mapping[str, Any], marked: Sequence[str], folder: Path, o
     words += ["--output", str(folder / "run"), f"data.annotations={annotations}"]
     words += [f"data.features={extract(FEATURES, options) / 'features'}"]
     logged(train.main, words, folder)
-    found = read_json(folder / "run" / "last" / "detections.json", '{"results": ...}')["results"]
-    return {name: rows_of(rows) for name, rows in found.items()}
+    return detections(folder / "run" / "last" / "detections.json")
+
+
+def detections(path: Path) -> dict[str, list[Segment]]:
+    return {name: rows_of(rows) for name, rows in read_json(path, '{"results": ...}')["results"].items()}
 
 
 def rows_of(entries: Sequence[Mapping[str, Any]]) -> list[Segment]:
@@ -147,8 +152,8 @@ def best_score(database: Mapping[str, Any], names: Sequence[str], found: Mapping
 def go_through(order: str, seed: int, options: argparse.Namespace) -> None:
     """Marks all training videos, some at a time, and writes the line of each time that has none."""
     database = read_json(options.annotations, '{"database": ...}')["database"]
-    held_out = [name for name, entry in database.items() if entry["subset"] == "validation"]
-    left = sorted(name for name, entry in database.items() if entry["subset"] == "training")
+    held_out = of_subset(database, "validation")
+    left = sorted(of_subset(database, "training"))
     random.Random(seed).shuffle(left)
     marked: list[str] = []
     score = SCORE
@@ -169,6 +174,24 @@ def go_through(order: str, seed: int, options: argparse.Namespace) -> None:
             with options.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         left, score = list(line["left"]), line["next_score"]
+
+
+def of_subset(database: Mapping[str, Any], subset: str) -> list[str]:
+    return [name for name, entry in database.items() if entry["subset"] == subset]
+
+
+def stored(paths: Sequence[Path], annotations: Path) -> list[str]:
+    """The effort on stored detections, in Markdown."""
+    rows = [["detections", "marks", "times fewer", "edits", "times fewer", *DONE]]
+    database = read_json(annotations, '{"database": ...}')["database"]
+    names = of_subset(database, "validation")
+    nothing = sum(len(database[name]["annotations"]) for name in names)
+    for path in paths:
+        counts = measured(database, names, detections(path), SCORE)
+        marks, edits = total(counts["marks"], MARKS), total(counts["edits"], 1)
+        row = [str(path), str(marks), fewer(MARKS * nothing, marks), str(edits), fewer(nothing, edits)]
+        rows.append([*row, *(str(counts["marks"].get(name, 0)) for name in DONE)])
+    return markdown(rows)
 
 
 def line_of(lines: Sequence[dict[str, Any]], order: str, seed: int, marked: int) -> dict[str, Any] | None:
@@ -211,7 +234,13 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/effort"), help="folder for features and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="lines of the runs; default %(default)s")
     parser.add_argument("--only-report", action="store_true", help="of the lines that are there")
+    parser.add_argument("--detections", type=Path, nargs="+", metavar="FILE", help="of models that are trained")
     options = parser.parse_args()
+    if options.detections:
+        if not options.annotations:
+            parser.error("--annotations is needed for --detections")
+        print("\n".join(stored(options.detections, options.annotations)))
+        return 0
     if not options.only_report:
         if lacking := [name for name in ("weights", "videos", "annotations") if not getattr(options, name)]:
             parser.error(f"--{lacking[0]} is needed to train")

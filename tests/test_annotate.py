@@ -17,6 +17,7 @@ from re2tal_hf.annotate.project import Project  # noqa: E402
 from re2tal_hf.annotate.proposals import Proposals  # noqa: E402
 from re2tal_hf.annotate.server import Server  # noqa: E402
 from re2tal_hf.annotate.training import Training, divided  # noqa: E402
+from re2tal_hf.commands.annotate import main  # noqa: E402
 from re2tal_hf.data.annotation_records import Record  # noqa: E402
 
 ATTACK = "<img src=x onerror=alert(1)>"
@@ -250,6 +251,19 @@ def test_a_training_needs_finished_videos(folder: Path):
     assert "0 finished videos" in client.post("/api/training").json()["error"]
     assert client.delete("/api/training").json() == {"running": False, "status": ""}
     assert not (folder / "runs").exists()
+
+
+def test_the_command_takes_a_recipe_that_names_no_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    small_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "own.yaml").write_text("model: {backbone_config: {model_type: video_swin, variant: tiny}}")
+    served = []
+    monkeypatch.setattr("re2tal_hf.annotate.server.serve", lambda app, opened: served.append(app))
+    words = [str(folder), "--port", "0", "--no-browser", "--model", str(tmp_path / "model"), "--recipe"]
+    assert main([*words, str(tmp_path / "own.yaml")]) == 0 and len(served) == 1
+    assert main([*words, "nosuch"]) == 1 and len(served) == 1
+    assert "There is no recipe 'nosuch'" in capsys.readouterr().err
 
 
 @pytest.mark.training

@@ -104,5 +104,14 @@ def test_a_measurement_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch:
     assert len(table) == 2 + 2 * 3 and "| uncertain | 0.3 | 2 | 1 | 0.00 |" in table[2]
 
 
+def test_detections_that_are_stored_are_measured(tmp_path: Path):
+    entry = {"subset": "validation", "annotations": [segment(0, 4), segment(5, 9, "hug")]}
+    (tmp_path / "annotations.json").write_text(json.dumps({"database": {"a": entry}}))
+    found = [segment(1, 4), segment(5, 9), segment(20, 22, score=0.2)]
+    (tmp_path / "found.json").write_text(json.dumps({"results": {"a": found}}))
+    *_, row = made["stored"]([tmp_path / "found.json"], tmp_path / "annotations.json")
+    assert row.endswith("/found.json | 2 | 3.00 | 2 | 1.00 | 1 | 1 | 0 | 0 |")
+
+
 def test_the_head_is_a_recipe():
     load_recipe(made["RECIPE"][1], made["RECIPE"][2:])

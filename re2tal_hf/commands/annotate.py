@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
 
     project = Project(Path(options.folder), Path(options.annotations) if options.annotations else None)
     if options.recipe != AUTO:
-        load_recipe(options.recipe)
+        # What it says of the data does not count: the page trains on its own.
+        load_recipe(options.recipe, ["data.annotations=annotations.json", "data.videos=videos"])
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(listen(options.port))
         pipe = load_model(options.model, options.device) if options.model else None

@@ -120,7 +120,7 @@ class ClipTransformer(Architecture):
         """As of every family; heads must divide the width, and patches the clip."""
         super().check(settings, where)
         if settings.get("adapter_side") and not settings.get("adapter_width"):
-            raise ValueError(f"{where}adapter_side: there are no adapters; set {where}adapter_width to their width.")
+            raise ValueError(f"{where}adapter_side: there are no adapters; set adapter_width to their width, too.")
         config = self._configuration(settings, where)
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(

@@ -126,7 +126,7 @@ def test_it_is_saved_and_loaded(family, tmp_path):
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="adapter_side: there are no adapters; set backbone_config.adapter_width"):
+    with pytest.raises(ValueError, match="adapter_side: there are no adapters; set adapter_width to"):
         build_backbone({**CONFIGS["videomae"], "adapter_side": True})
     vivit = next(case.config for case in CASES if case.name == "vivit")
     with pytest.raises(ValueError, match="adapter_side"):

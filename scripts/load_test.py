@@ -87,16 +87,16 @@ class Load:
         content = video if kind in ("good", "cancelled", "broken off") else broken(kind, video, rng)
         if kind == "broken off":
             return self.broken_off(content)
-        begun = time.monotonic()
         while True:
             answer = requests.post(f"{self.address}/v1/jobs", data=content, headers=self.headers, timeout=PATIENCE)
             if answer.status_code != 429:
                 break
             with self.lock:
                 self.counts["refused for a while (429)"] += 1
-            if time.monotonic() > begun + PATIENCE:
-                return "lost: never taken"
+            if time.monotonic() > self.end + PATIENCE:
+                return "given up, refused to the end"
             time.sleep(float(answer.headers["Retry-After"]) * rng.uniform(0.5, 1.5))
+        taken = time.monotonic()
         if kind == "none":
             return "refused" if answer.status_code == 422 else f"lost: {answer.status_code}"
         if answer.status_code not in (200, 202):
@@ -110,7 +110,7 @@ class Load:
             state = requests.get(place, params={"wait": WAIT}, headers=self.headers, timeout=PATIENCE).json()
             if state.get("status") in ("done", "failed", "cancelled"):
                 break
-            if "status" not in state or time.monotonic() > begun + PATIENCE:
+            if "status" not in state or time.monotonic() > taken + PATIENCE:
                 return f"lost: {state.get('status', state.get('detail'))}"
         return self.judge(kind, which, state)
 

@@ -419,6 +419,10 @@ def test_wrong_settings_are_refused_at_once(transport_stream: Path):
         stream(pipe, "http://127.0.0.1/a", losses=Losses(follow=1.0))
     with pytest.raises(ValueError, match="retries is -1"):
         Losses(retries=-1)
+    pipe.video_processor.point_window = 1.0
+    with pytest.raises(ValueError, match="finds points in time"):
+        stream(pipe, path)
+    pipe.video_processor.point_window = None
     pipe.video_processor.sampling = "resized"
     with pytest.raises(ValueError, match="takes the whole video at once"):
         stream(pipe, path)

@@ -106,6 +106,7 @@ PACKAGE_FILES = (
         for name in (
             "activitynet_swin_tiny_classes",
             "features_actionformer",
+            "features_spotting",
             "features_tridet",
             "finetune_swin_tiny",
             "image_lite0",
@@ -116,7 +117,7 @@ PACKAGE_FILES = (
             "vjepa2_large",
         )
     ),
-    *(f"recipes/{name}.md" for name in ("benchmarks", "features", "ut_interaction")),
+    *(f"recipes/{name}.md" for name in ("benchmarks", "features", "spotting", "ut_interaction")),
     *(f"metrics/tal_map/{name}" for name in METRIC_FILES),
 )
 

@@ -137,6 +137,11 @@ class _Localizer:
                 f"{pipe.model.name_or_path}: a stream is looked at in sliding windows, and this model takes "
                 f"{'features' if processor.sampling == 'sliding' else 'the whole video at once'}."
             )
+        if processor.point_window is not None:
+            raise ValueError(
+                f"{pipe.model.name_or_path} finds points in time (point_window), and what is said of a stream are "
+                "segments: use re2tal predict on files."
+            )
         self.processor, self._pipe, self._summary = processor, pipe, summary
         self._threshold = check_value("threshold", threshold, Annotated[float, SHARE])
         self._length = processor.num_frames / processor.frame_rate

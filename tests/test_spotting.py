@@ -1,0 +1,86 @@
+"""Action spotting from annotations to figures: trained, measured and used, on features made here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from re2tal_hf.commands import evaluate, train
+from re2tal_hf.pipeline_re2tal import load_pipeline
+
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("fresh_accelerator")]
+CLASSES = ("goal", "foul")
+STEPS, RATE = 160, 4.0
+
+
+def write_match(folder: Path, name: str, draw: np.random.Generator) -> dict:
+    """Features of 40 s, four a second: noise, and for a second from each action on the channels of its class."""
+    features = draw.normal(0, 0.3, (STEPS, 8))
+    times = np.sort(draw.choice(np.arange(4, 36, 5), 4, replace=False) + draw.random(4) * 2)
+    labels = draw.integers(0, 2, 4)
+    for time, label in zip(times, labels, strict=True):
+        first = round(time * RATE)
+        features[first : first + 4, 3 * label : 3 * label + 3] += 2
+    np.save(folder / f"{name}.npy", features.astype(np.float32))
+    actions = [
+        {"label": CLASSES[label], "segment": [float(time), float(time)]}
+        for time, label in zip(times, labels, strict=True)
+    ]
+    subset = "training" if int(name[1:]) < 12 else "validation"
+    return {"subset": subset, "duration": STEPS / RATE, "annotations": actions}
+
+
+@pytest.fixture
+def data(tmp_path) -> list[str]:
+    draw = np.random.default_rng(0)
+    (tmp_path / "features").mkdir()
+    database = {f"v{number}": write_match(tmp_path / "features", f"v{number}", draw) for number in range(18)}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}), encoding="utf-8")
+    return [f"data.annotations={tmp_path / 'a.json'}", f"data.features={tmp_path / 'features'}"]
+
+
+SETTINGS = [
+    "model.backbone_config={model_type: features, size: 8}", "processor.num_frames=160", "processor.feature_stride=1",
+    "processor.feature_rate=4", "data.num_workers=0",
+]  # fmt: skip
+
+
+def test_points_are_learned_measured_and_found(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = [
+        *SETTINGS, "model.head_config={model_type: spotting, hidden_size: 16, num_levels: 3, drop_path: 0}",
+        "training.epochs=25", "training.learning_rate=5.0e-3", "training.ema_decay=0.9", "evaluation.epochs=0",
+    ]  # fmt: skip
+    assert train.main(["--recipe", "features_spotting", "--output", str(run), *data, *settings]) == 0
+    metrics = json.loads((run / "best" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["map"] > 0.9 and metrics["loose_map"] > 0.9 and set(metrics["per_class"]) == set(CLASSES)
+    assert (run / "report.html").exists()
+
+    capsys.readouterr()
+    places = ["--annotations", str(tmp_path / "a.json"), "--features", str(tmp_path / "features")]
+    detections = tmp_path / "detections.json"
+    options = ["--model", str(run), *places, "--points", "middle", "--detections", str(detections)]
+    assert evaluate.main(options) == 0
+    assert f"tight average mAP = {metrics['map']:.4f}" in capsys.readouterr().out
+    found = json.loads(detections.read_text(encoding="utf-8"))["results"]["v12"]
+    assert found and all(row["segment"][0] == row["segment"][1] for row in found)
+    assert evaluate.main([*options, "--diagnose"]) == 1
+    assert "--diagnose is of segments" in capsys.readouterr().err
+
+    # The four best of a video are its actions, to a third of a second.
+    pipe = load_pipeline(str(run / "best"))
+    rows = pipe({"features": np.load(tmp_path / "features" / "v13.npy"), "frame_rate": RATE}, top_k=4)
+    truth = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["database"]["v13"]["annotations"]
+    found = sorted((row["start"], row["label"]) for row in rows)
+    expected = sorted((row["segment"][0], row["label"]) for row in truth)
+    assert [label for _, label in found] == [label for _, label in expected]
+    assert np.abs(np.array([time for time, _ in found]) - [time for time, _ in expected]).max() < 0.35
+
+
+def test_without_points_they_are_no_actions(data, tmp_path, capsys):
+    settings = [*SETTINGS, "model.head_config={model_type: actionformer, hidden_size: 16, num_levels: 3}"]
+    settings += ["data.points=null", "processor.point_window=null"]
+    options = ["--recipe", "features_spotting", "--output", str(tmp_path / "run"), *data, *settings]
+    assert train.main(options) == 1
+    assert "data.points=middle or --points middle" in capsys.readouterr().err

@@ -25,6 +25,7 @@ def test_packaged_recipes_go_through(name):
     [
         (["training.pretrained_backbone=absent.pth"], "neither a file of weights .*there is no such file"),
         (["training.pretrained_backbone=Swin3D_T_Weights.KINETICS"], "nor a name of torchvision weights"),
+        (["training.shard_weights=true", "model.backprop=auto"], "shard_weights does not go with model.backprop=auto"),
         (["freeze.stages=3"], "freeze.stages is 3, but the backbone has 2 stages; give 0 to 2"),
         (["model.rewiring=dr2net", "model.coupling=[[1,0],[1,0],[1,0]]"], "3 couplings for 2 stages"),
         (
@@ -58,12 +59,14 @@ def test_what_the_machine_has_not_is_refused(monkeypatch):
     for way in ("FSDP", "DEEPSPEED"):
         with monkeypatch.context() as launched:
             launched.setenv(f"ACCELERATE_USE_{way}", "true")
-            assert f"(ACCELERATE_USE_{way}), and re2tal trains whole copies of a model only, by DDP" in refused()
+            said = refused()
+            assert f"(ACCELERATE_USE_{way})" in said and "training.shard_weights=true" in said
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(rehearsal, "is_bf16_available", lambda ignore_tpu: False)
     assert "training.mixed_precision is 'bf16', which this GPU has not" in refused("training.mixed_precision=bf16")
     check_machine(load_recipe("quickstart", ["training.mixed_precision=fp16"]).training)
+    assert "and not 'fp16'" in refused("training.shard_weights=true", "training.mixed_precision=fp16")
 
 
 def test_a_model_larger_than_the_memory_is_refused(monkeypatch):

@@ -117,6 +117,8 @@ class OptimizationArguments:
         ema_decay: Decay of the moving average of the weights, which is what gets evaluated and saved; none for the
             weights themselves.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        shard_weights: With several processes, each holds a share of the weights, their gradients and the optimiser's
+            means, by FSDP2, and the whole weights during a step; and one whole copy, which is measured.
         memory_budget: With `model.backprop=auto` or `clips`, the memory that the training may take of the device, such
             as `"24GB"` or a number of bytes: weights, their gradients and the optimiser's means, the head, and the
             backbone, whose stages keep as much as is left. By default what is free; name a number where a run should be
@@ -153,6 +155,7 @@ class OptimizationArguments:
     max_skipped_steps: Annotated[int, NOT_NEGATIVE] = 10
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    shard_weights: bool = False
     memory_budget: int | str | None = None
     backprop_share: Annotated[float, POSITIVE_SHARE] = 1.0
     pretrained_backbone: str | None = None

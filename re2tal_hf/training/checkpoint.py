@@ -21,6 +21,7 @@ from .epoch import EpochSoFar
 from .processes import on_main_process
 from .random_states import random_states, restore_random_states
 from .run_folder import CHECKPOINT, MOST_LETTERS, Place, RunFolder, RunFolderError, checkpoint_name, differences
+from .sharding import shared_means, shared_weights, whole_state
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,9 @@ class RunState:
     def save(self, folder: RunFolder) -> None:
         """Writes the checkpoint of a run folder; to be called on all processes."""
         # One process writes for all: no other has to see its disk, and nothing is renamed before all is written.
-        states = gather_object([self._process_state()])
-        on_main_process(self.accelerator, lambda: self._write(folder, states))
+        states, is_main = gather_object([self._process_state()]), self.accelerator.is_main_process
+        parts = {name: whole_state(part.state_dict(), is_main) for name, part in self._stateful().items()}
+        on_main_process(self.accelerator, lambda: self._write(folder, parts, states))
         self._note_place()
 
     def save_progress(self, folder: RunFolder) -> None:
@@ -131,7 +133,7 @@ class RunState:
         """
         for name, part in self._stateful().items():
             with _damaged(folder, name):
-                part.load_state_dict(parts[name])
+                part.load_state_dict(self._own_share(part, parts[name]))
         kept, processes = parts[PROGRESS], self.accelerator.num_processes
         # Runs of earlier versions lack some of it.
         vars(self.progress).update({name: kept[name] for name in vars(self.progress) if name in kept})
@@ -163,9 +165,15 @@ class RunState:
             return f"after {steps} {'step' if steps == 1 else 'steps'} of epoch {progress.epoch + 1}{of}"
         return f"{'with the evaluation ' if progress.unmeasured else ''}after epoch {progress.epoch}{of}"
 
-    def _write(self, folder: RunFolder, process_states: list[dict[str, Any]]) -> None:
-        parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        parts |= {_RANDOM_STATES.format(process): state for process, state in enumerate(process_states)}
+    def _own_share(self, part: Any, state: Any) -> Any:
+        if part is self.model:
+            return shared_weights(state, part)
+        if part is self.optimizer:
+            return shared_means(state, [p for group in part.param_groups for p in group["params"]])
+        return state
+
+    def _write(self, folder: RunFolder, parts: dict[str, Any], process_states: list[dict[str, Any]]) -> None:
+        parts = parts | {_RANDOM_STATES.format(process): state for process, state in enumerate(process_states)}
         before, now = self.saved_place, (self.progress.epoch, self.epoch.steps)
         keep_as = checkpoint_name(before) if before is not None and before < now and self.limit > 1 else ""
         folder.write_checkpoint({**parts, PROGRESS: self._progress()}, keep_as)

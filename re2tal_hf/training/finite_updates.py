@@ -15,6 +15,7 @@ from torch import Tensor
 from ..loss_normalization import total_over_processes
 from .arguments import OptimizationArguments
 from .checkpoint import Progress
+from .sharding import clip_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,10 @@ class FiniteUpdates:
     def _update(self, video_ids: Sequence[str]) -> None:
         if not self._spoilt:
             largest = self.arguments.max_gradient_norm or math.inf
-            norm = self.accelerator.clip_grad_norm_(self.prepared.parameters(), largest)
+            if self.arguments.shard_weights and self.accelerator.num_processes > 1:
+                norm = clip_gradients([*self.prepared.parameters()], largest)
+            else:
+                norm = self.accelerator.clip_grad_norm_(self.prepared.parameters(), largest)
             if self.accelerator.scaler is None and not torch.isfinite(norm):
                 self._skip("norm of the gradients", norm, video_ids)
         if self._spoilt:

@@ -16,13 +16,15 @@ def parameter_groups(model: nn.Module, arguments: OptimizationArguments) -> list
     The backbone, `model.model`, has a rate of its own. Weights of linear and convolution layers decay; norms,
     biases, position tables and scales, being of one dimension or named otherwise, do not.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         in_backbone = name.startswith("model.")
         decays = name.endswith("weight") and parameter.dim() > 1
-        groups.setdefault((in_backbone, decays), []).append(parameter)
+        # FSDP2 leaves these as they are, and AdamW, which updates a group at a time, takes no mixture.
+        apart = arguments.shard_weights and parameter.dim() == 0
+        groups.setdefault((in_backbone, decays, apart), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -30,7 +32,7 @@ def parameter_groups(model: nn.Module, arguments: OptimizationArguments) -> list
             "weight_decay": arguments.weight_decay if decays else 0.0,
             "name": f"{'backbone' if in_backbone else 'head'}{'' if decays else ', no decay'}",
         }
-        for (in_backbone, decays), parameters in groups.items()
+        for (in_backbone, decays, _), parameters in groups.items()
     ]
 
 

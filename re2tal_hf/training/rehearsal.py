@@ -40,14 +40,16 @@ def check_machine(arguments: OptimizationArguments) -> None:
         # On CPUs Accelerate would train as DDP, and say nothing.
         if parse_flag_from_env(f"ACCELERATE_USE_{way}"):
             raise ValueError(
-                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), and re2tal trains whole copies of a model "
-                "only, by DDP: launch with --multi_gpu; model.backprop=auto and freeze.backbone "
-                "help a large one into memory."
+                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), whose units do not go with a backward pass "
+                "that calls modules again: launch with --multi_gpu, and set training.shard_weights=true to share the "
+                "weights out by FSDP2."
             )
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = arguments.mixed_precision
     if precision == "fp16" and on_cpu:
         raise ValueError("training.mixed_precision is 'fp16', and there is no GPU here: set it to 'no' or 'bf16'.")
+    if precision == "fp16" and arguments.shard_weights:
+        raise ValueError("training.shard_weights goes with training.mixed_precision 'no' or 'bf16', and not 'fp16'.")
     if precision == "bf16" and not on_cpu and not is_bf16_available(ignore_tpu=True):
         raise ValueError("training.mixed_precision is 'bf16', which this GPU has not: set it to 'no' or 'fp16'.")
     installed = [str(kind) for kind in get_available_trackers()]
@@ -78,6 +80,11 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
         model.freeze(**vars(recipe.freeze))
     except ValueError as error:
         raise ValueError(f"freeze.{one_line(error)}") from error
+    if recipe.training.shard_weights and model.backprop in ("auto", "clips"):
+        raise ValueError(
+            f"training.shard_weights does not go with model.backprop={model.backprop}: set that to 'reversible' or "
+            "'checkpoint'."
+        )
     if model.backprop == "clips":
         check_parts(model.train().base_model.backbone)
     build_optimizer(model, recipe.training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import signal
@@ -65,6 +66,7 @@ from .recipe_checks import frame_shape
 from .rehearsal import check_machine, rehearse
 from .run_folder import BEST, LAST, RunFolder, comparable
 from .run_record import describe_outcome, describe_run, identify_data
+from .sharding import WholeModel, describe_shares, shard
 
 logger = logging.getLogger(__name__)
 
@@ -236,14 +238,24 @@ class Trainer(ABC):
         )
 
     def _prepare(self) -> None:
-        arguments = self.recipe.training
+        arguments, accelerator = self.recipe.training, self.accelerator
+        self.whole: WholeModel | None = None
+        self.average, self._copy = None, None
+        if arguments.shard_weights and accelerator.num_processes > 1:
+            self._copy = copy.deepcopy(self.plain_model.to(accelerator.device))
+            shard(self.plain_model)
+            self.whole = WholeModel(self.plain_model)
         optimizer = build_optimizer(self.plain_model, arguments)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(self.plain_model, optimizer, self.loader)
+        if self.whole is None:
+            self.model, self.optimizer, self.loader = accelerator.prepare(self.plain_model, optimizer, self.loader)
+        else:
+            self.model = accelerator.prepare_model(self.plain_model, evaluation_mode=True)  # else it would be DDP's
+            self.optimizer, self.loader = accelerator.prepare(optimizer, self.loader)
         self.updates_per_epoch = math.ceil(len(self.loader) / arguments.gradient_accumulation)
-        self.average = None
         if arguments.ema_decay is not None:
             average = get_ema_multi_avg_fn(arguments.ema_decay)
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=average)
+            self.average = AveragedModel(self._copy or self.plain_model, multi_avg_fn=average)
+            self._copy = None
         self.state = RunState(
             self.accelerator, self.plain_model, self.optimizer, self.average, self.data, arguments.save_total_limit
         )
@@ -315,6 +327,10 @@ class Trainer(ABC):
         self.accelerator.print(data_table(self.windows, self.training_set, self.validation_set))
         if self.plan is not None:
             self.accelerator.print(self.plan)
+        if self.whole is not None:
+            self.accelerator.print(describe_shares(self.plain_model))
+        elif self.recipe.training.shard_weights:
+            logger.warning("training.shard_weights changes nothing with one process.")
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             with naming(self.run_folder.path / TRACKING):
@@ -481,7 +497,7 @@ class Trainer(ABC):
             self._follow_progress()
             kept = self.updates.skipped or self.accelerator.optimizer_step_was_skipped
             if self.average is not None and not kept:
-                self.average.update_parameters(self.plain_model)
+                self.average.update_parameters(cast(Any, self.whole or self.plain_model))
         return losses
 
     @property
@@ -518,9 +534,13 @@ class Trainer(ABC):
         model: Any = self.plain_model
         if self.average is not None:
             model = self.average.module
+        elif self._copy is not None:
+            model = self._copy
         return model.eval()
 
     def _evaluate_and_save(self) -> dict[str, Any]:
+        if self.whole is not None and self._copy is not None:
+            self.whole.copy_to(self._copy)
         # Running statistics follow each process's own windows; measured is what is saved.
         same_on_every_process(self.accelerator, self.evaluated_model.buffers())
         # The training goes on as if nothing had been evaluated: from a checkpoint that was written before, too.

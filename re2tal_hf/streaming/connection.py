@@ -107,9 +107,11 @@ class Connection:
                     yield picture
             except (av.error.FFmpegError, OSError) as error:
                 reason = _reason(error)
-                if not self._source.is_repeatable:
-                    logger.warning("%s: broke off at %.2f s (%s).", name, self._end, reason)
-                    return
+                if not self._source.is_repeatable and self._last is not None:
+                    yield None
+                    raise VideoReadError(
+                        f"{name}: broke off at {self._end:.2f} s ({reason}); what follows is missing."
+                    ) from error
             if self._last is None:
                 raise VideoReadError(f"{name}: no frame of it can be decoded; give another source.")
             if not self._source.is_repeatable:

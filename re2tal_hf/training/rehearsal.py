@@ -40,9 +40,9 @@ def check_machine(arguments: OptimizationArguments) -> None:
         # On CPUs Accelerate would train as DDP, and say nothing.
         if parse_flag_from_env(f"ACCELERATE_USE_{way}"):
             raise ValueError(
-                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), whose units do not go with a backward pass "
-                "that calls modules again: launch with --multi_gpu, and set training.shard_weights=true to share the "
-                "weights out by FSDP2."
+                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), and units smaller than the model lose "
+                "gradients in a backward pass that calls modules again: launch with --multi_gpu, and set "
+                "training.shard_weights=true to share the weights out by FSDP2."
             )
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = arguments.mixed_precision

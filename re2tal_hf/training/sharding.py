@@ -1,8 +1,9 @@
 """Weights, gradients and the optimiser's means shared out among the processes of a run, by PyTorch's FSDP2.
 
 The unit is the whole model: a step gathers the weights once, and between two steps each process holds its share only.
-Smaller units do not go with a backward pass that calls modules again: FSDP would hand on a module's gradients at the
-first call, before they are there. Parameters without dimensions, which it does not take, stay whole on all processes.
+With smaller units, each attention and MLP, parameters got no gradient from a reversible backward pass, which calls
+modules again, and no error said so (torch 2.14); stages and branches are no modules of the model. Parameters without
+dimensions, which FSDP2 does not take, stay whole on all processes.
 """
 
 from __future__ import annotations

@@ -167,6 +167,17 @@ def test_a_users_own_files_go_with_the_model_to_a_process_without_the_package(tm
     assert code_in(tmp_path / "once more") == code
 
 
+@pytest.mark.training
+def test_a_head_built_on_another_goes_to_a_process_without_the_package(tmp_path):
+    pipe = small_pipeline(head_config={"model_type": "spotting", "hidden_size": 16, "num_levels": 3})
+    pipe.save_pretrained(tmp_path / "saved")
+    assert {"head_spotting.py", "head_actionformer.py"} < code_in(tmp_path / "saved").keys()
+    with torch.no_grad():
+        expected = pipe.model(torch.linspace(-1, 1, 16 * 3 * 32 * 32).reshape(1, 16, 3, 32, 32)).logits.sum().item()
+    for head_file, found in json.loads(without_package(WITHOUT_PACKAGE, tmp_path).splitlines()[-1]):
+        assert head_file == "head_spotting" and found == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_head_of_the_documentation_has_less_than_40_lines():
     head, _ = examples()
     assert len(head.splitlines()) < 40

@@ -323,7 +323,9 @@ def _text_of(name: str) -> bytes:
         hint = f"; did you mean {inside[0]}?" if inside else "; give a YAML file in it."
         raise ValueError(f"The recipe {shown(name)} is a folder{hint}")
     if not os.path.isfile(path):
-        raise ValueError(f"There is no recipe {shown(name)}; {did_you_mean(name, recipe_names())} Or give a YAML file.")
+        near = difflib.get_close_matches(name, recipe_names(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(recipe_names())}."
+        raise ValueError(f"There is no recipe {shown(name)}; {hint} Or give a YAML file.")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
 

@@ -1,6 +1,7 @@
 """What all tests share: reference data beside a developer's checkout (tests skip where it is absent), the local Hub."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ import tolerances
 import torch
 from golden_weights import read_golden
 from local_hub import LocalHub, serve
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's job in the background ignores Ctrl-C, and what it starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

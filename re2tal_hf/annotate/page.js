@@ -499,6 +499,9 @@ window.addEventListener("beforeunload", (event) => unsaved && event.preventDefau
 for (const [, key, text] of Object.values(KEYS)) find("keys").append(make("dt", "", key), make("dd", "", text));
 find("keys").append(make("dt", "", "1 to 9"), make("dd", "", "the class, of the selected action too"));
 
+// At once: not again over a person who has opened it meanwhile.
+if (window.innerWidth <= 700) find("queue").open = false;
+
 await trying(async () => {
     await loadState();
     for (const [name, title] of Object.entries(state.formats)) find("format").append(new Option(title, name));
@@ -506,6 +509,5 @@ await trying(async () => {
     find("training").hidden = !state.trains;
     if (state.trains) await training.tell("GET");
     setLeast();
-    if (window.innerWidth <= 700) find("queue").open = false;
     await open(state.next ?? 0);
 });

@@ -150,6 +150,8 @@ def draw_report(report: dict[str, Any]) -> Figure:
         growth.plot([], [], marker, color="0.3", fillstyle="none", label=f"{name} {label}")
     growth.axvline(1, color="0.3", linewidth=0.8)
     growth.set(xscale="log", xlabel="kept, changed to unchanged (grey plain, orange leanest)")
+    growth.set_xticks((0.5, 1, 2, 4), labels=("0.5", "1", "2", "4"))
+    growth.minorticks_off()
     growth.legend(fontsize=7, ncols=5, **ABOVE)
     first = entries[0]
     figure.suptitle(

@@ -45,15 +45,13 @@ def window_candidates(
     seconds = window.start + frames / window.frame_rate
     if clamped:
         seconds = seconds.clamp(0, window.duration)
-    seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
-    labels = torch.arange(scores.shape[1]).repeat(len(scores))
-    scores = scores.flatten()
     fit = scores >= settings["score_threshold"]
     if settings["point_window"] is None:
-        long_enough = (frames[:, 1] - frames[:, 0] > settings["min_length"]).repeat_interleave(
-            len(labels) // len(frames)
-        )
-        fit &= long_enough & (seconds[:, 1] > seconds[:, 0])
+        long_enough = frames[:, 1] - frames[:, 0] > settings["min_length"]
+        fit &= (long_enough & (seconds[:, 1] > seconds[:, 0]))[:, None]
+    seconds = seconds.repeat_interleave(scores.shape[1], dim=0)
+    labels = torch.arange(scores.shape[1]).repeat(len(scores))
+    scores, fit = scores.flatten(), fit.flatten()
     best = scores[fit].argsort(descending=True, stable=True)[: settings["max_candidates"]]
     return seconds[fit][best], scores[fit][best].double(), labels[fit][best]
 

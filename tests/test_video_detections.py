@@ -45,6 +45,13 @@ def test_seconds_of_a_window():
     assert found["labels"].tolist() == [0, 0, 0] and found["labels"].dtype == torch.long
 
 
+@pytest.mark.parametrize("settings", [{}, {"point_window": 1.0}], ids=str)
+def test_a_window_without_a_real_point_finds_nothing(settings):
+    outputs = output([[2.0, 1.0]], [[[0, 10], [2, 5]]], [[False, False]])
+    [found] = post_process(outputs, [Window("v", 0.0, 20.0, 64, 6.0)], settings=settings)
+    assert found["segments"].shape == (0, 2) and len(found["scores"]) == len(found["labels"]) == 0
+
+
 def test_frames_of_a_read_window_are_its_seconds(tmp_path):
     """Both directions agree: the frame at which a segment starts is the one on screen then."""
     video = write_video(tmp_path / "sixty.mp4", numbered_frames(60), 20)

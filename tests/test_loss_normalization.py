@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from re2tal_hf.head import HEADS
 from re2tal_hf.loss_normalization import process_share, total_over_processes
+from re2tal_hf.training.processes import leave_processes
 
 LENGTHS = (32, 20, 32, 9, 27)
 SEGMENTS = ([[2.0, 5.0], [9.0, 23.0]], [], [[0.0, 4.0]], [[1.0, 7.0]], [[3.0, 9.5], [8.0, 20.0], [21.0, 24.0]])
@@ -60,7 +61,7 @@ def take_part(rank, processes, folder):
     rows = list(range(rank, len(LENGTHS), processes))
     steps = {name: two_steps(DistributedDataParallel(HeadAndLoss(name)), rows) for name in HEADS}
     torch.save(steps, folder / f"{rank}.pth")
-    dist.destroy_process_group()
+    leave_processes()
 
 
 @pytest.mark.training

@@ -128,7 +128,6 @@ def test_what_fails_on_one_process_fails_on_all(name, shown, ends):
         assert status == 1 and shown in text
 
 
-@pytest.mark.skip(reason="one run of four ended by SIGABRT of a restarted process, whose cause is not known yet")
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_torchrun_restarts_what_was_killed(hosts, ends, place):
     script = place / "restarted.py"

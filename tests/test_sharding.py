@@ -21,6 +21,7 @@ from re2tal_hf.training.checkpoint import Progress
 from re2tal_hf.training.finite_updates import FiniteUpdates
 from re2tal_hf.training.localization import LocalizationTrainer
 from re2tal_hf.training.optimization import build_optimizer
+from re2tal_hf.training.processes import leave_processes
 from re2tal_hf.training.sharding import WholeModel, describe_shares, shard, whole_state
 
 pytestmark = pytest.mark.training
@@ -110,13 +111,13 @@ def take_part(rank, ports, data, runs):
     trainer = new_trainer(Half, rank, next(ports), data, runs / "resumed", *shares)
     with pytest.raises(Stop):
         trainer.run()
-    torch.distributed.destroy_process_group()
+    leave_processes()
     new_trainer(LocalizationTrainer, rank, next(ports), data, runs / "resumed", *shares).run()
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.distributed.init_process_group("gloo", f"file://{runs}/store", rank=rank, world_size=PROCESSES)
     found = {case: train(case, list(range(rank, WINDOWS, PROCESSES))) for case in CASES}
     torch.save(found, runs / f"{rank}.pth")
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 @pytest.fixture(scope="module")

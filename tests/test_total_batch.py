@@ -14,7 +14,7 @@ from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.checkpoint import Progress
 from re2tal_hf.training.finite_updates import FiniteUpdates
 from re2tal_hf.training.optimization import build_optimizer
-from re2tal_hf.training.processes import same_on_every_process
+from re2tal_hf.training.processes import leave_processes, same_on_every_process
 
 PROCESSES, WINDOWS, UPDATES, ACCUMULATION, FRAMES = 2, 4, 3, 2, 16
 SWIN = {
@@ -97,7 +97,7 @@ def take_part(rank, folder):
     found["shared"] = torch.full((2,), float(rank))
     same_on_every_process(Accelerator(cpu=True), [found["shared"]])
     torch.save(found, folder / f"{rank}.pth")
-    torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 @pytest.fixture(scope="module")

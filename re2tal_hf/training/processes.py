@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
@@ -19,6 +20,7 @@ Result = TypeVar("Result")
 Processes: TypeAlias = "Accelerator | PartialState"
 """Which process of a run this is; one of one where it runs alone."""
 _SCHEME = "re2tal"
+_SECONDS_TO_LET_GO = 0.2
 
 
 def start_processes() -> PartialState:
@@ -82,6 +84,11 @@ def leave_processes() -> None:
     """Lets the other processes of a run go on alone; to be called when nothing is waited for any more."""
     if _watch is not None:
         _watch.end()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        PartialState().destroy_process_group()
+        # Gloo's threads let go of the last tensors only after a collective has returned, and need Python for it: where
+        # Python ends meanwhile, the process aborts (torch 2.14).
+        time.sleep(_SECONDS_TO_LET_GO)
 
 
 def on_every_process(accelerator: Processes, function: Callable[[], Result]) -> Result:

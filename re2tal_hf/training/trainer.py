@@ -289,6 +289,7 @@ class Trainer(ABC):
             self._on_main(self._say_outcome)
             more = "a larger evaluation.patience" if early else "more training.epochs"
             self.accelerator.print(f"To train it further, give the same command with {more}.")
+            self._leave()
             return self.finished
         with Interruption() as self.interruption:
             try:
@@ -351,8 +352,10 @@ class Trainer(ABC):
         return metrics
 
     def _leave(self) -> None:
+        # What holds the group of processes keeps its threads alive.
+        self.model = self.updates.prepared = self.plain_model
+        self.accelerator.free_memory()
         leave_processes()
-        self.accelerator.state.destroy_process_group()
 
     def _is_exhausted(self) -> bool:
         return is_exhausted(self.progress.log, self.criterion, self.recipe.evaluation.patience)

@@ -38,6 +38,11 @@ class RegisteredHead(NamedTuple):
     loss_class: type[nn.Module]
     paper: str | None
 
+    @property
+    def finds_points(self) -> bool:
+        """Whether what the head finds starts where it ends: its class says so by an attribute of that name."""
+        return bool(getattr(self.head_class, "finds_points", False))
+
 
 HEADS: Registry[RegisteredHead] = Registry("head_config['model_type']")
 """The registered heads by their `model_type`."""
@@ -50,6 +55,7 @@ def register_head(name: str, *, loss: type[nn.Module], paper: str | None = None)
     where it has a `config_class`, a dataclass, these are its fields. Ranges in their annotations
     (`value_checks`) are checked. Called with features and mask it returns what its loss takes, with a method
     `scored_segments()`. `initialize_weights()` draws all parameters anew, by functions of `torch.nn.init` only.
+    `finds_points = True` in the class says that its segments are points in time, which start where they end.
 
     The loss is built from `loss_config`; see `LocalizationLoss` for what it takes and returns. It has
     `initialize_weights()` and `can_learn()`, too, and may name in `fp32_buffers` what stays in float32 in a

@@ -64,9 +64,6 @@ class SpottingHead(ActionFormerHead):
 
     Built from the channels of the features, the number of classes and the settings of `SpottingConfig`. Returns
     `SpottingHeadOutput`.
-
-    Attributes:
-        finds_points: that what it finds starts where it ends.
     """
 
     config: SpottingConfig

@@ -165,6 +165,9 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
 
     Args:
         config: What the model is.
+
+    Attributes:
+        finds_points: Whether segments are points in time, which start where they end, as the head says.
     """
 
     model_tags = ["re2tal", "temporal-action-localization"]
@@ -181,6 +184,7 @@ class Re2TALForTemporalActionLocalization(Re2TALPreTrainedModel):
             self.criterion = registered.loss_class(**config.loss_config)
         except (TypeError, ArithmeticError, LookupError, AssertionError) as error:
             raise ValueError(f"head_config or loss_config: {one_line(error)}") from error
+        self.finds_points = registered.finds_points
         self._keep_in_fp32_modules_strict = {COUPLING, *getattr(registered.loss_class, "fp32_buffers", ())}
         self.post_init()
 

@@ -97,7 +97,7 @@ class TemporalActionLocalizationPipeline(ChunkPipeline):
             )
         if self.video_processor is None:
             self.video_processor = _load_processor_of(self.model)
-        if getattr(self.model.head, "finds_points", False) and self.video_processor.point_window is None:
+        if self.model.finds_points and self.video_processor.point_window is None:
             raise ValueError(
                 f"The head of {self.model.name_or_path or 'the model'} finds points in time: set point_window of the "
                 "video processor, the seconds within which they suppress each other."

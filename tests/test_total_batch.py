@@ -34,6 +34,17 @@ CASES = {
         {"backprop": "plain", "head_config": {"model_type": "vsgn", "hidden_size": 32, "num_levels": 3}},
         {},
     ),
+    **{
+        f"{backprop}, spotting": (
+            {
+                "backprop": backprop,
+                "head_config": {"model_type": "spotting", **PYRAMID},
+                "loss_config": {"initial_normalizer": 5},
+            },
+            {},
+        )
+        for backprop in ("reversible", "checkpoint", "plain")
+    },
     "Dr2Net": ({"rewiring": "dr2net", "coupling": [0.5, 0.6]}, {}),
     "batch norms on running statistics": ({"backbone_config": SLOW_ONLY}, {}),
 }
@@ -126,6 +137,14 @@ def test_two_processes_update_as_one_with_the_total_batch(case, parts):
     for step, expected in enumerate(one["losses"][: updates * ACCUMULATION]):
         mean = {name: sum(part["losses"][step][name] for part in (first, second)) / PROCESSES for name in expected}
         assert mean == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.training
+def test_points_are_learned_alike_in_every_mode(parts):
+    modes = [parts[0][f"{backprop}, spotting"] for backprop in ("plain", "checkpoint", "reversible")]
+    for mode in modes[1:]:
+        for found, expected in zip(mode["gradients"], modes[0]["gradients"], strict=True):
+            assert_gradients_close(found, expected, bound=1e-10)
 
 
 @pytest.mark.training

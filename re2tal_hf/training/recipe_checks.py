@@ -78,13 +78,13 @@ def _check_model(settings: dict[str, Any], where: str) -> None:
 def _check_points(recipe: Any, where: str) -> None:
     """Checks that head, annotations and suppression are all of points in time, or none."""
     name = {"model_type": "actionformer", **(recipe.model.get("head_config") or {})}["model_type"]
-    finds_points = getattr(HEADS.find(name, f"{where}model.").head_class, "finds_points", False)
+    finds_points = HEADS.find(name, f"{where}model.").finds_points
     settings = {"data.points": recipe.data.points, "processor.point_window": recipe.processor.get("point_window")}
     for place, value in settings.items():
         if finds_points and value is None:
             raise ValueError(f"{where}the head {name!r} finds points in time: set {' and '.join(settings)}.")
         if not finds_points and value is not None:
-            points = [known for known, head in HEADS.items() if getattr(head.head_class, "finds_points", False)]
+            points = [known for known, head in HEADS.items() if head.finds_points]
             raise ValueError(
                 f"{where}{place} is for a head that finds points in time ({', '.join(points)}), and the head is "
                 f"{name!r}: leave it out, or give data.point_width, by which points become segments."

@@ -67,11 +67,9 @@ def merge_candidates(
         class_scores: of an external classifier, ids and scores, which name the segments of a model without classes.
     """
     segments, scores, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
-    if (width := settings["point_window"]) is not None:
-        # About points of time, segments overlap the more the nearer these are.
-        segments = segments.mean(dim=1, keepdim=True) + segments.new_tensor([-width / 2, width / 2])
+    width = settings["point_window"]
     segments, scores, labels = suppress(
-        segments,
+        about_points(segments, width),
         scores,
         labels,
         method=settings["nms_method"],
@@ -82,11 +80,27 @@ def merge_candidates(
         per_class=settings["nms_per_class"],
         voting_threshold=settings["voting_threshold"],
     )
-    if width is not None:
-        segments = segments.mean(dim=1, keepdim=True).expand(-1, 2)
+    segments = points_within(segments, width)
     if class_scores is None:
         return segments, scores, labels
     ids, values = class_scores
     top_k = min(settings["num_video_classes"], int((values > 0).sum()))
     segments, scores, labels = assign_video_classes(segments, scores, values, top_k=top_k)
     return segments, scores, ids[labels]
+
+
+def about_points(segments: Tensor, width: float | None) -> Tensor:
+    """Segments of `width` seconds about points in time, which overlap the more the nearer these are.
+
+    Args:
+        segments: `[N, 2]`, seconds.
+        width: `point_window` of the processor; None, of segments, changes nothing.
+    """
+    if width is None:
+        return segments
+    return segments.mean(dim=1, keepdim=True) + segments.new_tensor([-width / 2, width / 2])
+
+
+def points_within(segments: Tensor, width: float | None) -> Tensor:
+    """The points in time that `about_points` made segments of."""
+    return segments if width is None else segments.mean(dim=1, keepdim=True).expand(-1, 2)

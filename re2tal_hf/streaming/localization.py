@@ -73,7 +73,8 @@ def longest_wait(processor: Any, delay: float | None = None) -> float:
         delay: as for `stream`.
     """
     delay = WINDOWS_OF_DELAY * processor.num_frames / processor.frame_rate if delay is None else delay
-    return delay + _step(processor) / processor.frame_rate
+    # What is cut has ended with the segment about the point.
+    return delay + (processor.point_window or 0) / 2 + _step(processor) / processor.frame_rate
 
 
 def _step(processor: Any) -> int:
@@ -105,7 +106,8 @@ def stream(
         summary: is kept up to date, if given.
 
     Yields:
-        `label`, `score`, `start` and `end` of each action, seconds from the start of the stream.
+        `label`, `score`, `start` and `end` of each action, seconds from the start of the stream; of a point in time
+        both are the same.
 
     Raises:
         ValueError: if a setting is out of range, or the model does not take sliding windows of videos.
@@ -136,11 +138,6 @@ class _Localizer:
             raise ValueError(
                 f"{pipe.model.name_or_path}: a stream is looked at in sliding windows, and this model takes "
                 f"{'features' if processor.sampling == 'sliding' else 'the whole video at once'}."
-            )
-        if processor.point_window is not None:
-            raise ValueError(
-                f"{pipe.model.name_or_path} finds points in time (point_window), and what is said of a stream are "
-                "segments: use re2tal predict on files."
             )
         self.processor, self._pipe, self._summary = processor, pipe, summary
         self._threshold = check_value("threshold", threshold, Annotated[float, SHARE])

@@ -8,6 +8,8 @@ itself it gives, to the last bit, what the suppression of the whole video gives.
 Two things would make the results other than those of the whole video, and both are counted. A group that does not
 end, as of an action that goes on for hours, is cut: what ended `delay` seconds ago is said with what is known. And a
 segment of a later window may reach back to what was said already: it is lowered as if that had scored more.
+
+Points in time are here the segments about them by which they suppress each other.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..temporal_segments import kept_by, segment_iou, vote_segments
-from ..video_detections import Candidates
+from ..video_detections import Candidates, about_points, points_within
 
 # Of what was said already, so that it comes first whatever overlaps it: no number of factors brings it down to a score.
 SAID_SCORE = 1e300
@@ -62,19 +64,21 @@ class Merger:
 
         Args:
             candidates: of the window.
-            horizon: second before which no segment of a later window starts.
+            horizon: second before which no segment of a later window starts, and no point is.
             now: second at which the window ends.
         """
         self._take(candidates)
-        return self._settle(horizon, now - self.delay)
+        return self._settle(horizon - (self.settings["point_window"] or 0) / 2, now - self.delay)
 
     def finish(self, candidates: Candidates, duration: float) -> Candidates:
         """Takes what was found in the last window and returns all the rest; the stream ends at `duration`."""
         self._take(candidates)
-        self._open, self._voters = (_clamped(kept, duration) for kept in (self._open, self._voters))
+        last = about_points(torch.tensor([[duration, duration]]).double(), self.settings["point_window"])
+        self._open, self._voters = (_clamped(kept, last) for kept in (self._open, self._voters))
         return self._settle(math.inf, math.inf)
 
     def _take(self, candidates: Candidates) -> None:
+        candidates = about_points(candidates[0], self.settings["point_window"]), *candidates[1:]
         reported = _chosen(candidates, candidates[1] >= self.threshold)
         if len(self._said[1]) and len(reported[1]):
             overlap = segment_iou(reported[0], self._said[0]) > 0
@@ -100,7 +104,8 @@ class Merger:
         found = segments[kept][order], scores[order], labels[kept][order]
         self._open = _chosen(self._open, ~decided)
         self._remember(found, horizon, cut)
-        return self._voted(found, horizon)
+        segments, scores, labels = self._voted(found, horizon)
+        return points_within(segments, self.settings["point_window"]), scores, labels
 
     def _kept(self) -> tuple[Tensor, Tensor]:
         """Indices of the open candidates that the suppression keeps, after what was said, and their scores."""
@@ -179,6 +184,7 @@ def _joined(first: Candidates, second: Candidates) -> Candidates:
     return segments, scores, labels
 
 
-def _clamped(candidates: Candidates, duration: float) -> Candidates:
-    segments = candidates[0].clamp(max=duration)
+def _clamped(candidates: Candidates, last: Tensor) -> Candidates:
+    """Starts and ends no later than those of `last`."""
+    segments = candidates[0].minimum(last)
     return _chosen((segments, *candidates[1:]), segments[:, 1] > segments[:, 0])

@@ -7,10 +7,11 @@ python scripts/measure_effort.py --annotations annotations.json --detections run
 A scripted annotator marks the training videos some at a time; after each time a head is trained anew on features of a
 frozen image network, of the videos that are marked by then, for the same number of steps. Its proposals are what the
 annotator then finds in the videos of the validation subset, of which nothing is ever learned. He accepts those of a
-score of 0.3 or more, which `re2tal annotate` shows, and edits until every segment has a tIoU of 0.9 and its class, and
-nothing else is left: he moves a border to where it is, names another class, deletes, or adds. Which proposal becomes
-which segment is matched so that the effort is least. To accept is not counted. Beside that fixed score stands the one
-that would have been best for the videos corrected last, by the proposals that he had for them.
+score of 0.3 or more, which `re2tal annotate` shows, of those that lie over each other (tIoU of 0.5) the best, and edits
+until every segment has a tIoU of 0.9 and its class, and nothing else is left: he moves a border to where it is, names
+another class, deletes, or adds. Which proposal becomes which segment is matched so that the effort is least. To accept
+is not counted. Beside that fixed score stands the one that would have been best for the videos corrected last, by the
+proposals that he had for them.
 
 Effort is counted in two ways: by marks, where a moved border, a class and a deletion are one each, and a segment that
 is added three (start, end, class); and by edits, where an added segment is one, too. From nothing a segment takes three
@@ -47,6 +48,7 @@ from re2tal_hf.data.json_files import read_json
 FEATURES = "image, 1.25 frames a second"
 ENOUGH = 0.9
 SCORE = 0.3
+SAME = 0.5  # as proposals.js has it
 MARKS = 3  # of a segment that is added
 DONE = ("moved", "named", "deleted", "added")
 SCORES = [n / 20 for n in range(2, 17)]
@@ -131,6 +133,15 @@ def rows_of(entries: Sequence[Mapping[str, Any]]) -> list[Segment]:
     return [{**entry, "start": entry["segment"][0], "end": entry["segment"][1]} for entry in entries]
 
 
+def shown(rows: Sequence[Segment], score: float) -> list[Segment]:
+    """The proposals that the page shows, one at a place."""
+    best: list[Segment] = []
+    for row in sorted(rows, key=lambda row: -row["score"]):
+        if row["score"] >= score and all(tiou(row, other) < SAME for other in best):
+            best.append(row)
+    return best
+
+
 def measured(
     database: Mapping[str, Any], names: Sequence[str], found: Mapping[str, Sequence[Segment]], score: float
 ) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def measured(
     counts = {"marks": Counter[str](), "edits": Counter[str]()}
     for name in names:
         truth = rows_of(database[name]["annotations"])
-        proposals = [row for row in found[name] if row["score"] >= score]
+        proposals = shown(found[name], score)
         counts["marks"] += effort(truth, proposals, MARKS)
         counts["edits"] += effort(truth, proposals, 1)
     return {name: dict(counted) for name, counted in counts.items()}

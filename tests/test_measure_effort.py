@@ -48,6 +48,12 @@ def test_one_segment(proposals: list, marks: dict, edits: dict):
     assert found == edits or sum(found.values()) == sum(edits.values())
 
 
+def test_of_proposals_at_one_place_the_best_is_accepted():
+    rows = [segment(0, 10, "hug", 0.8), segment(0, 9, "kick", 0.9), segment(5, 15, "hug", 0.4), segment(20, 30)]
+    assert made["shown"](rows, 0.3) == [rows[1], rows[3], rows[2]]
+    assert made["shown"](rows, 0.5) == [rows[1], rows[3]]
+
+
 def test_the_matching_is_the_one_with_least_effort():
     draw = random.Random(0)
 

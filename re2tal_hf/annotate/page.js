@@ -485,6 +485,11 @@ find("order").addEventListener("change", () => {
 });
 find("least").addEventListener("input", setLeast);
 find("least").addEventListener("pointerup", () => find("least").blur());
+find("one-at-a-place").addEventListener("change", () => {
+    proposals.oneAtAPlace = find("one-at-a-place").checked;
+    find("one-at-a-place").blur();
+    draw();
+});
 find("format").addEventListener("change", () => (find("download").href = `api/download/${find("format").value}`));
 player.addEventListener("play", () => {
     document.querySelector('[data-do="play"]').textContent = "Pause";
@@ -509,5 +514,6 @@ await trying(async () => {
     find("training").hidden = !state.trains;
     if (state.trains) await training.tell("GET");
     setLeast();
+    find("one-at-a-place").dispatchEvent(new Event("change"));
     await open(state.next ?? 0);
 });

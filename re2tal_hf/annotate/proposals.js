@@ -3,7 +3,7 @@
 import { ask } from "./ask.js";
 
 const POLL = 1000;
-// A ghost that an action of its class covers so well says nothing new.
+// A ghost that an action, or a better ghost, covers so well says nothing new.
 const SAME = 0.5;
 
 function tiou(one, other) {
@@ -18,6 +18,8 @@ export class Proposals {
         this.rows = [];
         this.status = "";
         this.least = 0;
+        // Whether actions of two classes do not happen together.
+        this.oneAtAPlace = true;
         // By number of the video, for as long as the page is open.
         this.rejected = new Map();
     }
@@ -49,11 +51,18 @@ export class Proposals {
         this.rejected.set(this.number, ghosts);
     }
 
-    // Ghosts that say something that the actions do not, in order of their start.
+    // Ghosts that say something that neither the actions nor better ghosts do, in order of their start.
     beside(actions) {
         const { refused } = this;
-        const told = (row) => actions.some((each) => each.label === row.label && tiou(each, row) >= SAME);
-        return this.rows.filter((row) => row.score >= this.least && !refused.has(key(row)) && !told(row));
+        const same = (one, other) => (this.oneAtAPlace || one.label === other.label) && tiou(one, other) >= SAME;
+        const told = [...actions];
+        const kept = new Set();
+        for (const row of [...this.rows].sort((a, b) => b.score - a.score)) {
+            if (row.score < this.least || refused.has(key(row)) || told.some((each) => same(each, row))) continue;
+            kept.add(row);
+            if (this.oneAtAPlace) told.push(row);
+        }
+        return this.rows.filter((row) => kept.has(row));
     }
 
     reject(row) {

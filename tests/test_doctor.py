@@ -440,6 +440,18 @@ def test_a_fault_of_a_run_is_named(fault: str, tmp_path: Path) -> None:
     assert run_findings(folder, validation) == [kind]
 
 
+def test_faults_of_points_are_named(tmp_path: Path) -> None:
+    folder, _ = write_run(tmp_path)
+    validation = read_annotations(folder / "annotations.json", subset="validation", repair=False, points="start")
+    for found, kinds in (
+        (lambda start, _, label: (start + 0.4, start + 0.4, label), []),
+        (lambda start, _, label: (start, start, NAMES[NAMES.index(label) - 1]), ["shuffled_classes"]),
+        (lambda start, _, label: (12 * start, 12 * start, label), ["scaled_times"]),
+    ):
+        write_detections(folder, found)
+        assert run_findings(folder, validation) == kinds
+
+
 def test_faults_of_every_room_are_planted() -> None:
     planted = {kind for faults in (DATA_FAULTS, RUN_FAULTS) for kind, _ in faults.values()}
     planted |= {*SETTING_FAULTS.values(), *NUMBER_FAULTS.values()}

@@ -76,6 +76,27 @@ def test_one_file_says_all_and_runs_nothing(run, capsys):
     assert rows == [("run", "0.000"), ("jump", "0.833")]  # the worst first
 
 
+@pytest.mark.training
+def test_points_are_right_within_seconds(tmp_path):
+    head = {"model_type": "spotting", "hidden_size": 16, "num_levels": 3}
+    recipe = ("model.head_config={model_type: spotting}", "data.points=middle", "processor.point_window=1")
+    folder = write_run(tmp_path / "run", overrides=recipe, head_config=head)
+    actions = [{"label": "jump", "segment": [10, 10]}, {"label": "run", "segment": [30, 32]}]
+    database = {"a": {"subset": "validation", "duration": 60, "annotations": actions}}
+    (tmp_path / "annotations.json").write_text(json.dumps({"database": database}), encoding="utf-8")
+    # To either side half the tolerance counts: 2.4 s are near enough, 2.6 s are an error of the time.
+    rows = [("jump", 0.9, 12.4), ("run", 0.8, 33.6)]
+    found = {"a": [{"label": label, "score": score, "segment": [time, time]} for label, score, time in rows]}
+    (folder / "best" / "detections.json").write_text(json.dumps({"results": found}), encoding="utf-8")
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", numbered_frames(600))
+    assert report(folder) == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "a: 1 of 2 actions found, 1 wrong detections, 60.0 s" in page and "at tolerance 5 s" in page
+    assert "jump, 12.40 s: score 0.90, true positive" in page and "run, 33.60 s: score 0.80, localization" in page
+    assert "run, 31.00 s: missed" in page and "wrong label" not in page
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
@@ -155,7 +176,7 @@ def test_the_worst_videos_and_the_best(annotations):
     ("scores", "kind", "expected"),
     [
         ([0.2, 0.3, 0.5], "missed", "The mAP still rose at the end: training.epochs=45"),
-        ([0.2, 0.5, 0.4], "localization", "localization costs 0.30 mAP: borders are off"),
+        ([0.2, 0.5, 0.4], "localization", "localization costs 0.30 mAP: times are off"),
         ([0.2, 0.5, 0.4], "wrong label", "wrong label costs 0.30 mAP: classes are confused, most often 'run' is seen"),
     ],
 )

@@ -65,6 +65,8 @@ def test_points_are_learned_measured_and_found(data, tmp_path, capsys):
     assert f"tight average mAP = {metrics['map']:.4f}" in capsys.readouterr().out
     found = json.loads(detections.read_text(encoding="utf-8"))["results"]["v12"]
     assert found and all(row["segment"][0] == row["segment"][1] for row in found)
+    assert evaluate.main(["--model", str(run), *places, "--point-width", "1"]) == 1
+    assert "finds points in time, which no segment overlaps: give --points" in capsys.readouterr().err
     assert evaluate.main([*options, "--diagnose"]) == 1
     assert "--diagnose is of segments" in capsys.readouterr().err
 

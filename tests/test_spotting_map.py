@@ -5,10 +5,19 @@ import json
 import numpy as np
 import pytest
 
+from re2tal_hf.commands import compare, diagnose
 from re2tal_hf.commands.measure import main
 from re2tal_hf.data.annotations import AnnotationError, read_annotations
-from re2tal_hf.metrics.spotting_map import LOOSE, TIGHT, average, eleven_point_precision, spotting_map
-from re2tal_hf.metrics.tal_map.tal_map import Segments
+from re2tal_hf.metrics.spotting_map import (
+    LOOSE,
+    TIGHT,
+    TOLERANCES_AS_TIOU,
+    about_points,
+    average,
+    eleven_point_precision,
+    spotting_map,
+)
+from re2tal_hf.metrics.tal_map.tal_map import Segments, temporal_iou
 
 
 def table(rows: list[tuple]) -> Segments:
@@ -161,3 +170,24 @@ def test_stored_detections_as_points(annotations, tmp_path, capsys):
     assert json.loads(output.read_text(encoding="utf-8"))["loose_per_class"] == {"foul": 0, "goal": 1}
     assert main([*options, "--proposals", "10"]) == 1
     assert "--proposals is of segments" in capsys.readouterr().err
+
+
+def test_points_are_not_measured_as_segments(tmp_path, capsys):
+    action = {"label": "goal", "segment": [14, 16]}
+    database = {"a": {"subset": "validation", "duration": 60.0, "annotations": [action]}}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}), encoding="utf-8")
+    rows = [{"label": "goal", "score": 0.9, "segment": [15, 15]}]
+    detections = tmp_path / "d.json"
+    detections.write_text(json.dumps({"results": {"a": rows}}), encoding="utf-8")
+    for command, files in ((main, 1), (diagnose.main, 1), (compare.main, 2)):
+        assert command([str(detections)] * files + ["--annotations", str(tmp_path / "a.json")]) == 1
+        assert "d.json holds points in time, which no segment overlaps" in capsys.readouterr().err
+
+
+def test_points_half_a_tolerance_apart_overlap_as_much_as_it_asks_for():
+    times = np.array([[20.0, 20.0], [21.0, 25.0]])
+    segments = about_points(times)
+    assert segments.tolist() == [[16.25, 23.75], [21.0, 25.0]]
+    for tolerance, least in zip(reversed(TIGHT), TOLERANCES_AS_TIOU, strict=True):
+        apart = about_points(times[:1] + tolerance / 2)
+        assert temporal_iou(segments[:1], apart)[0, 0] == pytest.approx(least, rel=1e-12)

@@ -173,6 +173,11 @@ def localize(
     if not arguments.features:  # of features the model's processor says how far they stand apart
         on_main_process(processes, lambda: check_measured_times(annotations.videos, source, lost))
     pipe = on_every_process(processes, lambda: load_for_inference(arguments, processes))
+    if pipe.model.finds_points and not annotations.points:
+        raise ValueError(
+            f"{arguments.model} finds points in time, which no segment overlaps: give --points middle or start, "
+            "by which the annotations are points, too."
+        )
     pipe.video_processor = processor or pipe.video_processor
     features = on_every_process(processes, lambda: find_features(arguments, annotations, pipe))
     if features:

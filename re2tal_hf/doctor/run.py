@@ -11,6 +11,7 @@ from safetensors import safe_open
 from ..configuration_re2tal import Re2TALConfig
 from ..data.annotation_set import AnnotationSet
 from ..loaded_weights import is_infinite, some
+from ..metrics.spotting_map import about_points
 from ..metrics.stored_detections import read_scored_predictions, reference_segments
 from ..metrics.tal_map.tal_map import Segments, temporal_iou
 from ..saved_files import read_json
@@ -168,7 +169,9 @@ def _overlaps(predictions: Segments, references: Segments, factor: float = 1.0) 
     for video in np.unique(references.videos):
         actions, rows = np.flatnonzero(references.videos == video), np.flatnonzero(predictions.videos == video)
         if len(rows):
-            found = temporal_iou(references.times[actions], factor * predictions.times[rows])
+            found = temporal_iou(
+                about_points(references.times[actions]), about_points(factor * predictions.times[rows])
+            )
             overlaps[actions], which[actions] = found.max(axis=1), rows[found.argmax(axis=1)]
     return overlaps, which
 

@@ -36,7 +36,8 @@ def read_scored_predictions(
         Segments, best first, equal scores in the order of the annotated videos; float64 [N] their scores.
 
     Raises:
-        ValueError: The file is of another form, or has videos or classes that the annotations have not.
+        ValueError: The file is of another form, has videos or classes that the annotations have not, or points in time
+            where these have segments.
         OSError: It cannot be read.
     """
     content = read_json(path, FORM)
@@ -51,6 +52,11 @@ def read_scored_predictions(
         )
     videos = sorted(found, key=numbers.__getitem__)
     names, scores, times = _columns(path, [row for video in videos for row in found[video]])
+    if len(times) and (times[:, 0] == times[:, 1]).all() and not annotations.points:
+        raise ValueError(
+            f"{path} holds points in time, which no segment overlaps: measure them with re2tal measure --points middle "
+            "(or start); re2tal diagnose and compare are of segments."
+        )
     ids = {name: number for number, name in enumerate(annotations.label_names)}
     unknown = sorted(set(names) - ids.keys())
     if unknown and not only_known:

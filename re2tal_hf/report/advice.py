@@ -13,8 +13,8 @@ LEAST_COST = 0.02
 FEW_ACTIONS = 100
 _WAYS = {
     "double detection": "one action is found several times: a lower processor.nms_sigma",
-    "localization": "borders are off: a higher processor.frame_rate with as many more processor.num_frames",
-    "confusion": "neither borders nor classes are right: more training videos, and more training.epochs",
+    "localization": "times are off: a higher processor.frame_rate with as many more processor.num_frames",
+    "confusion": "neither times nor classes are right: more training videos, and more training.epochs",
     "background": "actions are seen where none are: training videos with more background, or a stronger augmentation",
     "missed": "actions are not found at all: more examples like them, or another processor.num_frames and frame_rate "
     "(the table of re2tal diagnose says how long they are)",
@@ -41,9 +41,10 @@ def advice(run: TrainingRun, figures: Mapping[str, Any]) -> list[str]:
             f"The mAP still rose at the end: training.epochs={math.ceil(1.5 * epochs)}; the same command goes on."
         )
     if figures["actions"] < FEW_ACTIONS:
+        compared = "other seeds tell" if "loose_map" in run.metrics else "re2tal compare says"  # which is of segments
         lines.append(
-            f"Only {figures['actions']} actions are measured by: figures of two runs differ by chance. re2tal compare "
-            "says how far, and other seeds tell more."
+            f"Only {figures['actions']} actions are measured by: figures of two runs differ by chance, and {compared} "
+            "how far."
         )
     return lines
 

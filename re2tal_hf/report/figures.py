@@ -23,7 +23,11 @@ USUAL_TIOU = 0.5
 
 
 def pictures(
-    log: Sequence[Mapping[str, Any]], matching: Matching, figures: Mapping[str, Any], label_names: Sequence[str]
+    log: Sequence[Mapping[str, Any]],
+    matching: Matching,
+    figures: Mapping[str, Any],
+    label_names: Sequence[str],
+    criteria: Sequence[str],
 ) -> list[tuple[str, str]]:
     """Returns the pictures of a run, each with what it shows.
 
@@ -32,16 +36,19 @@ def pictures(
         matching: Of the detections of its model.
         figures: Of their diagnosis.
         label_names: By class id.
+        criteria: Names of the thresholds of the matching.
     """
     place = int(abs(matching.thresholds - USUAL_TIOU).argmin())
-    confused, least = figures["confusion_matrix"], float(matching.thresholds[0])
     return [
         ("Loss by epoch", _drawn(lambda axes: _draw_log(axes, log, _losses(log)))),
         ("mAP by epoch", _drawn(lambda axes: _draw_log(axes, log, ["map"]))),
-        ("Precision and recall", _drawn(lambda axes: _draw_precision(axes, matching, place, label_names))),
+        (
+            "Precision and recall",
+            _drawn(lambda axes: _draw_precision(axes, matching, place, label_names, criteria[place])),
+        ),
         (
             "Confusion matrix",
-            _drawn(lambda axes: draw_confusion(axes, confused, least)),
+            _drawn(lambda axes: draw_confusion(axes, figures["confusion_matrix"], criteria[0])),
         ),
         ("What errors cost", _drawn(lambda axes: _draw_costs(axes, figures["cost"]))),
     ]
@@ -77,7 +84,7 @@ def _draw_log(axes: Axes, log: Sequence[Mapping[str, Any]], names: Sequence[str]
     axes.legend()
 
 
-def _draw_precision(axes: Axes, matching: Matching, place: int, label_names: Sequence[str]) -> None:
+def _draw_precision(axes: Axes, matching: Matching, place: int, label_names: Sequence[str], criterion: str) -> None:
     """Of many classes the most frequent."""
     labels, truth = matching.predictions.labels, matching.references.labels
     curves = precision_recall_curves(matching.matched[place : place + 1] >= 0, labels, truth)
@@ -92,7 +99,7 @@ def _draw_precision(axes: Axes, matching: Matching, place: int, label_names: Seq
     more = f", {MAX_LINES} of {len(curves)} classes" if len(curves) > MAX_LINES else ""
     axes.set(
         xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02),
-        title=f"tIoU {matching.thresholds[place]:g}{more}",
+        title=f"{criterion}{more}",
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")

@@ -13,6 +13,7 @@ from ..data.annotation_set import AnnotationSet
 from ..data.html_page import write_html
 from ..data.whole_files import written_whole
 from ..doctor.run import of_detections, of_run
+from ..metrics.spotting_map import TIGHT, TOLERANCES_AS_TIOU, about_points
 from ..metrics.stored_detections import read_scored_predictions, reference_segments
 from ..metrics.tal_map.diagnosis import KINDS, diagnose, match
 from ..training.arguments import Recipe
@@ -40,9 +41,12 @@ def write_report(folder: Path, recipe: Recipe, annotations: AnnotationSet, path:
         ValueError: if the run has not been measured yet, a file of it is damaged, or it was measured by other videos.
     """
     run = read_training_run(folder)
-    thresholds = np.array(recipe.evaluation.tiou_thresholds)
+    thresholds, criteria = _thresholds(recipe, annotations)
     predictions, scores = read_scored_predictions(run.model_folder / DETECTIONS, annotations, only_known=True)
-    matching = match(predictions, scores, reference_segments(annotations), thresholds)
+    predictions, references = (
+        table._replace(times=about_points(table.times)) for table in (predictions, reference_segments(annotations))
+    )
+    matching = match(predictions, scores, references, thresholds)
     names = annotations.label_names
     figures = diagnose(matching, names, [video.duration for video in annotations.videos])
     place = int(abs(thresholds - USUAL_TIOU).argmin())
@@ -51,10 +55,10 @@ def write_report(folder: Path, recipe: Recipe, annotations: AnnotationSet, path:
         "title": folder.resolve().name,
         "facts": _facts(run),
         "table": metrics_table(run.metrics),
-        "pictures": pictures(run.log, matching, figures, names),
+        "pictures": pictures(run.log, matching, figures, names, criteria),
         "classes": [(name, row, _usual_error(row["kinds"])) for name, row in _worst_first(figures["per_class"])],
         "videos": [("Worst videos", worst), ("Best videos", best)],
-        "tiou": f"{thresholds[place]:g}",
+        "criterion": criteria[place],
         "hues": {name: round(number * 360 / max(len(names), 1)) for number, name in enumerate(names)},
         "shown_labels": [name for name in names if name in figures["per_class"]][:30],
         "advice": advice(run, figures),
@@ -65,11 +69,20 @@ def write_report(folder: Path, recipe: Recipe, annotations: AnnotationSet, path:
         write_html(partial, _TEMPLATE, **values)
 
 
+def _thresholds(recipe: Recipe, annotations: AnnotationSet) -> tuple[np.ndarray, list[str]]:
+    """The tIoU from which a detection is right, and how that is told: of points, by SoccerNet's tight tolerances."""
+    if annotations.points:
+        return np.array(TOLERANCES_AS_TIOU), [f"tolerance {seconds} s" for seconds in reversed(TIGHT)]
+    thresholds = recipe.evaluation.tiou_thresholds
+    return np.array(thresholds), [f"tIoU {threshold:g}" for threshold in thresholds]
+
+
 def _facts(run: TrainingRun) -> list[tuple[str, str]]:
     record, processor = run.record, run.processor
     best = max((entry for entry in run.log if "map" in entry), key=lambda entry: entry["map"], default={})
     facts = [
-        ("mAP", f"{run.metrics['map']:.3f} after epoch {run.metrics['epoch']} of {run.recipe['training']['epochs']}"),
+        ("tight mAP" if "loose_map" in run.metrics else "mAP",
+         f"{run.metrics['map']:.3f} after epoch {run.metrics['epoch']} of {run.recipe['training']['epochs']}"),
         *((f"{subset} videos", f"{record[subset].get('videos')} with {record[subset].get('segments')} actions")
           for subset in ("training", "validation")),
         ("training", f"{timedelta(seconds=round(record['training_seconds']))} on {record['device']}"),

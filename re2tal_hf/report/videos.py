@@ -97,6 +97,8 @@ def _story(
 ) -> VideoStory:
     rows = np.flatnonzero(matching.predictions.videos[: len(matching.references.labels)] == number)
     times = matching.predictions.times[rows]
+    if video.points:
+        times = times.mean(axis=1, keepdims=True).repeat(2, axis=1)
     reached = max([float(part[:, 1].max()) for part in (times, video.segments) if len(part)], default=1.0)
     seconds = video.duration or max(reached, 1e-3)
     best = matching.matched[place, : len(matching.references.labels)]
@@ -117,7 +119,8 @@ def _story(
 
 def _bar(label: str, segment: Sequence[float], seconds: float, note: str, is_right: bool) -> Bar:
     start, end = (min(max(time / seconds, 0.0), 1.0) for time in segment)
-    note = f"{label}, {segment[0]:.2f} to {segment[1]:.2f} s: {note}"
+    when = f"{segment[0]:.2f} s" if segment[0] == segment[1] else f"{segment[0]:.2f} to {segment[1]:.2f} s"
+    note = f"{label}, {when}: {note}"
     return Bar(label, 100 * start, 100 * (end - start), note, is_right)
 
 

@@ -33,7 +33,7 @@ def draw_diagnosis(figures: Mapping[str, Any], title: str = "") -> Figure:
     colors = {name: colormaps["tab10"](number) for number, name in enumerate(figures["kinds"])}
     _draw_kinds(axes[0, 0], figures["kinds"], colors)
     draw_costs(axes[0, 1], figures["cost"], colors)
-    draw_confusion(axes[0, 2], figures["confusion_matrix"], figures["tiou_thresholds"][0])
+    draw_confusion(axes[0, 2], figures["confusion_matrix"], f"tIoU {figures['tiou_thresholds'][0]:g}")
     _draw_calibration(axes[0, 3], figures["calibration"])
     for place, (name, label) in zip(axes[1], CHARACTERISTICS.items(), strict=False):
         _draw_groups(place, figures["sensitivity"].get(name, []), label)
@@ -65,8 +65,8 @@ def draw_costs(axes: Axes, costs: Mapping[str, float], colors: Mapping[str, Any]
     axes.margins(x=0.2)
 
 
-def draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], threshold: float) -> None:
-    """Draws as what actions are seen, and which are missed."""
+def draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], criterion: str) -> None:
+    """Draws as what actions are seen, and which are missed; `criterion`, such as "tIoU 0.3", says what is near."""
     rows = list(matrix)[:MAX_CLASSES]
     columns = [*rows, ""]
     counts = np.array([[matrix[row].get(column, 0) for column in columns] for row in rows], float)
@@ -80,7 +80,7 @@ def draw_confusion(axes: Axes, matrix: Mapping[str, Mapping[str, int]], threshol
             if count:
                 dark = count / totals[row, 0] > 0.5
                 axes.text(column, row, f"{count:g}", ha="center", va="center", color="white" if dark else "black")
-    axes.set(title=f"As what actions are seen, tIoU {threshold:g}", ylabel="true class")
+    axes.set(title=f"As what actions are seen, {criterion}", ylabel="true class")
 
 
 def _draw_groups(axes: Axes, groups: list[dict[str, float]], label: str) -> None:

@@ -101,7 +101,7 @@ def _check_state(state: RunState, run: Path) -> None:
 
 
 def _check_run(found: TrainingRun, run: Path) -> None:
-    assert found.map_by_tiou and all(0 <= value <= 1 for value in found.map_by_tiou.values())
+    assert found.map_by_threshold and all(0 <= value <= 1 for value in found.map_by_threshold.values())
     assert all(isinstance(entry["epoch"], int) for entry in found.log)
 
 

@@ -81,6 +81,24 @@ def test_text_holds_what_the_run_wrote(finished):
     assert "](timeline.png)" in card.text
 
 
+def test_a_model_that_finds_points_is_measured_as_such(run_folder):
+    figures = {"map": 0.5, "loose_map": 0.75, "map@1": 0.4, "map@5": 0.6, "map@60": 0.8}
+    path = run_folder / "best" / "metrics.json"
+    path.write_text(json.dumps({"per_class": METRICS["per_class"], "epoch": 2, **figures}))
+    change_recipe(run_folder, "data", points="start")
+    card = make_card(read_run(run_folder), OPTIONS)
+    results = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert results == {"tight average mAP": 0.5, "loose average mAP": 0.75}
+    assert (card.data.metrics, card.data.eval_results[0].task_name) == (["spotting_map"], "Action spotting")
+    assert "\n| 1 | 5 | 60 | tight average | loose average |\n" in card.text
+    assert "\n| 0.400 | 0.600 | 0.800 | 0.500 | 0.750 |\n" in card.text
+    assert "# kicks-small: action spotting on" in card.text and "and at what moment: jump, run." in card.text
+    assert "--videos videos --points start\n" in card.text
+    assert (
+        "tIoU" not in card.text and "action['end']" not in card.text and "localiz" not in card.text.split("## Data")[0]
+    )
+
+
 def test_the_card_in_the_repository_has_the_same_sections(finished):
     generated = headings(make_card(read_run(finished), OPTIONS).text)
     assert set(generated) == set(headings((ROOT / "MODEL_CARD.md").read_text()))

@@ -86,8 +86,8 @@ def make_card(run: PublishedRun, options: CardOptions) -> ModelCard:
         recipe=run.recipe,
         which=Markdown(run.which),
         model_choice=_model_choice(run),
-        map_by_tiou=run.map_by_tiou,
-        average=run.metrics["map"],
+        points=run.recipe["data"].get("points") if run.finds_points else None,
+        map_by_threshold=run.map_by_threshold | _averages(run),
         per_class=run.metrics["per_class"],
         timeline=run.has_picture,
         settings=_settings(run),
@@ -146,22 +146,26 @@ def _sections(markdown: str) -> dict[str, str]:
 def _front_matter(run: PublishedRun, options: CardOptions, origin: Origin, data_name: str) -> ModelCardData:
     hub_dataset, _, revision = (run.hub_dataset or "").partition("@")
     name = plain(data_name)
-    thresholds = list(run.map_by_tiou)
-    values = {f"mAP@{threshold}": value for threshold, value in run.map_by_tiou.items()}
-    values[f"average mAP@{thresholds[0]}:{thresholds[-1]}"] = run.metrics["map"]
+    thresholds = list(run.map_by_threshold)
+    values = {f"mAP@{threshold}": value for threshold, value in run.map_by_threshold.items()}
+    if run.finds_points:  # the table in the text has the rest
+        values = {f"{name} mAP": value for name, value in _averages(run).items()}
+    else:
+        values[f"average mAP@{thresholds[0]}:{thresholds[-1]}"] = run.metrics["map"]
+    metric = "spotting_map" if run.finds_points else "tal_map"
     results = [
         EvalResult(
             task_type=TASK,
-            task_name="Temporal action localization",
+            task_name="Action spotting" if run.finds_points else "Temporal action localization",
             dataset_type=hub_dataset or re.sub(r"\W+", "_", name).strip("_").lower(),
             dataset_name=name,
             dataset_split=plain(run.recipe["data"]["validation_subset"]),
             dataset_revision=plain(revision) or None,
-            metric_type="tal_map",
-            metric_name=metric,
+            metric_type=metric,
+            metric_name=name_of_value,
             metric_value=round(value, 4),
         )
-        for metric, value in values.items()
+        for name_of_value, value in values.items()
     ]
     is_other = origin.license == "other"
     return ModelCardData(
@@ -172,10 +176,16 @@ def _front_matter(run: PublishedRun, options: CardOptions, origin: Origin, data_
         base_model=origin.source if origin.kind == "hub" else None,
         datasets=[hub_dataset] if hub_dataset else None,
         tags=[TASK, "re2tal", "video", plain(run.config["backbone_config"]["model_type"]), *_reversible_tag(run)],
-        metrics=["tal_map"],
+        metrics=[metric],
         model_name=options.repo_id.split("/")[1],
         eval_results=results,
     )
+
+
+def _averages(run: PublishedRun) -> dict[str, float]:
+    if run.finds_points:
+        return {"tight average": run.metrics["map"], "loose average": run.metrics["loose_map"]}
+    return {"average": run.metrics["map"]}
 
 
 def _data_name(run: PublishedRun) -> str:
@@ -294,7 +304,12 @@ def _limits(run: PublishedRun) -> list[str]:
         window = f"Every video is sampled to {processor['num_frames']} frames: the longer it is, the coarser the times."
     else:
         seconds = processor["num_frames"] / processor["frame_rate"]
-        window = f"A window is {seconds:.3g} s long: an action that takes longer is never seen whole."
+        seen = (
+            "what is farther from an action tells nothing of it"
+            if run.finds_points
+            else ("an action that takes longer is never seen whole")
+        )
+        window = f"A window is {seconds:.3g} s long: {seen}."
     return [
         trained,
         window,

@@ -81,7 +81,7 @@ def _facts(run: TrainingRun) -> list[tuple[str, str]]:
     record, processor = run.record, run.processor
     best = max((entry for entry in run.log if "map" in entry), key=lambda entry: entry["map"], default={})
     facts = [
-        ("tight mAP" if "loose_map" in run.metrics else "mAP",
+        ("tight mAP" if run.finds_points else "mAP",
          f"{run.metrics['map']:.3f} after epoch {run.metrics['epoch']} of {run.recipe['training']['epochs']}"),
         *((f"{subset} videos", f"{record[subset].get('videos')} with {record[subset].get('segments')} actions")
           for subset in ("training", "validation")),

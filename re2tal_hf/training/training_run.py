@@ -57,10 +57,19 @@ class TrainingRun:
         return complete_folder(self.folder / self.which)
 
     @property
-    def map_by_tiou(self) -> dict[str, float]:
-        """The mAP by its tIoU threshold, lowest first; thresholds as the file spells them."""
+    def finds_points(self) -> bool:
+        """Whether it was measured as action spotting is, by tight and loose mAP."""
+        return "loose_map" in self.metrics
+
+    @property
+    def map_by_threshold(self) -> dict[str, float]:
+        """The mAP by its tIoU, of points its seconds of tolerance, lowest first; as the file spells them."""
         found = {name.partition("@")[2]: v for name, v in self.metrics.items() if name.startswith("map@")}
         return dict(sorted(found.items(), key=lambda item: float(item[0])))
+
+
+# Of points tight and loose; of segments the first alone.
+_AVERAGES = ("map", "loose_map")
 
 
 def read_training_run(folder: str | Path, which: str = BEST) -> TrainingRun:
@@ -152,13 +161,13 @@ def _check_log(log: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 
 
 def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
-    maps = {name: value for name, value in metrics.items() if name == "map" or name.startswith("map@")}
+    maps = {name: value for name, value in metrics.items() if name in _AVERAGES or name.startswith("map@")}
     if "map" not in maps or len(maps) < 2:
         raise ValueError(f"{path} has no 'map' and 'map@...': a card needs results, let the run reach an evaluation.")
     for name, value in maps.items():
         if not is_number(value) or not 0 <= value <= 1:
             raise ValueError(f"{path}: {name!r} is {shown(value)} and not in [0, 1]: evaluate the model again.")
-        if name != "map" and not re.fullmatch(r"map@[\d.]+", name):
+        if name not in _AVERAGES and not re.fullmatch(r"map@[\d.]+", name):
             raise ValueError(f"{path}: {name!r} names no threshold: evaluate the model again.")
     for name in ("per_class", "epoch"):
         if name not in metrics:

@@ -191,6 +191,26 @@ def test_labels_are_spelled_as_they_are_in_the_annotations(proposing: TestClient
     assert put(proposing, [rows[0]], revision=1).status_code == 200
 
 
+def test_points_in_time_are_proposed_with_a_second_about_them(folder: Path):
+    class FindsPoints:
+        model = SimpleNamespace(name_or_path="points", config=SimpleNamespace(id2label={0: "jump"}))
+
+        def __call__(self, path: str, **_: object) -> list[dict]:
+            return [{"label": "jump", "start": time, "end": time, "score": 0.9} for time in (0.2, 1.0, 1.9)]
+
+    project = Project(folder)
+    proposals = Proposals(project, FindsPoints())
+    server = Server(project, proposals)
+    client = TestClient(server.app, base_url="http://127.0.0.1:80")
+    client.get("/", params={"key": server.key})
+    rows = proposed(client, "a")["rows"]
+    proposals.close()
+    duration = project.duration(number_of(client, "a"))
+    assert 1.9 < duration < 2.4
+    assert [row["start"] for row in rows] == pytest.approx([0.0, 0.5, 1.4])
+    assert [row["end"] for row in rows] == pytest.approx([0.7, 1.5, duration])
+
+
 def test_what_the_model_is_least_sure_of_is_offered_first(folder: Path):
     project = Project(folder)
     scores = {"a": [0.9, 0.02], ATTACK: [0.5, 0.4]}

@@ -257,6 +257,14 @@ def test_actions_are_burnt_in_while_they_last(tmp_path: Path) -> None:
     assert max(darkest[1:3]) < 100
 
 
+def test_a_point_in_time_is_burnt_in_for_a_second(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mp4", np.full((40, 240, 320, 3), 200, dtype=np.uint8), 10)
+    write_annotated_video(source, tmp_path / "out.mp4", [{**BOUNCE, "start": 1.5, "end": 1.5}])
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        darkest = reader.frames_at([1.0, 1.6, 2.3, 3.0]).flatten(1).amin(dim=1).tolist()
+    assert min(darkest[0], darkest[3]) > 180 and max(darkest[1:3]) < 100
+
+
 # Runs
 
 

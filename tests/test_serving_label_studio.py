@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from re2tal_hf.data.annotations import read_annotations  # noqa: E402
 from re2tal_hf.data.video_limits import VideoError  # noqa: E402
 from re2tal_hf.serving.keys import Keys  # noqa: E402
-from re2tal_hf.serving.label_studio import path_of, read_labelling  # noqa: E402
+from re2tal_hf.serving.label_studio import Labelling, path_of, prediction, read_labelling  # noqa: E402
 from re2tal_hf.serving.server import Server, ServerOptions  # noqa: E402
 
 KEY = "the-key-of-label-studio"
@@ -60,9 +60,9 @@ def test_tasks_get_predictions_by_the_names_and_the_frame_rate_of_the_project(cl
         "value": {"ranges": [{"start": 13, "end": 25}], "timelinelabels": ["jump"]},
         "score": 0.5,
     }
-    for prediction in answer["results"]:
-        assert prediction["model_version"] == "re2tal"
-        assert prediction["result"][0] == expected and prediction["result"][1]["score"] == 0.9
+    for found in answer["results"]:
+        assert found["model_version"] == "re2tal"
+        assert found["result"][0] == expected and found["result"][1]["score"] == 0.9
     # And our reader of what Label Studio exports finds the seconds again, by whole frames.
     task = {"data": {"video": "a.mp4", "fps": 25}, "predictions": answer["results"][:1]}
     (tmp_path / "export.json").write_text(json.dumps([task]))
@@ -112,3 +112,10 @@ def test_where_videos_lie_and_how_frames_are_counted():
     assert read_labelling(CONFIG).rate_of({"fps": 12.5}) == 12.5
     assert read_labelling(CONFIG.replace(' frameRate="$fps"', "")).rate_of({}) == 24
     assert read_labelling(CONFIG.replace("$fps", "30")).rate_of({"fps": 3}) == 30
+
+
+def test_points_in_time_get_a_second_about_them():
+    row = {"label": "goal", "score": 0.9, "start": 8.0, "end": 8.0}
+    found = prediction([row], Labelling("video", 24.0, "actions", "video"), 24.0)
+    [[span]] = [result["value"]["ranges"] for result in found["result"]]
+    assert (span["start"], span["end"]) == (181, 204)  # frames from 7.5 s to 8.5 s, counted from 1

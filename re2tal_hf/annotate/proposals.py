@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.annotation_records import clean_label
+from ..data.annotation_writing import with_length
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline
 from .project import MOST_LETTERS, Project
 
@@ -47,7 +48,7 @@ class VideoProposals:
     Attributes:
         progress: The share of its windows that the model has seen.
         ready: Whether the model has seen all of them.
-        rows: `label`, `score`, `start` and `end` (seconds) of what was found, best first.
+        rows: `label`, `score`, `start` and `end` (seconds) of what was found, best first; a second about points.
         error: Why there are none.
     """
 
@@ -128,7 +129,9 @@ class Proposals:
 
             try:
                 path = str(self._project.paths[number])
-                proposals.rows = pipe(path, top_k=MOST_PROPOSALS, progress=report)
+                rows = pipe(path, top_k=MOST_PROPOSALS, progress=report)
+                duration = self._project.duration(number)
+                proposals.rows = [with_length(row, duration) for row in rows]
             except _EndedError:
                 continue
             except Exception as error:  # the page shows it, and other videos may do

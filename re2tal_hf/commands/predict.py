@@ -136,7 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
             write_results(folder / name, rows, duration, formats)
             print(f"{path}: {len(rows)} actions, in {folder / name}.{formats[0]}")
             for row in rows[:20]:
-                print(f"  {row['start']:8.2f} s to {row['end']:8.2f} s  {row['score']:.2f}  {row['label']}")
+                until = f" to {row['end']:8.2f} s" if row["end"] > row["start"] else ""
+                print(f"  {row['start']:8.2f} s{until}  {row['score']:.2f}  {row['label']}")
         return failed
 
     # None ends before all have: its end with an error would end the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,17 +65,16 @@ def names_for_tools(paths: Sequence[str | Path]) -> list[str]:
 
 def detected_video(name: str, rows: Sequence[dict[str, Any]], reader: VideoReader) -> VideoToWrite:
     """Returns what a model found in a video as it is to be written; points get a second about them, for all to show."""
-    rows = sorted(rows, key=lambda row: (row["start"], row["end"]))
-    margins = [0.5 if row["start"] == row["end"] else 0.0 for row in rows]
-    actions = [
-        (
-            max(row["start"] - margin, 0.0),
-            min(row["end"] + margin, reader.duration) if margin else row["end"],
-            row["label"],
-        )
-        for row, margin in zip(rows, margins, strict=True)
-    ]
+    rows = [with_length(row, reader.duration) for row in sorted(rows, key=lambda row: (row["start"], row["end"]))]
+    actions = [(row["start"], row["end"], row["label"]) for row in rows]
     return video_of_reader(name, actions, reader, [row["score"] for row in rows])
+
+
+def with_length(row: dict[str, Any], duration: float = math.inf) -> dict[str, Any]:
+    """A detection as it is, or with a second about the point in time that it is, within the video."""
+    if row["start"] < row["end"]:
+        return row
+    return {**row, "start": max(row["start"] - 0.5, 0.0), "end": min(row["end"] + 0.5, duration)}
 
 
 def video_of_reader(

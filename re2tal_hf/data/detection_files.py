@@ -149,8 +149,12 @@ def caption(label: str, score: float | None = None) -> str:
 
 
 def _cue_times(row: Mapping[str, Any], separator: str) -> str:
-    end = row["end"] if row["end"] > row["start"] else row["start"] + 1
-    return f"{clock(row['start'], separator)} --> {clock(end, separator)}"
+    return f"{clock(row['start'], separator)} --> {clock(shown_until(row), separator)}"
+
+
+def shown_until(row: Mapping[str, Any]) -> float:
+    """The second until which a detection is named over a video: its end, of a point in time a second later."""
+    return row["end"] if row["end"] > row["start"] else row["start"] + 1
 
 
 def clock(seconds: float, separator: str) -> str:

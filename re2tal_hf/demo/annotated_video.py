@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.detection_files import one_line
+from ..data.detection_files import one_line, shown_until
 from .videos import Progress, write_copy
 
 MAX_CAPTIONS = 3
@@ -25,7 +25,7 @@ def write_annotated_video(
         source: any video.
         target: `.mp4`.
         detections: mappings with `label`, `score`, `start` and `end` (seconds). Where more than three happen
-            at once, the best are shown.
+            at once, the best are shown; points in time are for a second.
         progress: called with the number of frames written and of all.
 
     Raises:
@@ -33,7 +33,7 @@ def write_annotated_video(
     """
 
     def paint(frame: np.ndarray, time: float) -> np.ndarray:
-        current = [row for row in detections if row["start"] <= time < row["end"]]
+        current = [row for row in detections if row["start"] <= time < shown_until(row)]
         current = sorted(current, key=lambda row: -row["score"])[:MAX_CAPTIONS]
         return draw_captions(frame, current, time) if current else frame
 
@@ -63,7 +63,7 @@ def draw_captions(frame: np.ndarray, detections: Sequence[dict[str, Any]], time:
         right = min(frame.shape[1] - margin, 3 * margin + draw.textlength(text, font=font))
         draw.rectangle((margin, top, right, top + box_height), fill=BACKGROUND)
         draw.text((2 * margin, top + margin // 2), text, font=font, fill=FOREGROUND)
-        share = (time - row["start"]) / (row["end"] - row["start"])
+        share = (time - row["start"]) / (shown_until(row) - row["start"])
         foot = top + box_height
         draw.rectangle((margin, foot - bar, margin + share * (right - margin), foot), fill=BAR)
         top += box_height + bar

@@ -28,6 +28,9 @@ function clock(seconds, digits = 0) {
     return `${whole}:${rest}`;
 }
 
+// Points in time start where they end, and are named for a second.
+const until = (row) => (row.end > row.start ? row.end : row.start + 1);
+
 function playFrom(seconds) {
     video.currentTime = seconds;
     video.play().catch((error) => {
@@ -43,7 +46,8 @@ function makeBar(row, color) {
     bar.style.width = `${(100 * (row.end - row.start)) / result.duration}%`;
     bar.style.setProperty("--lane", `var(--lane-${color})`);
     bar.style.setProperty("--score", (0.15 + 0.85 * row.score).toFixed(3));
-    const description = `${row.label}, ${row.start.toFixed(2)} to ${row.end.toFixed(2)} s, score ${row.score.toFixed(2)}`;
+    const end = row.end > row.start ? ` to ${row.end.toFixed(2)}` : "";
+    const description = `${row.label}, ${row.start.toFixed(2)}${end} s, score ${row.score.toFixed(2)}`;
     bar.title = description;
     bar.setAttribute("aria-label", `Play ${description}`);
     bar.addEventListener("click", (event) => {
@@ -127,7 +131,7 @@ function setCaptions() {
     for (const cue of [...(captions.cues ?? [])]) captions.removeCue(cue);
     for (const row of shown) {
         const text = `${row.label} ${row.score.toFixed(2)}`.replace(/&/g, "&amp;").replace(/</g, "&lt;");
-        captions.addCue(new VTTCue(row.start, row.end, text));
+        captions.addCue(new VTTCue(row.start, until(row), text));
     }
 }
 
@@ -135,7 +139,7 @@ function follow() {
     if (!result) return;
     const time = video.currentTime;
     lanes.style.setProperty("--time", Math.min(1, time / result.duration));
-    const current = shown.map((row) => row.start <= time && time < row.end);
+    const current = shown.map((row) => row.start <= time && time < until(row));
     [...rows.querySelectorAll("tbody tr")].forEach((line, index) => line.setAttribute("aria-current", current[index]));
     const names = shown.filter((_, index) => current[index]).map((row) => `${row.label} ${row.score.toFixed(2)}`);
     now.textContent = `${clock(time, 1)} / ${clock(result.duration, 1)}  ${names.join(" · ")}`;

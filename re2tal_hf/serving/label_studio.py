@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from ..data.annotation_formats.format import VideoToWrite
 from ..data.annotation_formats.formats import WRITERS
 from ..data.annotation_formats.xml_tree import parse_xml
+from ..data.annotation_writing import with_length
 from ..data.detection_files import by_time
 from ..value_checks import POSITIVE, check_value
 from .json_body import small_json
@@ -105,7 +106,7 @@ def path_of(address: str) -> str:
 
 def prediction(rows: list[dict[str, Any]], labelling: Labelling, frame_rate: float) -> dict[str, Any]:
     """Returns detections as a prediction of a task, as `re2tal predict --write label-studio` has them."""
-    rows = by_time(rows)
+    rows = [with_length(row) for row in by_time(rows)]
     actions = [(row["start"], row["end"], row["label"]) for row in rows]
     video = VideoToWrite("video", actions, frame_rate=frame_rate, scores=[row["score"] for row in rows])
     [task] = json.loads(WRITERS["label-studio"].text([video]))

@@ -20,6 +20,7 @@ import av
 from av.stream import Disposition
 
 from .value_checks import shown
+from .video_shard import ShardError, locate, open_member
 
 SHOWN_PATH = 500
 # FFmpeg's names of the demuxers that are allowed. None of them opens another file with its default options (MOV's
@@ -82,17 +83,17 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
     """Opens the container of a video.
 
     Args:
-        source: path of a file, or the bytes of one.
+        source: path of a file or of a member of a shard, or the bytes of one.
         name: what error messages call it.
 
     Raises:
         VideoReadError: if the file is missing, empty, or not a container that holds a video by itself.
     """
     _check_file(source, name)
-    # Nothing but this one file; bytes need no protocol at all.
-    protocols = "none" if isinstance(source, bytes) else "file"
+    file = _file_for_ffmpeg(source)
+    # Nothing but this one file; bytes and members of shards need no protocol at all.
+    protocols = "file" if isinstance(file, str) else "none"
     options = {"format_whitelist": ",".join(CONTAINERS + RAW_STREAMS), "protocol_whitelist": protocols}
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute())
     try:
         container = av.open(file, options=options, metadata_errors="ignore")
     except av.error.FFmpegError as error:
@@ -106,14 +107,24 @@ def open_container(source: str | Path | bytes, name: str) -> av.container.InputC
     return container
 
 
+def _file_for_ffmpeg(source: str | Path | bytes) -> str | io.RawIOBase | io.BytesIO:
+    """The absolute path of a file; of bytes, and of a member of a shard, what reads them and nothing else."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open_member(source) or str(Path(source).absolute())
+
+
 def _check_file(source: str | Path | bytes, name: str) -> None:
     try:
         # Path.is_file raises of paths that are no paths.
         if not isinstance(source, bytes) and os.path.isdir(source):
             raise VideoReadError(f"{name}: this is a folder; name the video files in it.")
-        if not isinstance(source, bytes) and not os.path.isfile(source):
+        if isinstance(source, bytes):
+            size = len(source)
+        elif location := locate(source):
+            size = location.size
+        else:
             raise VideoReadError(f"{name}: there is no such file; check the path.")
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         if not size:
             raise VideoReadError(f"{name}: the file is empty; replace it or leave it out.")
         # FFmpeg makes room for as many samples as the index of MP4 names.
@@ -122,6 +133,8 @@ def _check_file(source: str | Path | bytes, name: str) -> None:
                 f"{name}: the file is damaged (its index names {samples} frames in {size} bytes); replace it or leave"
                 " it out."
             )
+    except ShardError as error:
+        raise VideoReadError(str(error)) from error
     except OSError as error:
         raise VideoReadError(f"{name}: cannot be read ({error.strerror}); check the path and its rights.") from error
 
@@ -158,7 +171,7 @@ def bytes_of(source: str | Path | bytes, count: int, start: int = 0) -> bytes:
     """Bytes of a file from a place on, up to `count` or its end."""
     if isinstance(source, bytes):
         return source[start : start + count]
-    with Path(source).open("rb") as file:
+    with open_member(source) or Path(source).open("rb") as file:
         file.seek(start)
         return file.read(count)
 

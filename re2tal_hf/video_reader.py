@@ -76,7 +76,7 @@ class VideoReader:
     PyAV also reports frames which the decoder has patched up, torchcodec has no way to.
 
     Args:
-        source: path of a file, or the bytes of one.
+        source: path of a file or of a member of a shard (see `video_shard`), or the bytes of one.
         backend: "torchcodec" or "pyav"; "auto" is torchcodec, and PyAV where that cannot be loaded
             or cannot read the file.
         size: (height, width) of the frames returned (bilinear, antialiased); None for their own.
@@ -439,6 +439,8 @@ def _torchcodec_class() -> Any:
 
 def _not_for_torchcodec(source: str | Path | bytes, reference: _PyAVDecoder) -> str | None:
     """Why torchcodec would not read a video, or not as PyAV does."""
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        return "it is in a shard, which PyAV reads"
     if reference.timeline.told_by != "timestamp":
         return "the file does not store when frames are shown, or its clock leaps, and torchcodec needs that time"
     if reference.orientation.mirrored:

@@ -17,6 +17,7 @@ from transformers.image_utils import SizeDict
 
 from ..video_processing_re2tal import Re2TALVideoProcessor
 from ..video_reader import Backend, Resize, VideoReader, VideoReadError
+from ..video_shard import locate
 from ..video_windows import Window
 from .annotation_set import AnnotatedVideo
 from .file_names import safe_name
@@ -154,10 +155,10 @@ class FrameCache:
         Raises:
             VideoReadError: The file is gone or a frame does not decode; nothing is stored then.
         """
-        if not path.is_file():
+        location = locate(path)
+        if location is None:
             raise VideoReadError(f"{path}: there is no such file; check the path.")
-        status = path.stat()
-        key = [str(path.resolve()), status.st_size, status.st_mtime_ns, times.tolist(), preparation]
+        key = [str(path.resolve()), location.size, location.changed, times.tolist(), preparation]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
         entry = self.folder / f"{safe_name(path.stem)}.{digest}.npy"
         if not entry.exists():

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from ..value_checks import shown
+from ..video_shard import names_in_shards
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
 from .json_files import NOT_JSON, parse_json, read_text, reason_of
@@ -138,9 +139,12 @@ def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:
             raise AnnotationError(f'{where} has no "file_name"; it needs {_FORM}')
         path = Path(os.path.normpath(table.parent / name))
         folders = (*place, *Path(os.path.relpath(path, table.parent)).parts[:-1])
+        file = find_file(path)
+        if file is None and next(names_in_shards(name), None):
+            raise AnnotationError(f"{where}: there is no {path}: the shard is not there, or holds no such member")
         yield {
             **row,
-            "path": find_file(path),
+            "path": file,
             "video": {"path": str(path)},
             "video_id": path.stem if row.get("video_id") is None else row["video_id"],
             "source": where,

@@ -22,9 +22,12 @@ from huggingface_hub.constants import HF_HOME
 
 from .. import video_timeline
 from ..video_reader import Backend, VideoReader
+from ..video_shard import ShardError, locate
 from ..video_timeline import Timeline, tell
 
 logger = logging.getLogger(__name__)
+
+_GONE = (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,12 @@ class TimelineIndex:
 
     def _write(self, folder: str) -> None:
         # Others may have written since; what is gone from the folder is forgotten.
-        there = set(os.listdir(folder))
-        entries = {name: entry for name, entry in (self._read(folder) | self._known[folder]).items() if name in there}
+        known = self._read(folder) | self._known[folder]
+        if os.path.isdir(folder):
+            there = set(os.listdir(folder))
+        else:  # a shard
+            there = {name for name in known if _version(Path(folder, name)) != _GONE}
+        entries = {name: entry for name, entry in known.items() if name in there}
         lines = [_written_by(), *(json.dumps([name, *astuple(entry)]).encode() for name, entry in entries.items())]
         self.folder.mkdir(parents=True, exist_ok=True)
         # Written under another name first: who reads meanwhile finds the whole of the old or of the new.
@@ -171,10 +178,10 @@ class TimelineIndex:
 
 def _version(path: Path) -> tuple[int, int]:
     """Size and time of change of a file; of one that is not there, what no entry has."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    return -1, -1
+    with contextlib.suppress(OSError, ShardError):
+        if location := locate(path):
+            return location.size, location.changed
+    return _GONE
 
 
 @functools.cache

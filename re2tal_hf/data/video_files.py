@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..video_features import FEATURE_EXTENSIONS, is_feature_file
+from ..video_shard import SHARD_EXTENSION, locate, members_of
 from .file_names import distinct_names
 
 logger = logging.getLogger(__name__)
@@ -38,10 +39,12 @@ def same_name(name: str) -> str:
 def find_videos(folder: str | Path) -> dict[str, list[Path]]:
     """Maps the stem of every video file under `folder`, in the form of `same_name`, to its paths.
 
-    Links are followed, to folders too; what is reached on several ways is given once.
+    Links are followed, to folders too; what is reached on several ways is given once. Where there are no such files,
+    the videos are those in its shards, see `video_shard`.
 
     Raises:
         FileNotFoundError: No such folder, or no video in it.
+        ShardError: There are only shards, and one cannot be used.
     """
     return _find(Path(folder), "video", is_video_file, VIDEO_EXTENSIONS)
 
@@ -62,10 +65,12 @@ def _find(folder: Path, kind: str, wanted: Callable[[Path], bool], extensions: I
         )
     found: dict[str, dict[Path, Path]] = {}
     resolved = functools.cache(Path.resolve)  # of a folder, once for all that is in it
-    for path in files_under(folder):
-        if wanted(path):
-            file = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
-            found.setdefault(same_name(path.stem), {}).setdefault(file, path)
+    files = list(files_under(folder))
+    there = [path for path in files if wanted(path)]
+    # An archive beside files is what they were unpacked from.
+    for path in there or (_videos_in_shards(files) if wanted is is_video_file else []):
+        file = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
+        found.setdefault(same_name(path.stem), {}).setdefault(file, path)
     if not found:
         raise FileNotFoundError(
             f"{kind} folder {folder} holds no {kind} ({', '.join(sorted(extensions))}); hidden files and folders,"
@@ -101,7 +106,16 @@ def files_of_id(video_id: str, files: Mapping[str, list[Path]], root: Path) -> l
 
 def is_video_file(path: Path) -> bool:
     """Whether a file is a video by its name."""
-    return path.suffix.lower() in VIDEO_EXTENSIONS and not is_hidden(path.name) and path.is_file()
+    return _is_video_name(path) and path.is_file()
+
+
+def _videos_in_shards(files: Iterable[Path]) -> Iterator[Path]:
+    shards = (path for path in files if path.suffix.lower() == SHARD_EXTENSION)
+    return (path for shard in shards for path in members_of(shard) if _is_video_name(path))
+
+
+def _is_video_name(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_EXTENSIONS and not is_hidden(path.name)
 
 
 def is_hidden(name: str) -> bool:
@@ -110,10 +124,9 @@ def is_hidden(name: str) -> bool:
 
 
 def find_file(path: Path) -> Path | None:
-    """The file of a path, whatever form the accents in the names of its folders and of itself have."""
-    # Path.is_file raises of names that are too long.
-    if os.path.isfile(path) or str(path).isascii():
-        return path if os.path.isfile(path) else None
+    """The file of a path, whatever form the accents in the names of its folders and of itself have; also in a shard."""
+    if locate(path) or str(path).isascii():
+        return path if locate(path) else None
     existing = Path(path.anchor)
     for name in path.parts[bool(path.anchor) :]:
         if not os.path.exists(existing / name):

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from app_factory import APP, EXAMPLES
+from rtsp_camera import rtsp_camera
 from run_factory import small_pipeline
 from video_factory import numbered_frames, write_video
 
@@ -329,6 +330,27 @@ def test_a_source_that_breaks_comes_back_as_another_part(
     assert first[0] == PartStart(0.0) and second[0].reason == "the connection was lost"
     assert 6.05 <= second[0].offset < 12 and f"goes on at {second[0].offset:.2f} s" in caplog.text
     assert torch.equal(torch.stack(first[1:]), torch.stack(second[1:])) and len(first) == 61
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("ending", ["closed", "silence"])
+def test_a_camera_over_rtsp_that_is_lost_and_comes_back(
+    ending: str, tmp_path: Path, processor: Re2TALVideoProcessor, caplog: pytest.LogCaptureFixture
+):
+    path = write_video(tmp_path / "camera.ts", numbered_frames(150, 240, 320), keyframe_interval=5, b_frames=0)
+    losses = Losses(retries=2, wait=0.05, timeout=1.0)
+    with rtsp_camera([(path, ending), (path, ending)]) as (address, transports):
+        source = Source(address.replace("//", "//me:secret@"), losses)
+        items = sampled(Connection(source, losses.retries, losses.wait), processor)
+        parts = [[next(items), *itertools.takewhile(lambda item: not isinstance(item, PartEnd), items)] for _ in "12"]
+        with pytest.raises(VideoReadError, match="lost at .* s, and 2 tries did not bring it back") as raised:
+            next(items)
+    assert all("TCP" in transport for transport in transports) and len(transports) == 2
+    assert_those_of_the_file([*parts[0], PartEnd(6.0)], path, processor)
+    assert parts[1][0].reason == "the connection was lost" and len(parts[1]) == len(parts[0]) == 61
+    assert torch.equal(torch.stack(parts[0][1:]), torch.stack(parts[1][1:]))
+    assert "lost at 6.00 s" in caplog.text and f"goes on at {parts[1][0].offset:.2f} s" in caplog.text
+    assert "secret" not in caplog.text + str(raised.value)
 
 
 def test_actions_before_and_after_a_loss(transport_stream: Path):

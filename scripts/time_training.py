@@ -52,7 +52,7 @@ def measure(trainer: LocalizationTrainer, workers: int, steps: int) -> tuple[flo
         windows.frames.at = watch.timed("decoding", windows.frames.at)
         windows.augmentation = watch.timed("augmentation", windows.augmentation)
     trainer.processor.prepare = watch.timed("preparation", trainer.processor.prepare)  # type: ignore[method-assign]
-    trainer.model.train()
+    trainer.trained.prepared.train()
     batches = batches_of(trainer.loader)
     trainer._step(next(batches))
     watch.seconds.clear()

@@ -99,7 +99,7 @@ def test_the_original_network_teaches_without_labels(clips, plain, tmp_path):
 
 def test_a_model_that_is_not_finite_is_not_measured(clips, tmp_path):
     trainer = ClassificationTrainer(load_recipe("ut_clips", [*TINY, f"data.annotations={clips}"]), tmp_path / "run")
-    torch.nn.init.constant_(trainer.evaluated_model.classifier.bias, float("nan"))
+    torch.nn.init.constant_(trainer.trained.evaluated.classifier.bias, float("nan"))
     with pytest.raises(NotFiniteError, match="logits are not finite"):
         trainer.evaluate()
 

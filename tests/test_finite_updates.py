@@ -57,7 +57,7 @@ def test_what_is_not_finite_is_skipped_named_and_counted(losses, gradients, data
     assert sum("The loss is " in line for line in told) == len(losses)
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert sum(line["skipped_steps"] for line in log) == len(told) and all(line["loss"] > 0 for line in log)
-    assert torch.isfinite(trainer.average.module.criterion.normalizer)
+    assert torch.isfinite(trainer.trained.average.module.criterion.normalizer)
 
 
 def test_an_update_with_a_loss_that_is_not_finite_is_skipped_whole(data, tmp_path):
@@ -65,7 +65,7 @@ def test_an_update_with_a_loss_that_is_not_finite_is_skipped_whole(data, tmp_pat
     trainer = Broken(recipe, tmp_path / "run")
     trainer.wrong_losses = (0,)
     trainer.run()
-    assert (trainer.progress.updates, int(trainer.average.n_averaged)) == (2, 1)
+    assert (trainer.progress.updates, int(trainer.trained.average.n_averaged)) == (2, 1)
     assert json.loads((tmp_path / "run/log.jsonl").read_text())["skipped_steps"] == 1
 
 

@@ -38,7 +38,7 @@ class Watched(LocalizationTrainer):
 
     def losses(self, batch):
         losses = super().losses(batch)
-        self.steps.append((losses["loss"].item(), self.optimizer.param_groups[0]["lr"]))
+        self.steps.append((losses["loss"].item(), self.trained.optimizer.param_groups[0]["lr"]))
         return losses
 
 

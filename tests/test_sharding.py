@@ -20,9 +20,9 @@ from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.checkpoint import Progress
 from re2tal_hf.training.finite_updates import FiniteUpdates
 from re2tal_hf.training.localization import LocalizationTrainer
-from re2tal_hf.training.optimization import build_optimizer
 from re2tal_hf.training.processes import leave_processes
-from re2tal_hf.training.sharding import WholeModel, describe_shares, shard, whole_state
+from re2tal_hf.training.sharding import WholeModel, whole_state
+from re2tal_hf.training.trained_model import TrainedModel
 
 pytestmark = pytest.mark.training
 PROCESSES, UPDATES, ACCUMULATION = 2, 3, 2
@@ -43,16 +43,16 @@ def train(case, rows):
     model.freeze(**frozen)
     alone = len(rows) == WINDOWS
     arguments = OptimizationArguments(
-        learning_rate=1e-3, backbone_learning_rate=1e-3, max_gradient_norm=1.0, shard_weights=not alone
+        learning_rate=1e-3, backbone_learning_rate=1e-3, max_gradient_norm=1.0, shard_weights=True
     )
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
     found = {"bytes": sum(p.nbytes for p in model.parameters() if p.dim())}
+    trained = TrainedModel(model, arguments, accelerator)
+    optimizer = trained.optimizer.optimizer
     if not alone:
-        shard(model)
         shares = [parameter for parameter in model.parameters() if parameter.dim()]
         assert all(isinstance(parameter, DTensor) for parameter in shares)
         found["bytes"] = sum(parameter.to_local().nbytes for parameter in shares)
-    optimizer = build_optimizer(model, arguments)
     for group in optimizer.param_groups:
         group["eps"] = 1e-2  # at 1e-8 a gradient that is zero but for its rounding makes a whole step
     found["gradients"] = []
@@ -62,8 +62,7 @@ def train(case, rows):
         found["gradients"].append({n: g.clone() for n, g in whole_state(gradients, kept=True).items()})
 
     optimizer.register_step_pre_hook(keep)
-    prepared = accelerator.prepare(optimizer)
-    updates = FiniteUpdates(accelerator, model, model, prepared, arguments, Progress())
+    updates = FiniteUpdates(accelerator, trained, arguments, Progress())
     model.train()
     for step in range(ACCUMULATION):  # an update that is skipped changes nothing
         batch = part_of_batch(step, rows)
@@ -105,7 +104,7 @@ def take_part(rank, ports, data, runs):
         shares = (*overrides, "training.shard_weights=true")
         new_trainer(LocalizationTrainer, rank, next(ports), data, runs / f"copies {name}", *overrides).run()
         trainer = new_trainer(LocalizationTrainer, rank, next(ports), data, runs / f"shares {name}", *shares)
-        assert "among 2 processes" in describe_shares(trainer.plain_model)
+        assert "among 2 processes" in trainer.trained.shares
         assert sum(isinstance(p, DTensor) for p in trainer.plain_model.parameters()) > 100
         trainer.run()
     trainer = new_trainer(Half, rank, next(ports), data, runs / "resumed", *shares)

@@ -13,8 +13,8 @@ from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
 from re2tal_hf.training.arguments import OptimizationArguments
 from re2tal_hf.training.checkpoint import Progress
 from re2tal_hf.training.finite_updates import FiniteUpdates
-from re2tal_hf.training.optimization import build_optimizer
 from re2tal_hf.training.processes import leave_processes, same_on_every_process
+from re2tal_hf.training.trained_model import TrainedModel
 
 PROCESSES, WINDOWS, UPDATES, ACCUMULATION, FRAMES = 2, 4, 3, 2, 16
 SWIN = {
@@ -76,15 +76,15 @@ def train(case, rows):
     plain.freeze(**frozen)
     arguments = OptimizationArguments(learning_rate=1e-3, backbone_learning_rate=1e-3, max_gradient_norm=1.0)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
-    optimizer = build_optimizer(plain, arguments)
+    trained = TrainedModel(plain, arguments, accelerator)
+    model, optimizer = trained.prepared, trained.optimizer.optimizer
     for group in optimizer.param_groups:
         group["eps"] = 1e-2  # at 1e-8 a gradient that is zero but for its rounding makes a whole step
     gradients = []
     optimizer.register_step_pre_hook(
         lambda *_: gradients.append({n: p.grad.clone() for n, p in plain.named_parameters() if p.requires_grad})
     )
-    model, prepared = accelerator.prepare(plain, optimizer)
-    updates = FiniteUpdates(accelerator, plain, model, prepared, arguments, Progress())
+    updates = FiniteUpdates(accelerator, trained, arguments, Progress())
     model.train()
     losses = []
     for step in range(UPDATES * ACCUMULATION):

@@ -204,8 +204,8 @@ def test_a_frozen_backbone_and_whole_videos(places, tmp_path):
 
 
 def nan_average(trainer):
-    trainer.average.n_averaged += 1  # the first update would copy the model
-    trainer.average.module.head.boundary.predictor.bias.data.fill_(torch.nan)
+    trainer.trained.average.n_averaged += 1  # the first update would copy the model
+    trainer.trained.average.module.head.boundary.predictor.bias.data.fill_(torch.nan)
 
 
 def test_a_model_that_is_not_finite_stops_the_run(places, tmp_path):
@@ -389,7 +389,7 @@ def test_parameter_groups_and_schedule():
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([weight], lr=1e-3), 40, eta_min=4e-4)
     for update in range(10, 51):
         assert 1e-3 * learning_rate_factor(arguments, update, 5) == pytest.approx(cosine.get_last_lr()[0])
-        cosine.optimizer.step()
+        cosine.trained.optimizer.step()
         cosine.step()
     assert learning_rate_factor(arguments, 0, 5) == pytest.approx(0.1)
     # With more processes an epoch has fewer updates; the rates at its end are the same.

@@ -73,9 +73,9 @@ def take_first_steps(trainer: LocalizationTrainer, steps: int) -> FirstSteps | N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the inversion, which is told
         batches = [_batch(trainer, number, seen) for number in range(min(_BATCHES, max(1, len(trainer.loader))))]
-        trainer.model.train()
+        trainer.trained.prepared.train()
         for step in range(steps):
-            set_learning_rates(trainer.optimizer, min(1.0, (step + 1) / max(1, steps // 2)))
+            set_learning_rates(trainer.trained.optimizer, min(1.0, (step + 1) / max(1, steps // 2)))
             _step(trainer, batches[step % len(batches)], step, seen)
             if not seen.finite:
                 break
@@ -183,8 +183,8 @@ def _batch(trainer: LocalizationTrainer, number: int, seen: FirstSteps) -> dict[
 
 
 def _step(trainer: LocalizationTrainer, batch: dict[str, Any], step: int, seen: FirstSteps) -> None:
-    trainer.optimizer.zero_grad()
-    output = trainer.model(**batch)
+    trainer.trained.optimizer.zero_grad()
+    output = trainer.trained.prepared(**batch)
     loss = output.loss
     seen.steps = step + 1
     if step < _BATCHES:
@@ -205,12 +205,12 @@ def _step(trainer: LocalizationTrainer, batch: dict[str, Any], step: int, seen: 
         seen.without_gradient = _without_gradient(trainer.plain_model)
     seen.reconstruction_error = max(seen.reconstruction_error, trainer.backbone_model.reconstruction_error())
     norm: Tensor = trainer.accelerator.clip_grad_norm_(
-        trainer.model.parameters(), trainer.recipe.training.max_gradient_norm or math.inf
+        trainer.trained.prepared.parameters(), trainer.recipe.training.max_gradient_norm or math.inf
     )
     if not torch.isfinite(norm) and trainer.accelerator.scaler is None:
         seen.finite = False
         return
-    trainer.optimizer.step()
+    trainer.trained.optimizer.step()
 
 
 def _without_gradient(model: nn.Module) -> list[str]:

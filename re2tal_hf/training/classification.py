@@ -98,7 +98,7 @@ class ClassificationTrainer(Trainer):
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         weights = self.recipe.distillation
-        output = self.model(**batch)
+        output = self.trained.prepared(**batch)
         if self.teacher is None:
             return {"loss": output.loss}
         distance = self._distance(output.last_hidden_state, batch)
@@ -125,7 +125,7 @@ class ClassificationTrainer(Trainer):
         return (features - expected).square().sum() * processes / total[1] / variance.clamp_min(1e-8)
 
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
-        model = self.evaluated_model
+        model = self.trained.evaluated
         found = gather_object(self._rank_classes(model))
         correct = {number: rank for number, rank in found if rank is not None}
         metrics = {f"top{k}": sum(rank < k for rank in correct.values()) / len(correct) for k in (1, 5)}

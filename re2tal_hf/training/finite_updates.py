@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..loss_normalization import total_over_processes
 from .arguments import OptimizationArguments
 from .checkpoint import Progress
-from .sharding import clip_gradients
+from .trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +36,7 @@ class FiniteUpdates:
 
     Args:
         accelerator: Of the run.
-        model: What is trained, as it was before the accelerator prepared it.
-        prepared: As it is now.
-        optimizer: Prepared.
+        trained: What is trained, and its optimiser.
         arguments: Norm of the gradients, and how many steps in a row may be skipped.
         progress: Of the run; counts those steps.
 
@@ -50,17 +47,15 @@ class FiniteUpdates:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: Any,
-        prepared: Any,
-        optimizer: Any,
+        trained: TrainedModel,
         arguments: OptimizationArguments,
         progress: Progress,
     ):
-        self.accelerator, self.prepared, self.optimizer = accelerator, prepared, optimizer
+        self.accelerator, self.trained = accelerator, trained
         self.arguments, self.progress = arguments, progress
         self.skipped = self._spoilt = False
-        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        self._errors = model.model.backbone.reconstruction_errors.by_stage
+        self._buffers = [buffer for buffer in trained.plain.buffers() if buffer.is_floating_point()]
+        self._errors = trained.plain.model.backbone.reconstruction_errors.by_stage
         self._before: tuple[list[Tensor], dict[int, Tensor]] | None = None
 
     def step(self, losses: Callable[[], dict[str, Tensor]], video_ids: Sequence[str]) -> dict[str, float] | None:
@@ -78,7 +73,7 @@ class FiniteUpdates:
         """
         if self._before is None:
             self._before = [buffer.clone() for buffer in self._buffers], dict(self._errors)
-        with self.accelerator.accumulate(self.prepared):
+        with self.accelerator.accumulate(self.trained.prepared):
             found = losses()
             finite = torch.isfinite(found["loss"].detach())
             everywhere = not total_over_processes((~finite).float())[0]
@@ -93,17 +88,14 @@ class FiniteUpdates:
     def _update(self, video_ids: Sequence[str]) -> None:
         if not self._spoilt:
             largest = self.arguments.max_gradient_norm or math.inf
-            if self.arguments.shard_weights and self.accelerator.num_processes > 1:
-                norm = clip_gradients([*self.prepared.parameters()], largest)
-            else:
-                norm = self.accelerator.clip_grad_norm_(self.prepared.parameters(), largest)
+            norm = self.trained.clip_gradients(largest)
             if self.accelerator.scaler is None and not torch.isfinite(norm):
                 self._skip("norm of the gradients", norm, video_ids)
         if self._spoilt:
             self._restore()  # what other batches of the update have changed since
         else:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.trained.optimizer.step()
+        self.trained.optimizer.zero_grad()
         self.skipped, self._spoilt, self._before = self._spoilt, False, None
         self.progress.skipped = self.progress.skipped + 1 if self.skipped else 0
         if self.progress.skipped > self.arguments.max_skipped_steps:

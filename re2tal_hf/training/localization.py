@@ -87,7 +87,7 @@ class LocalizationTrainer(Trainer):
 
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
         pipe = TemporalActionLocalizationPipeline(
-            model=self.evaluated_model, video_processor=self.processor, device=self.accelerator.device
+            model=self.trained.evaluated, video_processor=self.processor, device=self.accelerator.device
         )
         arguments = self.recipe.evaluation
         detections = localize_videos(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import math
 import signal
@@ -21,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, gather_object, set_seed
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -48,7 +46,7 @@ from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the
 from .lost_processes import ProcessLostError
 from .memory import peak_memory
 from .memory_budget import budget_of, plan_backprop
-from .optimization import build_optimizer, learning_rate_factor, set_learning_rates
+from .optimization import learning_rate_factor, set_learning_rates
 from .patience import is_exhausted
 from .pretrained import full_name
 from .process_checks import check_place, check_processes, check_share
@@ -66,7 +64,7 @@ from .recipe_checks import frame_shape
 from .rehearsal import check_machine, rehearse
 from .run_folder import BEST, LAST, RunFolder, comparable
 from .run_record import describe_outcome, describe_run, identify_data
-from .sharding import WholeModel, describe_shares, shard
+from .trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +201,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def evaluate(self) -> tuple[dict[str, Any], Callable[[Path], None]]:
-        """Measures `evaluated_model`, on all processes.
+        """Measures `trained.evaluated`, on all processes.
 
         Returns:
             The metrics, and what writes the model to a folder.
@@ -211,7 +209,7 @@ class Trainer(ABC):
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the `loss` of a batch and its parts."""
-        output = self.model(**batch)
+        output = self.trained.prepared(**batch)
         return {"loss": output.loss, **(getattr(output, "loss_dict", None) or {})}
 
     def _measure_videos(self) -> None:
@@ -239,30 +237,14 @@ class Trainer(ABC):
 
     def _prepare(self) -> None:
         arguments, accelerator = self.recipe.training, self.accelerator
-        self.whole: WholeModel | None = None
-        self.average, self._copy = None, None
-        if arguments.shard_weights and accelerator.num_processes > 1:
-            self._copy = copy.deepcopy(self.plain_model.to(accelerator.device))
-            shard(self.plain_model)
-            self.whole = WholeModel(self.plain_model)
-        optimizer = build_optimizer(self.plain_model, arguments)
-        if self.whole is None:
-            self.model, self.optimizer, self.loader = accelerator.prepare(self.plain_model, optimizer, self.loader)
-        else:
-            self.model = accelerator.prepare_model(self.plain_model, evaluation_mode=True)  # else it would be DDP's
-            self.optimizer, self.loader = accelerator.prepare(optimizer, self.loader)
+        self.trained = trained = TrainedModel(self.plain_model, arguments, accelerator)
+        self.loader = accelerator.prepare(self.loader)
         self.updates_per_epoch = math.ceil(len(self.loader) / arguments.gradient_accumulation)
-        if arguments.ema_decay is not None:
-            average = get_ema_multi_avg_fn(arguments.ema_decay)
-            self.average = AveragedModel(self._copy or self.plain_model, multi_avg_fn=average)
-            self._copy = None
         self.state = RunState(
-            self.accelerator, self.plain_model, self.optimizer, self.average, self.data, arguments.save_total_limit
+            accelerator, self.plain_model, trained.optimizer, trained.average, self.data, arguments.save_total_limit
         )
         self.progress = self.state.progress
-        self.updates = FiniteUpdates(
-            self.accelerator, self.plain_model, self.model, self.optimizer, arguments, self.progress
-        )
+        self.updates = FiniteUpdates(accelerator, trained, arguments, self.progress)
         if self.accelerator.process_index > 0:
             # All have drawn the same weights; dropout and drop path must differ from the first process's.
             set_seed(self.recipe.seed, device_specific=True)
@@ -328,8 +310,8 @@ class Trainer(ABC):
         self.accelerator.print(data_table(self.windows, self.training_set, self.validation_set))
         if self.plan is not None:
             self.accelerator.print(self.plan)
-        if self.whole is not None:
-            self.accelerator.print(describe_shares(self.plain_model))
+        if self.trained.shares:
+            self.accelerator.print(self.trained.shares)
         elif self.recipe.training.shard_weights:
             logger.warning("training.shard_weights changes nothing with one process.")
         self._on_main(partial(self._record_start, goes_on))
@@ -353,8 +335,7 @@ class Trainer(ABC):
 
     def _leave(self) -> None:
         # What holds the group of processes keeps its threads alive.
-        self.model = self.updates.prepared = self.plain_model
-        self.accelerator.free_memory()
+        self.trained.release()
         leave_processes()
 
     def _is_exhausted(self) -> bool:
@@ -440,7 +421,7 @@ class Trainer(ABC):
         return arguments.epochs > 0 and epochs >= arguments.start_epoch and epochs % arguments.epochs == 0
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        self.model.train()
+        self.trained.prepared.train()
         self._follow_progress()
         # Accelerate hands the epoch to the sampler, and not in all cases to the data set.
         self.loader.set_epoch(epoch)
@@ -469,7 +450,7 @@ class Trainer(ABC):
         if done.skipped == self.updates_per_epoch:
             raise DivergedError(f"All steps of an epoch were skipped. {ADVICE}")
         return done.means() | {
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "learning_rate": float(self.trained.optimizer.param_groups[0]["lr"]),
             "seconds_per_step": done.seconds / steps,
             "peak_memory_mib": peak_memory(),
             "skipped_steps": done.skipped,
@@ -498,9 +479,8 @@ class Trainer(ABC):
             self.progress.updates += 1
             self.state.epoch.skipped += self.updates.skipped
             self._follow_progress()
-            kept = self.updates.skipped or self.accelerator.optimizer_step_was_skipped
-            if self.average is not None and not kept:
-                self.average.update_parameters(cast(Any, self.whole or self.plain_model))
+            if not (self.updates.skipped or self.accelerator.optimizer_step_was_skipped):
+                self.trained.follow()
         return losses
 
     @property
@@ -518,7 +498,9 @@ class Trainer(ABC):
     def _follow_progress(self) -> None:
         """Sets what changes with the share of the training that is done: learning rates and Dr2Net's coupling."""
         recipe, updates = self.recipe, self.progress.updates
-        set_learning_rates(self.optimizer, learning_rate_factor(recipe.training, updates, self.updates_per_epoch))
+        set_learning_rates(
+            self.trained.optimizer, learning_rate_factor(recipe.training, updates, self.updates_per_epoch)
+        )
         if self.backbone_model.config.rewiring == DUAL_RESIDUAL:
             epochs = updates / self.updates_per_epoch
             self.backbone_model.set_coupling(coupling_at(recipe.coupling, epochs, recipe.training.epochs))
@@ -531,21 +513,10 @@ class Trainer(ABC):
             described |= {"alpha": alpha, "beta": beta, "inverted_stages": float(sum(inverted.values()))}
         return described
 
-    @property
-    def evaluated_model(self) -> Any:
-        """The averaged model where there is one, else the model itself, in evaluation mode."""
-        model: Any = self.plain_model
-        if self.average is not None:
-            model = self.average.module
-        elif self._copy is not None:
-            model = self._copy
-        return model.eval()
-
     def _evaluate_and_save(self) -> dict[str, Any]:
-        if self.whole is not None and self._copy is not None:
-            self.whole.copy_to(self._copy)
+        self.trained.gather()
         # Running statistics follow each process's own windows; measured is what is saved.
-        same_on_every_process(self.accelerator, self.evaluated_model.buffers())
+        same_on_every_process(self.accelerator, self.trained.evaluated.buffers())
         # The training goes on as if nothing had been evaluated: from a checkpoint that was written before, too.
         kept = random_states(self.accelerator.device)
         with self.accelerator.autocast():

@@ -389,7 +389,7 @@ def test_parameter_groups_and_schedule():
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([weight], lr=1e-3), 40, eta_min=4e-4)
     for update in range(10, 51):
         assert 1e-3 * learning_rate_factor(arguments, update, 5) == pytest.approx(cosine.get_last_lr()[0])
-        cosine.trained.optimizer.step()
+        cosine.optimizer.step()
         cosine.step()
     assert learning_rate_factor(arguments, 0, 5) == pytest.approx(0.1)
     # With more processes an epoch has fewer updates; the rates at its end are the same.

@@ -111,6 +111,7 @@ PACKAGE_FILES = (
             "finetune_swin_tiny",
             "image_lite0",
             "quickstart",
+            "quickstart_spotting",
             "ut_clips",
             "ut_interaction",
             "videoprism_base",

@@ -230,7 +230,7 @@ def test_no_run_takes_longer_than_its_time(uploads: Path) -> None:
         return []
 
     video = shutil.copy(EXAMPLES[0], uploads)
-    with pytest.raises(VideoError, match="longer than 0:00 minutes, the time that a visitor has here"):
+    with pytest.raises(VideoError, match="longer than 0:00 minutes, the time that a video has here"):
         make_localizer(pipeline, max_seconds=0.2).detect(video, "", "me")
     other = write_video(uploads / "other.mkv", numbered_frames(64), 10)
     with pytest.raises(VideoError, match="longer than"):
@@ -294,6 +294,39 @@ def test_stop_ends_the_run_of_its_visitor_only(uploads: Path) -> None:
         with pytest.raises(Stopped):
             run.result(10)
         assert pool.submit(localizer.detect, video, "", "me").result(10)[0] == []
+
+
+def test_visitors_wait_in_one_queue_of_a_bounded_length(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = shutil.copy(EXAMPLES[0], uploads)
+    monkeypatch.setattr(localization, "MAX_JOBS", 2)
+    monkeypatch.setattr(localization, "TICK", 0.01)
+    begun: list[str] = []
+    told: list[str] = []
+    release = threading.Event()
+    monkeypatch.setattr("gradio.Progress.__call__", lambda self, *_, desc="", **__: told.append(desc))
+
+    def pipeline(path: str, *, progress: Any, **settings: Any) -> list:
+        begun.append(path)
+        assert release.wait(10)
+        return [BOUNCE]
+
+    localizer = make_localizer(pipeline)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(localizer.detect, video, "", "first")
+        while not begun:
+            time.sleep(0.01)
+        second = pool.submit(localizer.playable, video, "second")
+        while "Waiting: 1 before this one" not in told:
+            time.sleep(0.01)
+        with pytest.raises(VideoError, match="2 videos are here, as many as may wait"):
+            localizer.detect(video, "", "third")
+        localizer.stop("second")
+        with pytest.raises(Stopped):
+            second.result(10)
+        last = pool.submit(localizer.detect, video, "", "second")
+        release.set()
+        assert first.result(10)[0] == last.result(10)[0] == [BOUNCE]
+    assert localizer._queue.counts == {"done": 2, "failed": 0, "cancelled": 1, "refused": 1} and len(begun) == 2
 
 
 def test_where_nothing_scores_enough_the_page_gets_the_best(uploads: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from app_factory import APP, EXAMPLES, served_page
 from video_factory import numbered_frames, write_video
+
+from re2tal_hf.demo.localization import Localizer
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -280,6 +283,26 @@ def test_an_error_stays_until_the_next_try(open_page: Callable, address: str, tm
     page.locator("#input button[aria-label=Clear]").click()
     page.set_input_files("input[type=file]", tmp_path / "text.mp4")
     playwright.expect(alert).to_contain_text("text.mp4: not a video")
+
+
+def test_who_waits_sees_how_many_come_first_and_may_leave(
+    open_page: Callable, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    run_windows = Localizer._run_windows
+    held = lambda *arguments: (release.wait(60), run_windows(*arguments))[1]  # noqa: E731
+    monkeypatch.setattr(Localizer, "_run_windows", held)
+    first, second = open_page(address), open_page(address)
+    for page in (first, second):
+        send(page, EXAMPLES[0])
+        page.get_by_role("button", name="Find actions").click()
+        page.get_by_role("button", name="Stop").wait_for()
+    second.locator("#status").get_by_text("Waiting: 1 before this one").wait_for()
+    second.get_by_role("button", name="Stop").click()
+    second.get_by_role("button", name="Find actions").wait_for()
+    release.set()
+    first.locator("#timeline .lanes > *").first.wait_for()
+    find_actions(second)
 
 
 def test_playhead_follows_a_real_sequence(open_page: Callable, address: str, ut_interaction: Path) -> None:

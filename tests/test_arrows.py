@@ -17,10 +17,10 @@ FLOORS = [
     ["data", "data/annotation_formats", "licensing"],
     ["training", "doctor"],
     ["conversion", "publishing", "report"],
-    ["demo"],
     ["streaming"],
-    ["annotate"],
     ["serving"],
+    ["demo"],
+    ["annotate"],
     ["commands"],
 ]
 

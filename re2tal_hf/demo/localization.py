@@ -1,24 +1,24 @@
 """A visitor's video in, its actions out: one video at a time, window by window, until done or stopped."""
 
+import atexit
 import contextlib
 import contextvars
 import tempfile
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ..data.detection_files import by_time
 from ..data.file_names import safe_name
-from ..data.video_limits import VideoError, VideoLimits, describe, minutes
+from ..data.video_limits import VideoError, VideoLimits, describe
 from ..finite import NotFiniteError
+from ..serving.jobs import JobQueue, QueueFull, Status, Stopped
 from ..video_reader import VideoReadError
 from .annotated_video import write_annotated_video
 from .model_limits import ModelError
@@ -29,10 +29,11 @@ LOWEST_SCORE = 0.05
 MOST_ACTIONS = 200
 MOST_LANES = 24
 GPU_SECONDS = 120
+MAX_JOBS = 32
+# Between two looks at how many come first.
+TICK = 0.5
 
-
-class Stopped(Exception):
-    """The visitor does not want the result any more."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,6 @@ class Localization:
         return self.labels[:MOST_LANES]
 
 
-@dataclass(frozen=True)
-class _Run:
-    session: str
-    stop: threading.Event = field(default_factory=threading.Event)
-
-
 class Localizer:
     """Runs the models of a shelf on the videos of visitors.
 
@@ -81,13 +76,15 @@ class Localizer:
     def __init__(self, shelf: ModelShelf, limits: VideoLimits, max_seconds: float, examples: str = ""):
         self._shelf = shelf
         self._limits = limits
-        self._max_seconds = max_seconds
         self._folder_of_examples = examples
-        self._runs: dict[str, _Run] = {}
+        self._reports: dict[str, Progress] = {}
         # Copies that were made to be seen, and what they are copies of.
         self._originals: dict[str, str] = {}
         # One at a time, and in one thread: each thread would keep memory of its own for what it has freed.
-        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._queue = JobQueue(
+            _do, Path(get_upload_folder()), max_jobs=MAX_JOBS, max_run_seconds=max_seconds, keep_seconds=0.0
+        )
+        atexit.register(self._queue.close)
 
         # ZeroGPU runs it in another process: what goes in and comes out are plain values.
         def run_windows(video: str, model: str, run_id: str) -> list[dict[str, Any]]:
@@ -107,105 +104,130 @@ class Localizer:
             Detections, best first, and the duration of the video in seconds.
 
         Raises:
-            VideoError: if there is no video, it is beyond the limits, cannot be read or takes too long.
+            VideoError: if there is no video, it is beyond the limits, cannot be read or takes too long, or too many
+                wait.
             ModelError: if the model cannot be used.
             Stopped: after `stop`.
         """
-        if not video:
-            raise VideoError("There is no video yet: drop one, pick an example or record one.")
-        check_confined(video, self._folder_of_examples)
-        duration = self._in_worker(self._limits.check, video)
-        run_id = uuid.uuid4().hex
-        self._runs[run_id] = _Run(session)
-        try:
-            self._shelf.pipeline(model)
-            with _naming(video):
-                return self._in_worker(self._run, video, model, run_id), duration
-        finally:
-            del self._runs[run_id]
+        path = self._checked(video)
+        return self._in_turn(path, session, lambda report: self._detect(path, model, report))
 
     def localize(self, video: str | None, model: str, session: str) -> Localization:
         """Finds the actions of a video and makes sure that browsers play it; arguments and errors as for `detect`."""
-        source = self._originals.get(str(video), video)
-        detections, duration = self.detect(source, model, session)
-        playable = str(video) if source != video else self._playable(str(video))
-        return Localization(str(source), playable, duration, detections)
+        seen = str(video)
+        source = self._checked(self._originals.get(seen, video))
 
-    def playable(self, video: str) -> str:
+        def work(report: Progress) -> Localization:
+            detections, duration = self._detect(source, model, report)
+            playable = seen if source != seen else self._playable(source, report)
+            return Localization(source, playable, duration, detections)
+
+        return self._in_turn(source, session, work)
+
+    def playable(self, video: str, session: str) -> str:
         """The path of a video, or of a copy that browsers play; actions are looked for in the video all the same.
 
         Raises:
-            VideoError: if it is beyond the limits, cannot be read or takes too long.
+            VideoError: if it is beyond the limits, cannot be read or takes too long, or too many wait.
+            Stopped: after `stop`.
         """
-        check_confined(video, self._folder_of_examples)
-        self._in_worker(self._limits.check, video)
-        copy = self._playable(video)
+
+        def work(report: Progress) -> str:
+            self._limits.check(video)
+            return self._playable(video, report)
+
+        copy = self._in_turn(self._checked(video), session, work)
         self._originals = {name: source for name, source in self._originals.items() if Path(name).is_file()}
         if copy != video:
             self._originals[copy] = video
         return copy
 
-    def _playable(self, video: str) -> str:
-        if is_playable(video):
-            return video
-        copy = str(new_folder() / f"{safe_name(Path(video).stem)}.mp4")
-        show = self._in_time(_show_progress("Making a copy for the browser", "frames"))
-        with _naming(video):
-            self._in_worker(write_copy, video, copy, progress=show)
-        return copy
-
-    def annotate(self, found: Localization, detections: list[dict[str, Any]]) -> Path:
+    def annotate(self, found: Localization, detections: list[dict[str, Any]], session: str) -> Path:
         """Writes the video of a result with some of its detections burnt in.
 
         Raises:
-            VideoError: if the video has been deleted meanwhile, or one of its frames does not decode.
+            VideoError: if the video has been deleted meanwhile, one of its frames does not decode, or too many wait.
+            Stopped: after `stop`.
         """
-        check_confined(found.source, self._folder_of_examples)
-        self._in_worker(self._limits.check, found.source)
-        target = new_folder() / f"{safe_name(Path(found.source).stem)}_actions.mp4"
-        show = self._in_time(_show_progress("Drawing", "frames"))
-        with _naming(found.source):
-            self._in_worker(write_annotated_video, found.source, target, detections, progress=show)
-        return target
+
+        def work(report: Progress) -> Path:
+            self._limits.check(found.source)
+            target = new_folder() / f"{safe_name(Path(found.source).stem)}_actions.mp4"
+            with _naming(found.source):
+                show = _telling(report, "Drawing", "frames")
+                write_annotated_video(found.source, target, detections, progress=show)
+            return target
+
+        return self._in_turn(self._checked(found.source), session, work)
 
     def stop(self, session: str) -> None:
-        """Ends the visitor's runs, each after the window it is at; on ZeroGPU they go on unseen."""
-        for run in list(self._runs.values()):
-            if run.session == session:
-                run.stop.set()
+        """Ends what runs or waits for a visitor, each after the window it is at; on ZeroGPU they go on unseen."""
+        self._queue.cancel_all_of(session)
 
-    def _in_worker(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _checked(self, video: str | None) -> str:
+        if not video:
+            raise VideoError("There is no video yet: drop one, pick an example or record one.")
+        check_confined(video, self._folder_of_examples)
+        return str(video)
+
+    def _in_turn(self, video: str, session: str, work: Callable[[Progress], Result]) -> Result:
+        """What comes of the work on a video, which takes what tells of its progress, when its turn has come."""
         # Gradio tells by the context whose progress it is.
-        context = contextvars.copy_context()
-        return self._worker.submit(context.run, function, *arguments, **options).result()
+        context, outcome = contextvars.copy_context(), Future[Result]()
 
-    def _in_time(self, show: Progress) -> Progress:
-        """Shows progress until the time is up: no visitor keeps the others waiting for longer."""
-        end = time.monotonic() + self._max_seconds
+        def run(report: Progress) -> None:
+            try:
+                outcome.set_result(context.run(work, report))
+            except ModelError as error:
+                outcome.set_exception(error)
+                raise VideoError(str(error)) from error
+            except BaseException as error:
+                outcome.set_exception(error)
+                raise
 
-        def report(done: int, count: int) -> None:
-            if time.monotonic() > end:
-                raise VideoError(
-                    f"This took longer than {minutes(self._max_seconds)}, the time that a visitor has here; send a "
-                    "shorter video, or run the page yourself with a larger --max-run-seconds."
-                )
-            show(done, count)
+        try:
+            job = self._queue.reserve(session, Path(video).name, {"run": run})
+        except QueueFull:
+            raise VideoError(f"{MAX_JOBS} videos are here, as many as may wait; send it again later.") from None
+        self._queue.start(job, Path(video))
+        progress = gr.Progress()
+        while not wait([job.ended], TICK).done:
+            if job.status is Status.WAITING:
+                progress(0.0, desc=f"Waiting: {self._queue.position(job) + 1} before this one")
+        if job.status is Status.CANCELLED:
+            raise Stopped
+        return outcome.result()
 
-        return report
+    def _detect(self, video: str, model: str, report: Progress) -> tuple[list[dict[str, Any]], float]:
+        duration = self._limits.check(video)
+        self._shelf.pipeline(model)
+        run_id = uuid.uuid4().hex
+        self._reports[run_id] = report
+        try:
+            with _naming(video):
+                return self._run(video, model, run_id), duration
+        finally:
+            del self._reports[run_id]
+
+    def _playable(self, video: str, report: Progress) -> str:
+        if is_playable(video):
+            return video
+        copy = str(new_folder() / f"{safe_name(Path(video).stem)}.mp4")
+        with _naming(video):
+            write_copy(video, copy, progress=_telling(report, "Making a copy for the browser", "frames"))
+        return copy
 
     def _run_windows(self, video: str, model: str, run_id: str) -> list[dict[str, Any]]:
-        run = self._runs.get(run_id)
-        show = self._in_time(_show_progress("Looking through the video", "windows"))
-
-        def report(done: int, count: int) -> None:
-            if run is not None and run.stop.is_set():
-                raise Stopped
-            show(done, count)
-
-        pipe = self._shelf.pipeline(model)
-        rows = pipe(video, top_k=MOST_ACTIONS, progress=report)
+        report = _telling(self._reports.get(run_id), "Looking through the video", "windows")
+        rows = self._shelf.pipeline(model)(video, top_k=MOST_ACTIONS, progress=report)
         # Where nothing is shown, the page says what the best score was.
         return [row for row in rows if row["score"] >= LOWEST_SCORE] or rows[:1]
+
+
+def _do(path: Path, name: str, settings: dict[str, Any], report: Progress) -> list[dict[str, Any]]:
+    """A job of the queue; what comes of it is told to who waits for it, and not kept there."""
+    settings["run"](report)
+    return []
 
 
 def select(detections: Sequence[dict[str, Any]], threshold: float, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -247,13 +269,16 @@ def new_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=uploads))
 
 
-def _show_progress(text: str, unit: str) -> Progress:
+def _telling(report: Progress | None, text: str, unit: str) -> Progress:
+    """Tells the queue, where there is one, and the visitor."""
     progress = gr.Progress()
 
-    def show(done: int, count: int) -> None:
+    def tell(done: int, count: int) -> None:
+        if report is not None:
+            report(done, count)
         progress((done, count), desc=text, unit=unit)
 
-    return show
+    return tell
 
 
 def _on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,7 +25,8 @@ MAX_WAITING = 32
 # For which an error is shown over the page; below the video it stays.
 SECONDS = 10
 MOST_NAMES = 12
-INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 1}
+# Videos wait in the queue of the localizer, which knows how many there may be.
+IN_TURN: dict[str, Any] = {"concurrency_limit": None}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # Written to and shown by page.js.
 ALERT = '<p role="alert"></p>'
@@ -157,21 +158,21 @@ class Page:
             [self._video, self._model, self._threshold],
             [self._state, self._timeline, self._labels, self._result, self._annotated],
             show_progress_on=self._status,
-            **INFERENCE,
+            **IN_TURN,
             **PRIVATE,
         )
         run.success(_idle, outputs=[*buttons, self._status], **AT_ONCE).then(self.export, shown, files, **AT_ONCE)
         run.failure(_failed, outputs=[*buttons, self._status, self._result], **AT_ONCE)
-        self._other.upload(self.take, self._other, self._video, show_progress_on=self._video, **INFERENCE, **PRIVATE)
+        self._other.upload(self.take, self._other, self._video, show_progress_on=self._video, **IN_TURN, **PRIVATE)
         self._stop.click(self.stop, cancels=[run], **AT_ONCE).then(_idle, outputs=[*buttons, self._status], **AT_ONCE)
         changes = [self._threshold.change, self._labels.change]
         gr.on(changes, None, filters, js=FILTER, **PRIVATE)
         gr.on(changes, self.export, shown, files, trigger_mode="always_last", **AT_ONCE)
-        self._annotate.click(self.annotate, shown, self._annotated, **INFERENCE, **PRIVATE)
+        self._annotate.click(self.annotate, shown, self._annotated, **IN_TURN, **PRIVATE)
         self.blocks.unload(self.stop)
         api = gr.Button(visible=False)
         inputs = [self._video, self._model, self._threshold]
-        api.click(self.localize, inputs, gr.JSON(label="actions", visible=False), api_name="localize", **INFERENCE)
+        api.click(self.localize, inputs, gr.JSON(label="actions", visible=False), api_name="localize", **IN_TURN)
 
     def find_actions(self, video: str | None, model: str, threshold: float, request: gr.Request) -> tuple:
         """What the page shows of a video."""
@@ -186,10 +187,10 @@ class Page:
             gr.Video(value=None, visible=False),
         )
 
-    def take(self, file: str) -> str:
+    def take(self, file: str, request: gr.Request) -> str:
         """A video in any format as one that browsers play."""
         with messages():
-            return self._localizer.playable(file)
+            return self._localizer.playable(file, _session(request))
 
     def localize(self, video: str, model: str, threshold: float, request: gr.Request) -> list[dict[str, Any]]:
         """Finds the actions of a video.
@@ -217,12 +218,13 @@ class Page:
             write_detections(path, rows)
         return [str(path) for path in paths]
 
-    def annotate(self, found: Localization | None, threshold: float, labels: list[str]) -> Any:
+    def annotate(self, found: Localization | None, threshold: float, labels: list[str], request: gr.Request) -> Any:
         """Burns the actions shown into a copy of the video."""
         with messages():
             if found is None:
                 raise VideoError("The result is no longer here; send the video again.")
-            target = self._localizer.annotate(found, select(found.detections, threshold, labels))
+            rows = select(found.detections, threshold, labels)
+            target = self._localizer.annotate(found, rows, _session(request))
         return gr.Video(value=str(target), visible=True)
 
 

@@ -158,6 +158,12 @@ class JobQueue:
         with self._changed:
             self._end(job, Status.CANCELLED)
 
+    def cancel_all_of(self, owner: str) -> None:
+        """Ends the jobs of an owner."""
+        with self._changed:
+            for job in [job for job in self._jobs.values() if job.owner == owner]:
+                self._end(job, Status.CANCELLED)
+
     def position(self, job: Job) -> int:
         """Jobs that come before one that waits."""
         with self._changed:
@@ -207,7 +213,8 @@ class JobQueue:
                 raise Stopped
             if time.monotonic() > end:
                 raise VideoError(
-                    f"{job.name} took longer than {minutes(self._max_run_seconds)}, the time that a job has here."
+                    f"{job.name} took longer than {minutes(self._max_run_seconds)}, the time that a video has here; "
+                    "send a shorter one, or run this yourself with a larger --max-run-seconds."
                 )
 
         assert job.path is not None

@@ -93,6 +93,7 @@ def test_a_network_of_clips_gets_the_frames_that_it_takes(found):
     [
         ("data.features=f", "without data.features: take the recipe features_actionformer"),
         ("training.pretrained_model=runs/old", "without training.pretrained_model: take the recipe of the run"),
+        ("data.points=middle", "without data.points=middle: for points in time begin with quickstart_spotting"),
         ("training.epoch=3", "did you mean 'training.epochs'"),
         ("training.pretrained_backbone=none.pth", "training.pretrained_backbone: none.pth: there is no such file"),
     ],

@@ -117,6 +117,12 @@ def find_recipe(overrides: Sequence[str] = (), imports: Sequence[str] = ()) -> s
     Raises:
         ValueError: if nothing can be chosen: no data, fields that are wrong, or too little memory.
     """
+    of_points = ("data.points=", "processor.point_window=")
+    if given := [override for override in overrides if override.startswith(of_points)]:
+        raise ValueError(
+            f"--recipe {AUTO} finds settings by the lengths of the actions, without {given[0]}: for points in time "
+            "begin with quickstart_spotting, or with image_lite0 and model.head_config.model_type=spotting."
+        )
     # Of a model that is given in part nothing can be said yet.
     others = [override for override in overrides if not override.startswith("model.")]
     recipe = parse_recipe("model: {backprop: auto}", AUTO, others, imports)

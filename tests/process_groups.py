@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,15 @@ def train(data: Path, folder: Path, *overrides: str, at: Callable[[str], None] |
     # Threads of its process group may abort a process that ends.
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert not [name for name in names if "gloo" in name], names
+
+
+def in_shards(data: Path) -> str:
+    """Puts the videos into shards; returns the setting that names them."""
+    (data / "shards").mkdir()
+    for number, video in enumerate(sorted((data / "videos").glob("*.mp4"))):
+        with tarfile.open(data / "shards" / f"{number:05d}.tar", "w") as shard:
+            shard.add(video, video.name)
+    return f"data.videos={data / 'shards'}"
 
 
 def train_with_a_wrong_loss(data: Path, folder: Path) -> None:
@@ -99,6 +109,13 @@ def main() -> None:
     ends["on the second host"] = sorted(str(path) for path in (place / "host1").rglob("*"))
     ends["random states differ"] = not same(*(found[f"checkpoint/random_states_{rank}.pkl"] for rank in (0, 1)))
     ends["finished"] = group("run")
+    sharded = in_shards(data), "data.cache=null"
+    ends["killed on shards"] = group("shards", *sharded, at=kill_at("rename checkpoint.partial", 2))
+    ends["again on shards"] = group("shards", *sharded)
+    found = outcome(place / "host0" / "shards")
+    ends["different on shards"] = [
+        name for name in {*found, *expected} if not same(found.get(name), expected.get(name))
+    ]
     wrong = [partial(train_with_a_wrong_loss, data, place / f"host{host}" / "wrong") for host in range(2)]
     ends["not finite on one"] = forks.run_group(wrong, place)
     shutil.copytree(place / "host0" / "run", place / "host1" / "moved")

@@ -59,6 +59,12 @@ def test_two_hosts_without_a_shared_folder(ends):
     assert all("is finished" in text for _, text in ends["finished"])
 
 
+def test_a_training_on_shards_is_that_on_files_also_where_it_goes_on(ends):
+    assert [status for status, _ in ends["killed on shards"]] == [-9, 1]
+    assert [status for status, _ in ends["again on shards"]] == [0, 0]
+    assert ends["different on shards"] == []
+
+
 def test_two_processes_train_within_a_budget_of_memory_to_the_same_losses(ends, place):
     assert [status for status, _ in ends["within a budget"]] == [0, 0]
     plan = json.loads((place / "host0/budget/run.json").read_text())["backprop_plan"]

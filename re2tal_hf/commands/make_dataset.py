@@ -16,7 +16,8 @@ from ..data.annotations import read_label_names
 from ..data.whole_files import check_writable
 from ..publishing.dataset import HubDataset, read_dataset, upload_dataset, write_dataset
 from ..publishing.upload import Target
-from ._command import add_annotation_options, run_command
+from ..value_checks import POSITIVE
+from ._command import add_annotation_options, number, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--public", action="store_true", help="make a new dataset on the Hub public, not private")
     parser.add_argument("--dry-run", action="store_true", help="check all and report, write and upload nothing")
     parser.add_argument("--license", help="licence of videos and annotations, as the Hub spells it, such as cc-by-4.0")
+    parser.add_argument(
+        "--shard-gigabytes", type=number(float, POSITIVE), help="put the videos into tar shards of up to this size"
+    )
     parser.add_argument("--name", help="title of the card; default the name of the output folder")
 
 
@@ -63,7 +67,15 @@ def make(arguments: argparse.Namespace) -> None:
         print("dry run: nothing written")
         return
     name = arguments.name or arguments.output.resolve().name
-    print(write_dataset(dataset, arguments.output, name=name, repo_id=arguments.repo, license=arguments.license))
+    written = write_dataset(
+        dataset,
+        arguments.output,
+        name=name,
+        repo_id=arguments.repo,
+        license=arguments.license,
+        max_shard_size=int(arguments.shard_gigabytes * 1e9) if arguments.shard_gigabytes else None,
+    )
+    print(written)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import yaml
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS, sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, HfApi, hf_hub_download
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from ..value_checks import shown
-from ..video_shard import names_in_shards
+from ..video_shard import SHARD_EXTENSION, names_in_shards
 from .annotation_set import AnnotationError
 from .hub_video import HubVideo
 from .json_files import NOT_JSON, parse_json, read_text, reason_of
@@ -76,14 +76,16 @@ def read_hub_rows(source: str | Path) -> tuple[list[Row], list[str] | None]:
     if not tables:
         raise AnnotationError(f"{folder}: no metadata.jsonl in it; it needs one, with a line per video: {_FORM}")
     card = folder / "README.md"
-    if card.is_file() and (said := _card(card)).get("configs"):
+    said = _card(card) if card.is_file() else DatasetCardData()
+    sharded = any(path.suffix == SHARD_EXTENSION for path in files)
+    if said.get("configs") and not sharded:
         for table in tables:
             _check_rows(table)
         splits = _load_as_said(folder, said)
         return list(_rows(splits, str(folder), _local_file)), _declared_names(splits)
     rows = [row for table in tables for row in _table_rows(table, table.relative_to(folder).parts[:-1])]
     _place(rows)
-    return rows, None
+    return rows, _names_in_card(said, str(card)) if sharded else None
 
 
 def _check_tables(files: Sequence[PurePath], source: str) -> None:
@@ -126,7 +128,9 @@ def _load_as_said(folder: Path, card: Any) -> dict[str, datasets.IterableDataset
     return _load("videofolder", str(folder), data_files=files, features=features)
 
 
-def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:
+def _table_rows(
+    table: Path, place: tuple[str, ...], find: Callable[[Path], Path | HubVideo | None] = find_file
+) -> Iterator[Row]:
     """The rows of a table that lies in the folders `place`.
 
     Read here and not by `datasets`, which would also split the videos by words in their names ("test_3.mp4"), would
@@ -139,7 +143,7 @@ def _table_rows(table: Path, place: tuple[str, ...]) -> Iterator[Row]:
             raise AnnotationError(f'{where} has no "file_name"; it needs {_FORM}')
         path = Path(os.path.normpath(table.parent / name))
         folders = (*place, *Path(os.path.relpath(path, table.parent)).parts[:-1])
-        file = find_file(path)
+        file = find(path)
         if file is None and next(names_in_shards(name), None):
             raise AnnotationError(f"{where}: there is no {path}: the shard is not there, or holds no such member")
         yield {
@@ -222,6 +226,8 @@ def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
             f"{source}: the dataset has no metadata.jsonl; it needs one in each split, with a line per video: {_FORM}"
             " (re2tal make_dataset writes it)"
         )
+    if any(file.endswith(SHARD_EXTENSION) for file in files.values()):
+        return _read_shards(name, str(info.sha), files)
     for file in files.values():
         if PurePosixPath(file).name in METADATA_FILES:
             _check_rows(Path(hf_hub_download(name, file, repo_type="dataset", revision=info.sha)))
@@ -233,6 +239,31 @@ def _read_dataset(source: str) -> tuple[list[Row], list[str] | None]:
         return replace(video, filename=filename) if filename is not None else None
 
     return list(_rows(splits, source, file_on_hub)), _declared_names(splits)
+
+
+def _read_shards(name: str, commit: str, files: dict[str, str]) -> tuple[list[Row], list[str] | None]:
+    """Rows and classes of a dataset on the Hub whose videos lie in shards; no shard is fetched."""
+
+    def fetched(file: str) -> Path:
+        return Path(hf_hub_download(name, file, repo_type="dataset", revision=commit))
+
+    rows: list[Row] = []
+    for file in files.values():
+        place = PurePosixPath(file).parts
+        if place[-1] not in METADATA_FILES:
+            continue
+        table = fetched(file)
+        root = table.parents[len(place) - 1]
+
+        def on_hub(path: Path, root: Path = root) -> HubVideo | None:
+            filename = Path(os.path.relpath(path, root)).as_posix()
+            shard = next((shard for shard, _ in names_in_shards(filename)), filename)
+            return HubVideo(name, commit, filename) if same_name(shard) in files else None
+
+        rows += _table_rows(table, place[:-1], on_hub)
+    _place(rows)
+    card = files.get("README.md")
+    return rows, _names_in_card(_card(fetched(card)), card) if card else None
 
 
 def _dataset_info(name: str, revision: str | None) -> Any:
@@ -302,6 +333,18 @@ def _declared_names(splits: dict[str, datasets.IterableDataset]) -> list[str] | 
         label = action.get("label") if isinstance(action, dict) else None
         if isinstance(label, datasets.ClassLabel):
             return label.names
+    return None
+
+
+def _names_in_card(card: Any, path: str) -> list[str] | None:
+    """The classes that the card of a dataset in shards declares."""
+    try:
+        for info in datasets.info.DatasetInfosDict.from_dataset_card_data(card).values():
+            actions = (info.features or {}).get("json", {}).get("annotations")
+            if isinstance(label := getattr(actions, "feature", {}).get("label"), datasets.ClassLabel):
+                return label.names
+    except _OF_DATASETS as error:
+        raise AnnotationError(f"{path}: it cannot be read as a card ({reason_of(error)})") from error
     return None
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import tqdm
 
 from ..video_reader import VideoReadError
+from ..video_shard import names_in_shards
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class HubVideo:
     Attributes:
         repo_id: The dataset, "user/name".
         revision: Its commit.
-        filename: The file's path in it.
+        filename: The file's path in it; of a member of a shard below that.
     """
 
     repo_id: str
@@ -45,16 +46,17 @@ class HubVideo:
     def fetch(self) -> Path:
         """Returns the file in the Hub's cache on this machine, where any process fetches it once.
 
+        Of a member of a shard that is its path below the shard, which is fetched whole and serves all its members.
+
         Raises:
             VideoReadError: It cannot be fetched.
         """
+        file, member = next(names_in_shards(self.filename), (self.filename, ""))
         try:
-            path = hf_hub_download(
-                self.repo_id, self.filename, repo_type="dataset", revision=self.revision, tqdm_class=_NoBar
-            )
+            path = hf_hub_download(self.repo_id, file, repo_type="dataset", revision=self.revision, tqdm_class=_NoBar)
         except (OSError, HTTPError, EntryNotFoundError) as error:
             raise VideoReadError(f"{self}: cannot be fetched: {error}") from error
-        return Path(path)
+        return Path(path, member)
 
 
 class _NoBar(tqdm):

@@ -94,8 +94,10 @@ def parse_json(content: bytes | str, where: str) -> Any:
     """
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        check_unique((key for key, _ in pairs), where)
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs) or not "".join(found).isascii():  # of most objects this is all there is to check
+            check_unique((key for key, _ in pairs), where)
+        return found
 
     return json.loads(content, object_pairs_hook=unique_keys)
 

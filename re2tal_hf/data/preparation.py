@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..video_reader import VideoReader, VideoReadError
+from ..video_shard import locate
 from .annotation_set import AnnotatedVideo
 from .durations import known_durations, same_duration
 from .json_files import read_json
@@ -187,4 +188,4 @@ def encode_all(
 
 
 def _is_newer(target: Path, source: Path) -> bool:
-    return target.exists() and os.stat(target).st_mtime_ns >= os.stat(source).st_mtime_ns
+    return target.exists() and (there := locate(source)) is not None and os.stat(target).st_mtime_ns >= there.changed

@@ -18,6 +18,7 @@ from ..data.time_units import check_times
 from ..training.arguments import Recipe
 from ..value_checks import one_line
 from ..video_reader import VideoReadError
+from ..video_shard import locate, open_member
 from .finding import Finding
 
 # Shares of actions or videos; public data sets have fewer such mistakes.
@@ -267,16 +268,16 @@ def _copies(training: Sequence[AnnotatedVideo], validation: Sequence[AnnotatedVi
     """Pairs of a training and a validation video whose files hold the same."""
     sizes = defaultdict(list)
     for video in training:
-        if isinstance(video.path, Path):
-            sizes[video.path.stat().st_size].append(video)
+        if isinstance(video.path, Path) and (location := locate(video.path)):
+            sizes[location.size].append(video)
     for video in validation:
-        alike = sizes.get(video.path.stat().st_size, []) if isinstance(video.path, Path) else []
-        for other in alike:
+        location = locate(video.path) if isinstance(video.path, Path) else None
+        for other in sizes.get(location.size, []) if location else []:
             if _digest(other.local_path()) == _digest(video.local_path()):
                 yield other.video_id, video.video_id
                 break
 
 
 def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_member(path) or path.open("rb") as file:
         return hashlib.sha256(file.read(_HASHED_BYTES)).digest()

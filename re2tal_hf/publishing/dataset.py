@@ -23,9 +23,11 @@ from ..data.hub_annotations import METADATA_FILES
 from ..data.time_units import MAX_LOST, check_times
 from ..data.whole_files import naming
 from ..video_reader import VideoReadError
-from .dataset_card import HubDataset, dataset_card, dataset_features
+from ..video_shard import names_in_shards, open_member
+from .dataset_card import SUFFIXES, HubDataset, dataset_card, dataset_features
 from .listed_files import listed_files
 from .places import without_places
+from .shards import names_in_shards_of, write_shards
 from .upload import Target, publish
 
 # By subset name in lower case; any other subset keeps its name.
@@ -36,9 +38,6 @@ SPLITS = {
     "valid": "validation",
     "testing": "test",
 }
-# What the library's videofolder takes for a video, and for other endings the ending of the same container.
-SUFFIXES = {suffix: suffix for suffix in (".mp4", ".mkv", ".avi", ".mov", ".mpeg")}
-SUFFIXES |= {".m4v": ".mp4", ".webm": ".mkv", ".mpg": ".mpeg"}
 # The Hub refuses a folder with more entries than ten thousand.
 FILES_PER_FOLDER = 5000
 
@@ -111,7 +110,13 @@ def read_dataset(
 
 
 def write_dataset(
-    dataset: HubDataset, folder: str | Path, *, name: str, repo_id: str | None = None, license: str | None = None
+    dataset: HubDataset,
+    folder: str | Path,
+    *,
+    name: str,
+    repo_id: str | None = None,
+    license: str | None = None,
+    max_shard_size: int | None = None,
 ) -> Path:
     """Writes videos (hard links where the disk allows it, else copies), metadata and card.
 
@@ -121,6 +126,7 @@ def write_dataset(
         name: Title of the card.
         repo_id: "user/name" for the examples of the card.
         license: Identifier of the licence of videos and annotations; left out of the card where not given.
+        max_shard_size: Puts the videos into tar shards of up to so many bytes, see `shards`; default files.
 
     Returns:
         The folder.
@@ -136,15 +142,22 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for split, videos in dataset.splits.items():
-            names = _file_names(videos)
-            for video, file_name in zip(videos, names, strict=True):
-                source = video.local_path()
-                with naming(folder):
-                    _place(source, partial / split / file_name)
-            rows = [_row(video, file_name, dataset.label_names) for video, file_name in zip(videos, names, strict=True)]
+            paths = [video.local_path() for video in videos]
+            rows = [_row(video, dataset.label_names) for video in videos]
+            if max_shard_size is None:
+                names = _file_names(videos)
+                for path, file_name in zip(paths, names, strict=True):
+                    with naming(folder):
+                        _place(path, partial / split / file_name)
+            else:
+                rows = [{**row, "subset": split} for row in rows]
+                names = names_in_shards_of(split, _names_in_shard(videos), paths, max_shard_size)
+                write_shards(partial / split, names, paths, rows)
+            rows = [{"file_name": file_name, **row} for file_name, row in zip(names, rows, strict=True)]
             with naming(folder):
                 _write_metadata(rows, partial / split / dataset.metadata_file)
-        card = dataset_card(dataset, name, repo_id=repo_id, license=license)
+        sharded = max_shard_size is not None
+        card = dataset_card(dataset, name, repo_id=repo_id, license=license, sharded=sharded)
         with naming(folder):
             (partial / "README.md").write_text(card, encoding="utf-8")
             partial.rename(folder)
@@ -177,7 +190,8 @@ def upload_dataset(folder: str | Path, target: Target, api: HfApi | None = None)
         raise FileNotFoundError(f"{folder} is not a dataset folder: it has no README.md and <split>/metadata.jsonl")
     files = ["README.md"]
     for table in tables:
-        files += [f"{table.parent.name}/{name}" for name in (table.name, *_named_files(table))]
+        named = [next((shard for shard, _ in names_in_shards(name)), name) for name in _named_files(table)]
+        files += [f"{table.parent.name}/{name}" for name in (table.name, *dict.fromkeys(named))]
     if missing := sorted(set(files) - set(listed_files(folder, files))):
         raise FileNotFoundError(f"{folder / missing[0]} is missing, or is a link: put the file itself in its place")
     splits = tuple(f"{table.parent.name}/" for table in tables)
@@ -206,35 +220,49 @@ def _split(subset: str) -> str:
 
 def _file_names(videos: Sequence[AnnotatedVideo]) -> list[str]:
     """Names of the files of a split, relative to its folder."""
-    paths = [video.local_path() for video in videos]
     names = []
-    for number, (path, name) in enumerate(zip(paths, distinct_names(path.stem for path in paths), strict=True)):
+    for number, name in enumerate(_distinct(videos, [video.local_path().stem for video in videos])):
+        subfolder = f"{number // FILES_PER_FOLDER:03d}/" if len(videos) > FILES_PER_FOLDER else ""
+        names.append(f"{subfolder}{name}")
+    return names
+
+
+def _names_in_shard(videos: Sequence[AnnotatedVideo]) -> list[str]:
+    """Names without other dots than that of the ending: in WebDataset the first one ends the name of an example."""
+    return _distinct(videos, [video.local_path().stem.replace(".", "_") for video in videos])
+
+
+def _distinct(videos: Sequence[AnnotatedVideo], stems: Sequence[str]) -> list[str]:
+    names = []
+    for path, name in zip((video.local_path() for video in videos), distinct_names(stems), strict=True):
         if path.suffix.lower() not in SUFFIXES:
             raise AnnotationError(
                 f"{path}: datasets does not take {path.suffix} for a video; put it into another container without"
                 f" encoding it anew: ffmpeg -i {path.name} -c copy {path.stem}.mkv"
             )
-        subfolder = f"{number // FILES_PER_FOLDER:03d}/" if len(videos) > FILES_PER_FOLDER else ""
-        names.append(f"{subfolder}{name}{SUFFIXES[path.suffix.lower()]}")
+        names.append(f"{name}{SUFFIXES[path.suffix.lower()]}")
     return names
 
 
 def _place(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if member := open_member(source):
+        with member, target.open("wb") as file:
+            shutil.copyfileobj(member, file)
+        return
     try:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copy2(source, target)
 
 
-def _row(video: AnnotatedVideo, file_name: str, label_names: Sequence[str]) -> dict[str, Any]:
+def _row(video: AnnotatedVideo, label_names: Sequence[str]) -> dict[str, Any]:
     # Times are floats, also whole seconds: the library takes the types of the columns from the first rows.
     annotations = [
         {"segment": [float(start), float(end)], "label": label_names[label]}
         for (start, end), label in zip(video.segments.tolist(), video.labels, strict=True)
     ]
     return {
-        "file_name": file_name,
         "video_id": without_places(video.video_id),
         "duration": video.duration,
         "annotations": annotations,
@@ -249,4 +277,6 @@ def _write_metadata(rows: list[dict[str, Any]], path: Path) -> None:
     features = dataset_features(None)
     del features["video"]
     features["file_name"] = datasets.Value("string")
+    if "subset" in rows[0]:
+        features["subset"] = datasets.Value("string")
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)

@@ -14,6 +14,9 @@ from huggingface_hub import DatasetCardData
 from ..data.annotations import AnnotatedVideo
 from .markdown import escape, plain
 
+# What the library's videofolder takes for a video, and for other endings the ending of the same container.
+SUFFIXES = {suffix: suffix for suffix in (".mp4", ".mkv", ".avi", ".mov", ".mpeg")}
+SUFFIXES |= {".m4v": ".mp4", ".webm": ".mkv", ".mpg": ".mpeg"}
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 _TEXT = """\
@@ -46,7 +49,7 @@ re2tal evaluate --model runs/first/best --dataset {repo_id}
 
 One row per video, in `<split>/{metadata}`:
 
-- `video`: the file (`file_name` in the metadata),
+{files}
 - `video_id`: its name in the annotations,
 - `duration`: seconds from the start of the video, as a player shows it, to the end of the last frame, measured,
 - `annotations`: a list, empty where nothing happens, of `segment` (`[start, end]` in seconds) and `label` (a class).
@@ -61,6 +64,11 @@ One row per video, in `<split>/{metadata}`:
 
 {limits}
 """
+
+_FILES = "- `video`: the file (`file_name` in the metadata),"
+_SHARDS = """\
+- `file_name`: the video, as a path below its shard; the videos lie in tar shards, the form of WebDataset, where the
+  row stands beside each as its `json`, and where `load_dataset` has the columns of that form,"""
 
 
 @dataclass
@@ -105,7 +113,9 @@ def dataset_features(label_names: Sequence[str] | None) -> datasets.Features:
     )
 
 
-def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, license: str | None = None) -> str:
+def dataset_card(
+    dataset: HubDataset, name: str, *, repo_id: str | None = None, license: str | None = None, sharded: bool = False
+) -> str:
     """Returns the text of README.md.
 
     Args:
@@ -113,6 +123,7 @@ def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, 
         name: Title.
         repo_id: "user/name" in the examples.
         license: Identifier of the licence, or `None` where nobody said.
+        sharded: Whether the videos lie in tar shards.
     """
     splits, label_names = dataset.splits, dataset.label_names
     counts = {
@@ -125,6 +136,7 @@ def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, 
         split=next(iter(splits)),
         split_rows="\n".join(_split_row(split, videos) for split, videos in splits.items()),
         metadata=dataset.metadata_file,
+        files=_SHARDS if sharded else _FILES,
         split_names=" | ".join(splits),
         split_columns="|".join("---:" for _ in splits),
         class_rows="\n".join(
@@ -133,21 +145,23 @@ def dataset_card(dataset: HubDataset, name: str, *, repo_id: str | None = None, 
         ),
         limits=_limits(dataset.problems, license),
     )
-    return f"---\n{_front_matter(dataset, name, license)}---\n\n{text}"
+    return f"---\n{_front_matter(dataset, name, license, sharded)}---\n\n{text}"
 
 
-def _front_matter(dataset: HubDataset, name: str, license: str | None) -> str:
+def _front_matter(dataset: HubDataset, name: str, license: str | None, sharded: bool) -> str:
     num_videos = sum(map(len, dataset.splits.values()))
     described = DatasetCardData()
-    info = datasets.DatasetInfo(features=dataset_features(dataset.label_names))
+    features = dataset_features(dataset.label_names)
+    info = datasets.DatasetInfo(features=_shard_features(dataset, features) if sharded else features)
     DatasetInfosDict({"default": info}).to_dataset_card_data(described)
     config = {
         "config_name": "default",
-        "data_files": [{"split": split, "path": f"{split}/**"} for split in dataset.splits],
-        # Of a folder with metadata the library takes features from here only: those under dataset_info give way to
-        # what it guesses from the metadata.
-        "features": described["dataset_info"]["features"],
+        "data_files": [{"split": split, "path": f"{split}/{'*.tar' if sharded else '**'}"} for split in dataset.splits],
     }
+    if not sharded:
+        # Of a folder with metadata the library takes features from here only: those under dataset_info give way to
+        # what it guesses from the metadata. Of shards it takes those.
+        config["features"] = described["dataset_info"]["features"]
     content = {
         "pretty_name": plain(name),
         **({"license": plain(license)} if license else {}),
@@ -155,8 +169,18 @@ def _front_matter(dataset: HubDataset, name: str, license: str | None) -> str:
         "tags": ["temporal-action-localization", "video", "re2tal"],
         "size_categories": [next((size for limit, size in _SIZES.items() if num_videos < limit), "1M<n<10M")],
         "configs": [config],
+        **({"dataset_info": described["dataset_info"]} if sharded else {}),
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _shard_features(dataset: HubDataset, columns: datasets.Features) -> datasets.Features:
+    """The columns as the library has them of WebDataset: the ending of a file names one."""
+    known = {name: column for name, column in columns.items() if name != "video"}
+    suffixes = sorted({SUFFIXES[v.local_path().suffix.lower()] for videos in dataset.splits.values() for v in videos})
+    text = datasets.Value("string")
+    videos = {suffix.removeprefix("."): datasets.Video() for suffix in suffixes}
+    return datasets.Features({**videos, "json": {**known, "subset": text}, "__key__": text, "__url__": text})
 
 
 def _split_row(split: str, videos: Sequence[AnnotatedVideo]) -> str:

@@ -20,6 +20,7 @@ from ..data.durations import Timelines
 from ..data.windows import TrainingWindows
 from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..version import __version__
+from ..video_shard import locate
 from .arguments import Recipe
 from .run_folder import MODELS, RunFolder
 from .timeline import draw_timeline
@@ -91,7 +92,8 @@ def _digest(videos: Sequence[AnnotatedVideo]) -> str:
     digest = hashlib.sha256()
     for video in videos:
         name = video.path.name if isinstance(video.path, Path) else video.video_id
-        size = video.path.stat().st_size if isinstance(video.path, Path) and video.path.is_file() else None
+        location = locate(video.path) if isinstance(video.path, Path) else None
+        size = None if location is None else location.size
         duration = None if video.duration is None else round(video.duration, 3)
         found = [name, size, duration, video.segments.round(6).tolist(), list(map(int, video.labels))]
         digest.update(json.dumps(found).encode())

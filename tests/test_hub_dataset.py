@@ -218,6 +218,13 @@ def test_nothing_half_written_stays(make, videos, monkeypatch, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_points_stay_points(videos, tmp_path):
+    source = write_annotations(tmp_path / "annotations.json", database())
+    folder = write_dataset(read_dataset(source, videos, points="middle"), tmp_path / "made", name="Made")
+    read = {video.video_id: video.segments.tolist() for video in read_annotations(folder, points="middle").videos}
+    assert read["test_a"] == [[1.5, 1.5], [4.375, 4.375]] and read["e"] == [[4.5, 4.5]] and read["train_c"] == [[3, 3]]
+
+
 @pytest.fixture
 def remote(videos, monkeypatch):
     """Videos on a pretended Hub, and the names of those that were fetched."""

@@ -30,6 +30,7 @@ from ._errors import expected, quiet_without_reader, stopped, unexpected
 Options = argparse.Namespace
 # To listen on; 0 is any.
 PORTS = Range(0, 65535)
+POINTS = "actions are points in time, so much of those that have a length"
 # Of the other processes, before one that fails says so itself.
 SECONDS_TO_SPEAK = 10.0
 
@@ -210,14 +211,11 @@ def add_annotation_options(parser: argparse.ArgumentParser) -> None:
     add_point_width(parser)
 
 
-def add_points(parser: argparse.ArgumentParser) -> None:
-    """Adds `points`, for actions that are points in time."""
-    parser.add_argument(
-        "--points",
-        choices=get_args(PointOf),
-        help="actions are points in time, so much of those that have a length, and measured as SoccerNet does: tight "
-        "and loose mAP",
-    )
+def add_points(
+    parser: argparse.ArgumentParser, use: str = f"{POINTS}, and measured as SoccerNet does: tight and loose mAP"
+) -> None:
+    """Adds `points`, for actions that are points in time; `use` is what the help says."""
+    parser.add_argument("--points", choices=get_args(PointOf), help=use)
 
 
 def add_measurement_options(parser: argparse.ArgumentParser) -> None:

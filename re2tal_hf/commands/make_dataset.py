@@ -17,7 +17,7 @@ from ..data.whole_files import check_writable
 from ..publishing.dataset import HubDataset, read_dataset, upload_dataset, write_dataset
 from ..publishing.upload import Target
 from ..value_checks import POSITIVE
-from ._command import add_annotation_options, number, run_command
+from ._command import POINTS, add_annotation_options, add_points, number, run_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subsets", nargs="+", help="subsets of the annotations to take; default all")
     parser.add_argument("--labels", help="text file with the names of the classes in order, one a line")
     add_annotation_options(parser)
+    add_points(parser, POINTS)
     parser.add_argument("--repo", help="user/name on the Hub to upload to")
     parser.add_argument("--tag", help="name of the version on the Hub, such as v1; default none")
     parser.add_argument("--public", action="store_true", help="make a new dataset on the Hub public, not private")
@@ -61,6 +62,7 @@ def make(arguments: argparse.Namespace) -> None:
         label_names=label_names,
         max_lost=arguments.max_lost,
         point_width=arguments.point_width,
+        points=arguments.points,
     )
     print_report(dataset)
     if arguments.dry_run:

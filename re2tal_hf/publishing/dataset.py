@@ -15,7 +15,7 @@ import datasets
 import pyarrow.parquet
 from huggingface_hub import HfApi
 
-from ..data.annotation_set import IN_FILE, RULES, AnnotatedVideo, AnnotationError, RuleLog, repair_video
+from ..data.annotation_set import IN_FILE, RULES, AnnotatedVideo, AnnotationError, PointOf, RuleLog, repair_video
 from ..data.annotations import read_annotations
 from ..data.durations import known_durations, with_duration
 from ..data.file_names import distinct_names, safe_name
@@ -50,6 +50,7 @@ def read_dataset(
     label_names: Sequence[str] | None = None,
     max_lost: float = MAX_LOST,
     point_width: float | None = None,
+    points: PointOf | None = None,
 ) -> HubDataset:
     """Reads annotations, opens every video and measures it; writes nothing.
 
@@ -62,6 +63,7 @@ def read_dataset(
         label_names: The classes in order; default those of the annotations.
         max_lost: Largest share of segments outside their video or that end before they start; see `check_times`.
         point_width: Makes segments of actions that start where they end; see `read_annotations`.
+        points: Makes points in time of all actions; see `read_annotations`.
 
     Raises:
         AnnotationError: As `read_annotations` does, and for names that the Hub's form has no place for.
@@ -76,6 +78,7 @@ def read_dataset(
             label_names=label_names,
             repair=False,
             point_width=point_width,
+            points=points,
         )
         for subset in chosen
     ]

@@ -1,6 +1,7 @@
 """Marking actions in a folder of videos: what is saved, what is refused, and what can be read over HTTP."""
 
 import json
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ from video_factory import numbered_frames, write_video
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient  # noqa: E402
 
+from re2tal_hf.annotate.media import Media  # noqa: E402
 from re2tal_hf.annotate.project import Project  # noqa: E402
 from re2tal_hf.annotate.proposals import Proposals  # noqa: E402
 from re2tal_hf.annotate.server import Server  # noqa: E402
 from re2tal_hf.annotate.training import Training, divided  # noqa: E402
 from re2tal_hf.commands.annotate import main  # noqa: E402
 from re2tal_hf.data.annotation_records import Record  # noqa: E402
+from re2tal_hf.demo.videos import is_playable  # noqa: E402
 
 ATTACK = "<img src=x onerror=alert(1)>"
 JUMP = {"start": 0.5, "end": 1.5, "label": "jump"}
@@ -47,6 +50,20 @@ def number_of(client: TestClient, video_id: str) -> int:
 def put(client: TestClient, actions: object, revision: int = 0, finished: object = False, number: int | None = None):
     place = number_of(client, "a") if number is None else number
     return client.put(f"/api/videos/{place}", json={"actions": actions, "finished": finished, "revision": revision})
+
+
+def test_of_a_video_in_a_shard_a_copy_is_shown(folder: Path):
+    (folder / f"{ATTACK}.mp4").unlink()
+    with tarfile.open(folder / "00000.tar", "w") as shard:
+        shard.add(folder / "a.mp4", "a.mp4")
+    (folder / "a.mp4").unlink()
+    media, end = Media(Project(folder)), time.monotonic() + 60
+    assert media.file(0) is None
+    while (shown := media.file(0)) is None and time.monotonic() < end:
+        media.prepare(0)
+        time.sleep(0.05)
+    assert shown is not None and shown.is_relative_to(folder) and is_playable(shown)
+    assert media.strip(0, [0.0, 1.0])[:2] == b"\xff\xd8"
 
 
 def test_what_is_marked_is_in_the_file_at_once(client: TestClient, folder: Path):

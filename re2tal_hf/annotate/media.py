@@ -15,6 +15,7 @@ from PIL import Image
 from ..data.file_names import safe_name
 from ..demo.videos import is_playable, write_copy
 from ..video_reader import VideoReadError
+from ..video_shard import locate
 from .project import Project
 
 COPIES = "copies"
@@ -45,11 +46,12 @@ class Media:
         Raises:
             VideoReadError: It cannot be read.
         """
-        path = self._project.paths[number]
-        copy = self._copy(number)
-        if copy.is_file() and copy.stat().st_mtime >= path.stat().st_mtime:
+        path, copy = self._project.paths[number], self._copy(number)
+        location = locate(path)
+        if location and copy.is_file() and copy.stat().st_mtime_ns >= location.changed:
             return copy
-        return path if is_playable(path) else None
+        # Browsers are sent files, which members of shards are not.
+        return path if path.is_file() and is_playable(path) else None
 
     def prepare(self, number: int) -> float:
         """Begins to write the copy of a video unless that has begun; returns the share that is done.

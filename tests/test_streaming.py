@@ -338,7 +338,7 @@ def test_a_camera_over_rtsp_that_is_lost_and_comes_back(
     ending: str, tmp_path: Path, processor: Re2TALVideoProcessor, caplog: pytest.LogCaptureFixture
 ):
     path = write_video(tmp_path / "camera.ts", numbered_frames(150, 240, 320), keyframe_interval=5, b_frames=0)
-    losses = Losses(retries=2, wait=0.05, timeout=1.0)
+    losses = Losses(retries=2, wait=0.05, timeout=3.0)
     with rtsp_camera([(path, ending), (path, ending)]) as (address, transports):
         source = Source(address.replace("//", "//me:secret@"), losses)
         items = sampled(Connection(source, losses.retries, losses.wait), processor)

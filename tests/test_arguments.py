@@ -33,7 +33,6 @@ def test_every_recipe_builds(name):
 def test_overrides_reach_nested_fields():
     recipe = load_recipe(
         "quickstart",
-        "quickstart_spotting",
         [
             "training.epochs=3",
             "model.backbone_config.depths=[1,1]",

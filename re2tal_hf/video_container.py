@@ -20,7 +20,7 @@ import av
 from av.stream import Disposition
 
 from .value_checks import shown
-from .video_shard import ShardError, locate, open_member
+from .video_shard import ShardError, locate, open_file, open_member
 
 SHOWN_PATH = 500
 # FFmpeg's names of the demuxers that are allowed. None of them opens another file with its default options (MOV's
@@ -171,7 +171,7 @@ def bytes_of(source: str | Path | bytes, count: int, start: int = 0) -> bytes:
     """Bytes of a file from a place on, up to `count` or its end."""
     if isinstance(source, bytes):
         return source[start : start + count]
-    with open_member(source) or Path(source).open("rb") as file:
+    with open_file(source) as file:
         file.seek(start)
         return file.read(count)
 

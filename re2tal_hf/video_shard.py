@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 SHARD_EXTENSION = ".tar"
 _BLOCK = 512
@@ -87,6 +87,15 @@ def open_member(path: str | Path) -> io.RawIOBase | None:
         return None
     location = locate(path)
     return None if location is None else _Member(location)
+
+
+def open_file(path: str | Path) -> io.RawIOBase | BinaryIO:
+    """Opens a file, or a member of a shard, for reading.
+
+    Raises:
+        ShardError, OSError: as `locate` does, and where there is no such file.
+    """
+    return open_member(path) or open(path, "rb")
 
 
 class _Member(io.RawIOBase):

@@ -125,8 +125,8 @@ def is_hidden(name: str) -> bool:
 
 def find_file(path: Path) -> Path | None:
     """The file of a path, whatever form the accents in the names of its folders and of itself have; also in a shard."""
-    if locate(path) or str(path).isascii():
-        return path if locate(path) else None
+    if (location := locate(path)) or str(path).isascii():
+        return path if location else None
     existing = Path(path.anchor)
     for name in path.parts[bool(path.anchor) :]:
         if not os.path.exists(existing / name):

@@ -18,7 +18,7 @@ from ..data.time_units import check_times
 from ..training.arguments import Recipe
 from ..value_checks import one_line
 from ..video_reader import VideoReadError
-from ..video_shard import locate, open_member
+from ..video_shard import locate, open_file
 from .finding import Finding
 
 # Shares of actions or videos; public data sets have fewer such mistakes.
@@ -279,5 +279,5 @@ def _copies(training: Sequence[AnnotatedVideo], validation: Sequence[AnnotatedVi
 
 
 def _digest(path: Path) -> bytes:
-    with open_member(path) or path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.sha256(file.read(_HASHED_BYTES)).digest()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.windows import collate
 from ..training.feature_settings import MODEL_TYPE
@@ -204,9 +204,7 @@ def _step(trainer: LocalizationTrainer, batch: dict[str, Any], step: int, seen: 
     if step == 0:
         seen.without_gradient = _without_gradient(trainer.plain_model)
     seen.reconstruction_error = max(seen.reconstruction_error, trainer.backbone_model.reconstruction_error())
-    norm: Tensor = trainer.accelerator.clip_grad_norm_(
-        trainer.trained.prepared.parameters(), trainer.recipe.training.max_gradient_norm or math.inf
-    )
+    norm = trainer.trained.clip_gradients(trainer.recipe.training.max_gradient_norm or math.inf)
     if not torch.isfinite(norm) and trainer.accelerator.scaler is None:
         seen.finite = False
         return

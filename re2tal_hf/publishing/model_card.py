@@ -162,10 +162,10 @@ def _front_matter(run: PublishedRun, options: CardOptions, origin: Origin, data_
             dataset_split=plain(run.recipe["data"]["validation_subset"]),
             dataset_revision=plain(revision) or None,
             metric_type=metric,
-            metric_name=name_of_value,
+            metric_name=metric_name,
             metric_value=round(value, 4),
         )
-        for name_of_value, value in values.items()
+        for metric_name, value in values.items()
     ]
     is_other = origin.license == "other"
     return ModelCardData(
@@ -304,12 +304,10 @@ def _limits(run: PublishedRun) -> list[str]:
         window = f"Every video is sampled to {processor['num_frames']} frames: the longer it is, the coarser the times."
     else:
         seconds = processor["num_frames"] / processor["frame_rate"]
-        seen = (
-            "what is farther from an action tells nothing of it"
-            if run.finds_points
-            else ("an action that takes longer is never seen whole")
-        )
-        window = f"A window is {seconds:.3g} s long: {seen}."
+        limit = "an action that takes longer is never seen whole"
+        if run.finds_points:
+            limit = "what is farther from an action tells nothing of it"
+        window = f"A window is {seconds:.3g} s long: {limit}."
     return [
         trained,
         window,

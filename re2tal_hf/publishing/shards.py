@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.whole_files import naming
-from ..video_shard import SHARD_EXTENSION, locate, open_member
+from ..video_shard import SHARD_EXTENSION, locate, open_file
 
 
 def names_in_shards_of(split: str, names: Sequence[str], paths: Sequence[Path], max_size: int) -> list[str]:
@@ -52,7 +52,7 @@ def write_shards(folder: Path, names: Sequence[str], paths: Sequence[Path], rows
         with naming(folder / shard), tarfile.open(folder / shard, "w", encoding="utf-8") as archive:
             for name, path, row in of_shard:
                 name = name.partition("/")[2]
-                with open_member(path) or path.open("rb") as file:
+                with open_file(path) as file:
                     _add(archive, name, file)
                 content = json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
                 _add(archive, str(Path(name).with_suffix(".json")), io.BytesIO(content))

@@ -300,12 +300,19 @@ class StagePass:
 
     def forward(self, sources: Sequence[State], run: Callable[..., Tensor]) -> State:
         """`run` takes a recorded call and the inputs of its module."""
-        entry, *branches = self.calls
-        streams = self.coupling.start(self.as_stream(run(entry, *self.entry_inputs(sources))))
+        streams, branches = self.start(sources, run), self.calls[1:]
         for branch in branches:
-            increment = self.increment(run(branch, self.for_modules(streams.x)), streams.x)
-            streams = self.coupling.advance(streams, increment)
+            streams = self.after(branch, streams, run)
         return self.handed_on(streams if branches else (streams.x,))
+
+    def start(self, sources: Sequence[State], run: Callable[..., Tensor]) -> Streams:
+        """The streams before the first branch."""
+        return self.coupling.start(self.as_stream(run(self.calls[0], *self.entry_inputs(sources))))
+
+    def after(self, branch: RecordedCall, streams: Streams, run: Callable[..., Tensor]) -> Streams:
+        """The streams after a branch, from those before it."""
+        increment = self.increment(run(branch, self.for_modules(streams.x)), streams.x)
+        return self.coupling.advance(streams, increment)
 
     def entry_inputs(self, sources: Sequence[State]) -> list[Tensor]:
         """Returns the merged outputs of the sources."""

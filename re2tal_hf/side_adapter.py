@@ -5,10 +5,12 @@ Source: arXiv 2311.17241; OpenTAD's `vit_ladder.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from .reversible import HALF, Coupling, Stage
+from .reversible import Coupling, ReconstructionErrors, Stage, StagePass, State, called
 from .temporal_adapter import along_clips
 
 
@@ -30,23 +32,19 @@ class LayerOutputs(nn.Module):
 
     def __init__(self, stage: Stage, number: int, parts: int):
         super().__init__()
-        self.entry, self.branches = stage.entry, nn.ModuleList(stage.branches)
+        # A stage is no module: parameters are found, and modes set, through modules of this one.
+        self.stage, self.own = replace(stage, sources=None), nn.ModuleList(stage.modules)
         self.number, self.parts = number, parts
 
     def forward(self, videos: Tensor, coupling: Coupling) -> Tensor:
         """What the stage takes -> `[B, number, ...]`, each as the stage's output if it ended with that layer."""
-        entered = self.entry(videos)
-        if entered.dtype in HALF and torch.is_autocast_enabled(entered.device.type):
-            entered = entered.float()  # as every stage does
-        streams = coupling.start(entered)
-        outputs, first = [], len(self.branches) // self.parts - self.number
-        for index, branch in enumerate(self.branches, start=1):
-            increment = branch(streams.x).to(entered.dtype)
-            if coupling.alpha:
-                increment = increment + coupling.alpha * streams.x
-            streams = coupling.advance(streams, increment)
-            layer, rest = divmod(index, self.parts)
-            if rest == 0 and layer > first:
+        stage_pass = StagePass([self.stage], [coupling], 0, ReconstructionErrors())
+        streams = stage_pass.start([State((videos,), (videos,))], called)
+        branches = stage_pass.calls[1:]
+        outputs, first = [], len(branches) - self.parts * (self.number - 1)
+        for index, branch in enumerate(branches, start=1):
+            streams = stage_pass.after(branch, streams, called)
+            if index >= first and index % self.parts == 0:
                 outputs.append(coupling.merge(streams))
         return torch.stack(outputs, dim=1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.whole_files import naming
-from ..video_shard import SHARD_EXTENSION, locate, open_file
+from ..video_shard import SHARD_EXTENSION, open_file
 
 
 def names_in_shards_of(split: str, names: Sequence[str], paths: Sequence[Path], max_size: int) -> list[str]:
@@ -25,11 +25,15 @@ def names_in_shards_of(split: str, names: Sequence[str], paths: Sequence[Path], 
 
     Returns:
         The path of each below the folder of the split: "train-00000.tar/a.mp4".
+
+    Raises:
+        OSError: if one cannot be read.
     """
     number = filled = 0
     placed = []
     for name, path in zip(names, paths, strict=True):
-        size = location.size if (location := locate(path)) else 0
+        with open_file(path) as file:
+            size = file.seek(0, io.SEEK_END)
         if filled and filled + size > max_size:
             number, filled = number + 1, 0
         filled += size

@@ -14,7 +14,7 @@ from re2tal_hf.metrics.spotting_map import (
     TOLERANCES_AS_TIOU,
     about_points,
     average,
-    eleven_point_precision,
+    resampled_precisions,
     spotting_map,
 )
 from re2tal_hf.metrics.tal_map.tal_map import Segments, temporal_iou
@@ -59,8 +59,9 @@ def test_a_class_without_detections_counts_and_one_without_actions_does_not():
 
 def test_scores_nearer_than_a_threshold_rank_together():
     # Two hundred thresholds: of 0.1 and 0.1001 none parts the wrong from the right one.
-    assert eleven_point_precision(np.array([0.1001, 0.1]), np.array([False, True]), 1) == 0.5
-    assert eleven_point_precision(np.array([0.2, 0.1]), np.array([True, False]), 1) == 1
+    action = [(0, 0, 10.0)]
+    assert measured([(0, 0, 50.0, 0.1001), (0, 0, 10.0, 0.1)], action)["map@1"] == 0.5
+    assert measured([(0, 0, 10.0, 0.2), (0, 0, 50.0, 0.1)], action)["map@1"] == 1
 
 
 def slow(detections: list[tuple], actions: list[tuple], num_videos: int, tolerances) -> float:
@@ -112,7 +113,7 @@ def test_against_the_rules(seed):
 
 def test_average_is_trapezoidal():
     assert average(np.array([1.0, 0.5, 0.0])) == 0.5
-    assert average(np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist() == [0.75, 0.25]
+    assert average(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).tolist() == [0.75, 0.25]
 
 
 ANNOTATIONS = {
@@ -182,6 +183,71 @@ def test_points_are_not_measured_as_segments(tmp_path, capsys):
     for command, files in ((main, 1), (diagnose.main, 1), (compare.main, 2)):
         assert command([str(detections)] * files + ["--annotations", str(tmp_path / "a.json")]) == 1
         assert "d.json holds points in time, which no segment overlaps" in capsys.readouterr().err
+
+
+def at(*times: float) -> str:
+    """A file of detections of two videos: goals at these times, best first, in the one, and none in the other."""
+    rows = [{"label": "goal", "score": 0.9 - number / 10, "segment": [time, time]} for number, time in enumerate(times)]
+    return json.dumps({"results": {"a": rows, "b": []}})
+
+
+@pytest.fixture
+def matches(tmp_path) -> list[str]:
+    goals = [{"label": "goal", "segment": [time, time]} for time in (10, 20, 30)]
+    database = {
+        "a": {"subset": "validation", "duration": 60.0, "annotations": goals},
+        "b": {"subset": "validation", "duration": 60.0, "annotations": [{"label": "foul", "segment": [9, 9]}]},
+    }
+    (tmp_path / "matches.json").write_text(json.dumps({"database": database}), encoding="utf-8")
+    return ["--annotations", str(tmp_path / "matches.json"), "--points", "middle"]
+
+
+def test_what_is_wrong_with_points(matches, tmp_path, capsys):
+    # Right; near, but 2 s off; twice; of nothing.
+    (tmp_path / "d.json").write_text(at(10, 22, 10.5, 50), encoding="utf-8")
+    assert diagnose.main([str(tmp_path / "d.json"), *matches]) == 0
+    assert "4 actions, 4 detections" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))
+    assert figures["tiou_thresholds"] == pytest.approx(TOLERANCES_AS_TIOU)
+    kinds = {name: shares[0] for name, shares in figures["kinds"].items() if shares[0]}
+    # 2 s are half a tolerance of 4 or 5 s, which are two of five.
+    wanted = {"true positive": (5 + 2) / 20, "localization": 3 / 20, "double detection": 5 / 20, "background": 5 / 20}
+    assert kinds == pytest.approx(wanted)
+    assert figures["missed"] == pytest.approx((2 + 3 / 5) / 4)
+    assert (tmp_path / "diagnosis.png").is_file()
+
+
+def test_two_runs_of_points(matches, tmp_path, capsys):
+    (tmp_path / "first.json").write_text(at(12, 22, 32), encoding="utf-8")
+    (tmp_path / "second.json").write_text(at(10, 20, 30), encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("first.json", "second.json")]
+    assert compare.main([*files, *matches, "--output", str(tmp_path / "compared.json")]) == 0
+    assert "The second run's tight mAP is +0.3125" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "compared.json").read_text(encoding="utf-8"))
+    # Two seconds off: right at tolerances of 4 and 5 s, the last of which weighs half; the class of fouls is missed.
+    assert figures["map"]["first"] == pytest.approx(1.5 / 4 / 2) and figures["map"]["second"] == 0.5
+    assert figures["map@3"]["difference"] == 0.5 and figures["map@4"]["difference"] == 0
+    # Where only one video is drawn twice, its class alone counts: the goals gain 0.625, the fouls nothing.
+    assert figures["map"]["interval"] == pytest.approx([0, 0.625])
+    assert figures["per_class"]["foul"]["difference"] == 0
+
+
+def test_draws_of_points_are_sets_of_videos_of_their_own():
+    draw = np.random.default_rng(0)
+    actions = [(int(draw.integers(3)), int(draw.integers(2)), float(draw.random() * 99)) for _ in range(20)]
+    found = [(v, k, min(t + abs(draw.normal(0, 2)), 99), float(draw.random())) for v, k, t in actions]
+    scores = np.array([row[3] for row in found])
+    draws = np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
+    by_draw = resampled_precisions(table(found), scores, table(actions), TIGHT, draws)
+    for column, counts in enumerate(draws):
+        copies = [(video, copy) for video, count in enumerate(counts) for copy in range(count)]
+        drawn = [
+            [(n, *row[1:]) for n, (v, _) in enumerate(copies) for row in rows if row[0] == v]
+            for rows in (found, actions)
+        ]
+        expected = spotting_map(table(drawn[0]), np.array([row[3] for row in drawn[0]]), table(drawn[1]), ["a", "b"])
+        there = ~np.isnan(by_draw[0, :, column])
+        assert average(by_draw[:, there, column]).tolist() == pytest.approx([*expected["per_class"].values()])
 
 
 def test_points_half_a_tolerance_apart_overlap_as_much_as_it_asks_for():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import numpy as np
 
 from ..data.annotations import read_annotations
 from ..data.whole_files import check_writable, written_whole
+from ..metrics import spotting_map
 from ..metrics.bootstrap import interval, mean_over_classes, resampled_precisions, resampled_videos
-from ..metrics.stored_detections import read_predictions, reference_segments
+from ..metrics.stored_detections import read_scored_predictions, reference_segments
 from ..value_checks import NOT_NEGATIVE, Range
-from ._command import add_measurement_options, detections_of, number, run_command
+from ._command import POINTS, add_measurement_options, add_points, detections_of, number, run_command
 
 Row = dict[str, Any]
 # For bounds of 95%, and so that every class is in some draw.
@@ -32,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="RUN", help="folder of a run or of a model, or a detections.json")
     parser.add_argument("second", metavar="RUN", help="the other; differences are second minus first")
     add_measurement_options(parser)
+    add_points(parser, f"{POINTS}, measured by tight mAP, as SoccerNet does")
     parser.add_argument("--resamples", type=number(int, ENOUGH), default=1000, help="draws; default %(default)s")
     parser.add_argument("--seed", type=number(int, NOT_NEGATIVE), default=0, help="of the draws")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures, as JSON")
@@ -53,36 +56,47 @@ def row_of(first: np.ndarray, second: np.ndarray) -> Row:
     }
 
 
+def mean_over_thresholds(values: np.ndarray) -> np.ndarray:
+    """[...] from [T, ...]."""
+    return np.asarray(values.mean(0))
+
+
 def compare(arguments: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
-    """The figures of two files of detections: `map`, each `map@<tIoU>`, and `per_class` by label name."""
-    truth = read_annotations(arguments.annotations, subset=arguments.subset, repair=False)
+    """The figures of two files of detections: `map`, each `map@<tIoU>` or seconds, and `per_class` by label name."""
+    truth = read_annotations(arguments.annotations, subset=arguments.subset, repair=False, points=arguments.points)
     references = reference_segments(truth)
-    tables = [read_predictions(file, truth) for file in files]
+    tables = [read_scored_predictions(file, truth) for file in files]
     count = len(truth.videos)
     draws = np.concatenate(
         [np.ones((1, count), np.int64), resampled_videos(count, arguments.resamples, arguments.seed)]
     )
-    precisions = [resampled_precisions(table, references, np.array(arguments.tiou), draws) for table in tables]
+    average: Callable[[np.ndarray], np.ndarray]
+    if truth.points:
+        metric, thresholds, average = "tight mAP", spotting_map.TIGHT, spotting_map.average
+        precisions = [spotting_map.resampled_precisions(*table, references, thresholds, draws) for table in tables]
+    else:
+        metric, thresholds, average = "mAP", arguments.tiou, mean_over_thresholds
+        precisions = [resampled_precisions(table, references, np.array(thresholds), draws) for table, _ in tables]
     means = [mean_over_classes(values) for values in precisions]
-    by_class = [values.mean(0) for values in precisions]
+    by_class = [average(values) for values in precisions]
     names = [truth.label_names[class_id] for class_id in np.unique(references.labels)]
     return {
         "files": [str(file) for file in files],
         "videos": count,
         "resamples": arguments.resamples,
-        "map": row_of(means[0].mean(0), means[1].mean(0)),
-        **{f"map@{tiou:g}": row_of(means[0][i], means[1][i]) for i, tiou in enumerate(arguments.tiou)},
+        "metric": metric,
+        "map": row_of(average(means[0]), average(means[1])),
+        **{f"map@{threshold:g}": row_of(means[0][i], means[1][i]) for i, threshold in enumerate(thresholds)},
         "per_class": {name: row_of(by_class[0][i], by_class[1][i]) for i, name in enumerate(names)},
     }
 
 
 def verdict(figures: dict[str, Any]) -> str:
     """What the interval says of the difference, in one sentence."""
-    row = figures["map"]
+    row, metric = figures["map"], figures["metric"]
     low, high = row["interval"]
-    found = (
-        f"The second run's mAP is {row['difference']:+.4f} beside the first's, 95% interval {low:+.4f} to {high:+.4f}"
-    )
+    beside = f"is {row['difference']:+.4f} beside the first's, 95% interval {low:+.4f} to {high:+.4f}"
+    found = f"The second run's {metric} {beside}"
     if low <= 0 <= high:
         return f"{found}: zero is inside, so that these {figures['videos']} videos do not tell the runs apart."
     better = "second" if low > 0 else "first"
@@ -90,7 +104,8 @@ def verdict(figures: dict[str, Any]) -> str:
 
 
 def print_table(figures: dict[str, Any]) -> None:
-    totals = {name.replace("map", "mAP"): row for name, row in figures.items() if name.startswith("map")}
+    totals = {name.replace("map@", "mAP@"): row for name, row in figures.items() if name.startswith("map@")}
+    totals = {figures["metric"]: figures["map"], **totals}
     print(f"{'':24} {'first':>7} {'second':>7} {'difference':>10}  95% over videos")
     for name, row in [*totals.items(), *((f"  {label}", row) for label, row in figures["per_class"].items())]:
         low, high = row["interval"]

@@ -12,24 +12,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data.annotation_set import AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.whole_files import check_writable, written_whole
-from ..metrics.stored_detections import read_scored_predictions, reference_segments
+from ..metrics.stored_detections import read_as_segments
 from ..metrics.tal_map.diagnosis import KINDS, by_video, diagnose, match
 from ..metrics.tal_map.diagnosis_figure import draw_diagnosis
 from ..training.run_folder import as_json
-from ._command import add_measurement_options, detections_of, run_command
+from ._command import POINTS, add_measurement_options, add_points, detections_of, run_command
 
 NAME = "diagnosis"
 MAX_ROWS = 10
+AS_SEGMENTS = f"{POINTS}, diagnosed as segments about them, at SoccerNet's tight tolerances"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a run or of a model, or a detections.json")
     add_measurement_options(parser)
+    add_points(parser, AS_SEGMENTS)
     parser.add_argument("--videos", help="folder of the video files, for durations that the annotations do not state")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default beside the detections")
 
@@ -37,9 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def diagnose_file(
     detections: Path, annotations: AnnotationSet, thresholds: list[float], only_known: bool = False
 ) -> dict[str, Any]:
-    """Returns the figures of a file of detections, with those of each video; see `read_scored_predictions`."""
-    predictions, scores = read_scored_predictions(detections, annotations, only_known)
-    matching = match(predictions, scores, reference_segments(annotations), np.array(thresholds))
+    """Returns the figures of a file of detections, with those of each video; see `read_as_segments`."""
+    matching = match(*read_as_segments(detections, annotations, thresholds, only_known))
     videos = annotations.videos
     figures = diagnose(matching, annotations.label_names, [video.duration for video in videos])
     return {**figures, "per_video": by_video(matching, [video.video_id for video in videos])}
@@ -73,7 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.output or detections.parent
     check_writable(folder if folder.is_dir() else folder.parent, "--output")
     annotations = read_annotations(
-        arguments.annotations, subset=arguments.subset, video_folder=arguments.videos, repair=False
+        arguments.annotations,
+        subset=arguments.subset,
+        video_folder=arguments.videos,
+        repair=False,
+        points=arguments.points,
     )
     figures = diagnose_file(detections, annotations, arguments.tiou)
     folder.mkdir(parents=True, exist_ok=True)

@@ -198,8 +198,6 @@ def localize(
 
 def run(arguments: argparse.Namespace) -> int:
     processes = start_processes()
-    if arguments.points and arguments.diagnose:
-        raise ValueError("--diagnose is of segments, and --points makes points of them; leave one out.")
     target = Path(arguments.detections)
     if target.is_dir() or not target.parent.is_dir():
         raise ValueError(f"--detections {target}: name a file in a folder that exists.")

@@ -13,6 +13,7 @@ where there the last in the file does. Actions not shown count as all others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,42 +59,69 @@ def spotting_map(predictions: Segments, scores: Array, references: Segments, lab
     """
     tolerances = sorted({*TIGHT, *LOOSE})
     class_ids = np.unique(references.labels)
-    ap = np.array([_class_precisions(predictions, scores, references, label, tolerances) for label in class_ids])
-    ap = ap.reshape(len(class_ids), len(tolerances))
+    once = np.ones((1, max(predictions.videos.max(initial=-1), references.videos.max(initial=-1)) + 1), np.int64)
+    ap = resampled_precisions(predictions, scores, references, tolerances, once)[:, :, 0]
     averages: dict[str, Any] = {}
     for kind, chosen in (("", TIGHT), ("loose_", LOOSE)):
-        of_class = average(ap[:, [tolerances.index(tolerance) for tolerance in chosen]])
+        of_class = average(ap[[tolerances.index(tolerance) for tolerance in chosen]])
         averages[f"{kind}map"] = float(of_class.mean()) if len(class_ids) else float("nan")
         names = (label_names[label] for label in class_ids)
         averages[f"{kind}per_class"] = dict(zip(names, of_class.tolist(), strict=True))
-    each = {f"map@{tolerance}": float(ap[:, i].mean()) for i, tolerance in enumerate(tolerances) if len(class_ids)}
+    each = {f"map@{tolerance}": float(ap[i].mean()) for i, tolerance in enumerate(tolerances) if len(class_ids)}
     return {"map": averages.pop("map"), "loose_map": averages.pop("loose_map"), **each, **averages}
 
 
 def average(values: Array) -> Array:
-    """The area under a curve [..., T] over equally spaced tolerances, by the trapezoidal rule, divided by its width."""
-    return ((values[..., 1:] + values[..., :-1]) / 2).mean(axis=-1)
+    """The area under a curve [T, ...] over equally spaced tolerances, by the trapezoidal rule, divided by its width."""
+    return ((values[1:] + values[:-1]) / 2).mean(axis=0)
+
+
+def resampled_precisions(
+    predictions: Segments, scores: Array, references: Segments, tolerances: Sequence[int], draws: Array
+) -> Array:
+    """The average precision of each annotated class in each draw of videos, as if one drawn twice were two.
+
+    Args:
+        predictions: Of videos whose numbers are columns of `draws`.
+        scores: float64 [N]; negative ones are no detections.
+        references: The ground truth.
+        tolerances: Whole seconds.
+        draws: int64 [R, V], how often each draw has each video.
+
+    Returns:
+        float64 [T, C, R], classes in the order of their ids; NaN where the draw has no action of the class.
+    """
+    class_ids = np.unique(references.labels)
+    precisions = np.empty((len(tolerances), len(class_ids), len(draws)))
+    for column, label in enumerate(class_ids):
+        precisions[:, column] = _class_precisions(predictions, scores, references, label, tolerances, draws)
+    return precisions
 
 
 def _class_precisions(
-    predictions: Segments, scores: Array, references: Segments, label: int, tolerances: list[int]
-) -> list[float]:
-    """The AP of one class at each tolerance."""
-    actions = _on_grid(references.videos, references.times)[references.labels == label]
+    predictions: Segments, scores: Array, references: Segments, label: int, tolerances: Sequence[int], draws: Array
+) -> Array:
+    """The AP of one class, float64 [T, R]."""
+    actions = np.unique(_on_grid(references.videos, references.times)[references.labels == label], axis=0)
     own = (predictions.labels == label) & (scores >= 0)
     found = _on_grid(predictions.videos, predictions.times)[own]
     # Of a frame the best; then by video and time.
     order = np.lexsort((-scores[own], found[:, 1], found[:, 0]))
     found, first = np.unique(found[order], axis=0, return_index=True)
-    values, actions = scores[own][order][first], np.unique(actions, axis=0)
+    values = scores[own][order][first]
+    # As floats, which are multiplied much faster.
+    weights = draws.astype(np.float64)
+    numbers = weights[:, actions[:, 0]].sum(1)
+    counts = weights @ _kept(found[:, 0], values, draws.shape[1])
     precisions = []
     for tolerance in tolerances:
         hits = np.zeros(len(found), bool)
         for video in np.unique(actions[:, 0]):
             rows, times = found[:, 0] == video, actions[actions[:, 0] == video, 1]
             hits[rows] = _taken(found[rows, 1], values[rows], times, tolerance * FRAME_RATE / 2)
-        precisions.append(eleven_point_precision(values, hits, len(actions)))
-    return precisions
+        right = weights @ _kept(found[hits, 0], values[hits], draws.shape[1])
+        precisions.append(_eleven_point_precision(counts, right, numbers))
+    return np.array(precisions)
 
 
 def _on_grid(videos: Array, times: Array) -> Array:
@@ -114,16 +142,24 @@ def _taken(frames: Array, scores: Array, actions: Array, reach: float) -> Array:
     return taken
 
 
-def eleven_point_precision(scores: Array, hits: Array, number: int) -> float:
+def _kept(videos: Array, scores: Array, num_videos: int) -> Array:
+    """How many detections of each video reach each of `SCORE_THRESHOLDS`: float64 [V, 200]."""
+    reached = np.zeros((num_videos, len(SCORE_THRESHOLDS) + 1))
+    np.add.at(reached, (videos, np.searchsorted(SCORE_THRESHOLDS, scores, "right")), 1)
+    return reached[:, :0:-1].cumsum(1)[:, ::-1]
+
+
+def _eleven_point_precision(counts: Array, right: Array, numbers: Array) -> Array:
     """Mean over recalls 0, 0.1, ... 1 of the best precision at any threshold of the score with as much recall.
 
     Args:
-        scores: float64 [N].
-        hits: bool [N], which of the detections are right.
-        number: Of actions, one or more.
+        counts: float64 [R, 200], of the detections that are kept at each threshold.
+        right: Of those among them that find an action.
+        numbers: float64 [R], of actions.
+
+    Returns:
+        float64 [R]; NaN without an action.
     """
-    counts, right = (
-        len(kept) - np.searchsorted(np.sort(kept), SCORE_THRESHOLDS, "left") for kept in (scores, scores[hits])
-    )
-    precision, recall = right / np.maximum(counts, 1), right / number
-    return float(np.mean([precision[recall >= least].max(initial=0.0) for least in RECALLS]))
+    precision, recall = right / np.maximum(counts, 1), right / np.maximum(numbers, 1)[:, None]
+    best = [np.where(recall >= least, precision, 0.0).max(1) for least in RECALLS]
+    return np.where(numbers > 0, np.mean(best, axis=0), np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..data.annotation_records import clean_label
 from ..data.annotation_set import AnnotationSet
 from ..data.json_files import read_json, some
 from ..data.subsets import check_actions
+from .spotting_map import TOLERANCES_AS_TIOU, about_points
 from .tal_map.tal_map import Segments
 
 FORM = '{"results": {video_id: [{"label", "score", "segment": [start, end]}]}}'
@@ -54,8 +55,8 @@ def read_scored_predictions(
     names, scores, times = _columns(path, [row for video in videos for row in found[video]])
     if len(times) and (times[:, 0] == times[:, 1]).all() and not annotations.points:
         raise ValueError(
-            f"{path} holds points in time, which no segment overlaps: measure them with re2tal measure --points middle "
-            "(or start); re2tal diagnose and compare are of segments."
+            f"{path} holds points in time, which no segment overlaps: give --points middle (or start), by which the "
+            "annotations are points, too."
         )
     ids = {name: number for number, name in enumerate(annotations.label_names)}
     unknown = sorted(set(names) - ids.keys())
@@ -81,6 +82,42 @@ def reference_segments(annotations: AnnotationSet) -> Segments:
         np.concatenate([video.labels for video in videos]).astype(np.int64),
         np.concatenate([video.segments for video in videos]).astype(np.float64),
     )
+
+
+class Compared(NamedTuple):
+    """Detections and actions as segments, for what tells errors apart; see [`read_as_segments`]."""
+
+    predictions: Segments
+    scores: np.ndarray
+    references: Segments
+    thresholds: np.ndarray
+
+
+def read_as_segments(
+    path: Path, annotations: AnnotationSet, thresholds: Sequence[float], only_known: bool = False
+) -> Compared:
+    """Reads a `detections.json` beside its annotations; points in time, and the middles of what is found, as segments.
+
+    Args:
+        path: The file.
+        annotations: Of the videos that are measured.
+        thresholds: tIoU from which a detection is right. Of points, those of SoccerNet's tight tolerances are taken.
+        only_known: As for [`read_scored_predictions`].
+
+    Returns:
+        The tables, with thresholds float64 [T].
+
+    Raises:
+        ValueError, OSError: as [`read_scored_predictions`].
+    """
+    predictions, scores = read_scored_predictions(path, annotations, only_known)
+    references = reference_segments(annotations)
+    if annotations.points:
+        middles = np.repeat(predictions.times.mean(1, keepdims=True), 2, axis=1)
+        predictions = predictions._replace(times=about_points(middles))
+        references = references._replace(times=about_points(references.times))
+        thresholds = TOLERANCES_AS_TIOU
+    return Compared(predictions, scores, references, np.array(thresholds))
 
 
 def rows_of(segments: Segments, video_ids: Sequence[str], scores: np.ndarray | None = None) -> list[dict[str, Any]]:

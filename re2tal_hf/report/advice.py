@@ -41,10 +41,9 @@ def advice(run: TrainingRun, figures: Mapping[str, Any]) -> list[str]:
             f"The mAP still rose at the end: training.epochs={math.ceil(1.5 * epochs)}; the same command goes on."
         )
     if figures["actions"] < FEW_ACTIONS:
-        compared = "other seeds tell" if run.finds_points else "re2tal compare says"  # which is of segments
         lines.append(
-            f"Only {figures['actions']} actions are measured by: figures of two runs differ by chance, and {compared} "
-            "how far."
+            f"Only {figures['actions']} actions are measured by: figures of two runs differ by chance, and re2tal "
+            "compare says how far."
         )
     return lines
 

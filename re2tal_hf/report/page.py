@@ -13,8 +13,8 @@ from ..data.annotation_set import AnnotationSet
 from ..data.html_page import write_html
 from ..data.whole_files import written_whole
 from ..doctor.run import of_detections, of_run
-from ..metrics.spotting_map import TIGHT, TOLERANCES_AS_TIOU, about_points
-from ..metrics.stored_detections import read_scored_predictions, reference_segments
+from ..metrics.spotting_map import TIGHT
+from ..metrics.stored_detections import read_as_segments
 from ..metrics.tal_map.diagnosis import KINDS, diagnose, match
 from ..training.arguments import Recipe
 from ..training.evaluation import metrics_table
@@ -41,15 +41,13 @@ def write_report(folder: Path, recipe: Recipe, annotations: AnnotationSet, path:
         ValueError: if the run has not been measured yet, a file of it is damaged, or it was measured by other videos.
     """
     run = read_training_run(folder)
-    thresholds, criteria = _thresholds(recipe, annotations)
-    predictions, scores = read_scored_predictions(run.model_folder / DETECTIONS, annotations, only_known=True)
-    predictions, references = (
-        table._replace(times=about_points(table.times)) for table in (predictions, reference_segments(annotations))
+    tables = read_as_segments(
+        run.model_folder / DETECTIONS, annotations, recipe.evaluation.tiou_thresholds, only_known=True
     )
-    matching = match(predictions, scores, references, thresholds)
+    matching, criteria = match(*tables), _criteria(tables.thresholds, annotations)
     names = annotations.label_names
     figures = diagnose(matching, names, [video.duration for video in annotations.videos])
-    place = int(abs(thresholds - USUAL_TIOU).argmin())
+    place = int(abs(tables.thresholds - USUAL_TIOU).argmin())
     worst, best = stories(annotations, matching, place)
     values: dict[str, Any] = {
         "title": folder.resolve().name,
@@ -69,12 +67,11 @@ def write_report(folder: Path, recipe: Recipe, annotations: AnnotationSet, path:
         write_html(partial, _TEMPLATE, **values)
 
 
-def _thresholds(recipe: Recipe, annotations: AnnotationSet) -> tuple[np.ndarray, list[str]]:
-    """The tIoU from which a detection is right, and how that is told: of points, by SoccerNet's tight tolerances."""
+def _criteria(thresholds: np.ndarray, annotations: AnnotationSet) -> list[str]:
+    """How it is told from which tIoU a detection is right: of points, by SoccerNet's tight tolerances."""
     if annotations.points:
-        return np.array(TOLERANCES_AS_TIOU), [f"tolerance {seconds} s" for seconds in reversed(TIGHT)]
-    thresholds = recipe.evaluation.tiou_thresholds
-    return np.array(thresholds), [f"tIoU {threshold:g}" for threshold in thresholds]
+        return [f"tolerance {seconds} s" for seconds in reversed(TIGHT)]
+    return [f"tIoU {threshold:g}" for threshold in thresholds]
 
 
 def _facts(run: TrainingRun) -> list[tuple[str, str]]:

@@ -196,7 +196,7 @@ def matches(tmp_path) -> list[str]:
     goals = [{"label": "goal", "segment": [time, time]} for time in (10, 20, 30)]
     database = {
         "a": {"subset": "validation", "duration": 60.0, "annotations": goals},
-        "b": {"subset": "validation", "duration": 60.0, "annotations": [{"label": "foul", "segment": [9, 9]}]},
+        "b": {"subset": "validation", "duration": 60.0, "annotations": [{"label": "foul", "segment": [9.1, 9.1]}]},
     }
     (tmp_path / "matches.json").write_text(json.dumps({"database": database}), encoding="utf-8")
     return ["--annotations", str(tmp_path / "matches.json"), "--points", "middle"]
@@ -206,7 +206,8 @@ def test_what_is_wrong_with_points(matches, tmp_path, capsys):
     # Right; near, but 2 s off; twice; of nothing.
     (tmp_path / "d.json").write_text(at(10, 22, 10.5, 50), encoding="utf-8")
     assert diagnose.main([str(tmp_path / "d.json"), *matches]) == 0
-    assert "4 actions, 4 detections" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 actions, 4 detections, mAP 0." in printed and "(points as segments of 7.5 s)" in printed
     figures = json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))
     assert figures["tiou_thresholds"] == pytest.approx(TOLERANCES_AS_TIOU)
     kinds = {name: shares[0] for name, shares in figures["kinds"].items() if shares[0]}
@@ -214,6 +215,8 @@ def test_what_is_wrong_with_points(matches, tmp_path, capsys):
     wanted = {"true positive": (5 + 2) / 20, "localization": 3 / 20, "double detection": 5 / 20, "background": 5 / 20}
     assert kinds == pytest.approx(wanted)
     assert figures["missed"] == pytest.approx((2 + 3 / 5) / 4)
+    # However rounding differs, points are of one length.
+    assert [group["actions"] for group in figures["sensitivity"]["length"]] == [4]
     assert (tmp_path / "diagnosis.png").is_file()
 
 

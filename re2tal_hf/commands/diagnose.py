@@ -15,6 +15,7 @@ from typing import Any
 from ..data.annotation_set import AnnotationSet
 from ..data.annotations import read_annotations
 from ..data.whole_files import check_writable, written_whole
+from ..metrics.spotting_map import POINT_LENGTH
 from ..metrics.stored_detections import read_as_segments
 from ..metrics.tal_map.diagnosis import KINDS, by_video, diagnose, match
 from ..metrics.tal_map.diagnosis_figure import draw_diagnosis
@@ -41,12 +42,15 @@ def diagnose_file(
     matching = match(*read_as_segments(detections, annotations, thresholds, only_known))
     videos = annotations.videos
     figures = diagnose(matching, annotations.label_names, [video.duration for video in videos])
+    if annotations.points:
+        figures["point_length"] = POINT_LENGTH
     return {**figures, "per_video": by_video(matching, [video.video_id for video in videos])}
 
 
 def write_diagnosis(figures: dict[str, Any], folder: Path, title: str) -> list[Path]:
     """Writes the figures and their picture; returns both paths."""
     table, picture = folder / f"{NAME}.json", folder / f"{NAME}.png"
+    title += _of_points(figures)
     with written_whole(table) as partial:
         partial.write_text(as_json(figures), encoding="utf-8")
     with written_whole(picture) as partial:
@@ -56,7 +60,8 @@ def write_diagnosis(figures: dict[str, Any], folder: Path, title: str) -> list[P
 
 def print_diagnosis(figures: dict[str, Any]) -> None:
     """Prints the cost of each kind, the classes and the videos that fare worst."""
-    print(f"{figures['actions']} actions, {figures['detections']} detections, mAP {figures['map']:.4f}")
+    counts = f"{figures['actions']} actions, {figures['detections']} detections"
+    print(f"{counts}, mAP {figures['map']:.4f}{_of_points(figures)}")
     print(f"{'':18} {'costs':>7}  share of as many of the best detections as there are actions")
     for name in KINDS[1:]:
         print(f"{name:18} {figures['cost'][name]:7.4f}  {figures['kinds'][name][0]:.2f}")
@@ -65,6 +70,10 @@ def print_diagnosis(figures: dict[str, Any]) -> None:
         worst = max(KINDS[1:], key=row["kinds"].__getitem__)
         most = f"most: {worst} {row['kinds'][worst]:.2f}, " if row["kinds"][worst] else ""
         print(f"  {label:22} AP {row['ap']:.4f}, {most}missed {row['missed']:.2f}")
+
+
+def _of_points(figures: dict[str, Any]) -> str:
+    return f" (points as segments of {figures['point_length']:g} s)" if "point_length" in figures else ""
 
 
 def run(arguments: argparse.Namespace) -> int:

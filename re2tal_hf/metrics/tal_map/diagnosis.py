@@ -180,7 +180,8 @@ def sensitivity(matching: Matching, durations: Sequence[float | None]) -> dict[s
         (`low`, `high`), the number of `actions`, the share that is `missed`, and the `map` of these actions alone.
     """
     references = matching.references
-    lengths = references.times[:, 1] - references.times[:, 0]
+    # To a microsecond: equal lengths differ by rounding.
+    lengths = np.round(references.times[:, 1] - references.times[:, 0], 6)
     keys = np.stack([references.videos, references.labels], 1)
     _, inverse, numbers = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     values = {"length": lengths, "instances": numbers[inverse.reshape(-1)].astype(float)}

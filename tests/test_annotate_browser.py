@@ -296,3 +296,30 @@ def test_a_training_on_what_is_finished_gives_the_model_that_proposes(tmp_path: 
         page.locator("#timeline .ghost").first.wait_for()
     database = json.loads((videos / "runs/2/annotations.json").read_text())["database"]
     assert sorted(entry["subset"] for entry in database.values()) == ["training"] * 3 + ["validation"]
+
+
+def test_late_answers_do_not_take_the_place_of_newer_ones(tmp_path: Path) -> None:
+    for name in ("empty", "short"):
+        write_video(tmp_path / f"{name}.mp4", numbered_frames(30), 10)
+    with served(tmp_path, FoundBefore()) as address, opened_page(address) as page:
+        names = page.locator("#videos .name")
+        shown(page, 0)
+        playwright.expect(names).to_have_text(["short", "empty"])
+        page.evaluate(
+            """() => {
+                const before = window.fetch;
+                window.fetch = async (address, options) => {
+                    const answer = await before(address, options);
+                    const late = /order=uncertain$|videos\\/1$/.test(address);
+                    if (late) await new Promise((resolve) => setTimeout(resolve, 700));
+                    return answer;
+                };
+            }"""
+        )
+        page.evaluate("for (const name of ['uncertain', 'listed']) { const list = document.getElementById('order');"
+                      "list.value = name; list.dispatchEvent(new Event('change')); }")  # fmt: skip
+        page.wait_for_timeout(1500)
+        playwright.expect(names).to_have_text(["empty", "short"])
+        page.evaluate("for (const place of [1, 0]) document.querySelectorAll('#videos button')[place].click()")
+        page.wait_for_timeout(1500)
+        playwright.expect(page.locator("h1")).to_have_text("empty")

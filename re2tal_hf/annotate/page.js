@@ -1,7 +1,8 @@
-// Marking: the queue, the player, keys, edits with their undoing, and saving after each of them.
+// Marking: the queue, edits with their undoing, saving after each of them, and keys.
 
 import { ask } from "./ask.js";
 import { KEYS, meaning } from "./keys.js";
+import { Player } from "./player.js";
 import { Proposals } from "./proposals.js";
 import { Timeline, clock, make } from "./timeline.js";
 import { TrainingStatus } from "./training.js";
@@ -9,7 +10,6 @@ import { TrainingStatus } from "./training.js";
 const COLOURS = 8;
 const POLL = 1500;
 const find = (name) => document.getElementById(name);
-const player = find("player");
 const rows = document.querySelector("#actions tbody");
 
 let state = null;
@@ -22,17 +22,28 @@ let pending = null;
 let ghost = null; // of the proposals shown, the one that the keys mean
 let undone = [];
 let done = [];
+let wanted = null; // the number of the video that is to be opened, or was
+let loading = Promise.resolve();
 let saving = Promise.resolve();
 let unsaved = 0;
 
 const timeline = new Timeline(find("timeline"), {
-    seek,
+    seek: (time) => player.seek(time),
     select,
     drag,
     dragged: keepDrag,
     point,
     colour: (name) => `var(--class-${Math.max(0, labels.indexOf(name)) % COLOURS})`,
     strip: (times) => `api/videos/${video.number}/strip?times=${times.join(",")}`,
+});
+
+const player = new Player(find("player"), find("speed"), {
+    moved(time, playing) {
+        timeline.setTime(time, playing);
+        find("clock").textContent = `${clock(time, 2)} / ${clock(video.duration, 2)}`;
+    },
+    shown: (playing) => (document.querySelector('[data-do="play"]').textContent = playing ? "Pause" : "Play"),
+    failed: say,
 });
 
 const proposals = new Proposals({ arrived: draw });
@@ -67,7 +78,13 @@ async function trying(work) {
 
 // ---- The queue
 
-async function loadState() {
+// One request after the other: an answer that comes late must not take the place of a newer one.
+function loadState() {
+    loading = loading.catch(() => {}).then(readState);
+    return loading;
+}
+
+async function readState() {
     state = await ask(`state?order=${find("order").value}`);
     labels = [...new Set([...labels, ...state.labels])];
     label ??= labels[0] ?? null;
@@ -104,16 +121,17 @@ function along(by) {
 }
 
 async function open(number) {
+    wanted = number;
     await saving;
     const answer = await trying(() => ask(`videos/${number}`));
-    if (!answer) return;
+    if (!answer || wanted !== number) return;
     say("");
     video = { ...answer, number };
     actions = video.actions;
     [selected, pending, ghost, undone, done] = [null, null, null, [], []];
     find("title").textContent = video.id;
     find("saved").textContent = "";
-    player.removeAttribute("src");
+    player.open(video);
     timeline.time = 0;
     timeline.load(video.duration);
     if (state.model) trying(() => proposals.load(number).then(loadState));
@@ -135,8 +153,7 @@ async function play() {
     }
     if (video.number !== number) return;
     find("preparing").textContent = "";
-    player.src = `api/videos/${number}/media`;
-    player.playbackRate = Number(find("speed").value);
+    player.play(`api/videos/${number}/media`);
 }
 
 // ---- Edits
@@ -170,12 +187,12 @@ function replaceAction(old, changed) {
 
 function drag(action, side, time) {
     const least = 1 / video.frame_rate;
-    const border = onFrame(time);
+    const border = player.onFrame(time);
     const dragged = dragging ?? { from: action, before: { ...action } };
     dragging = dragged;
     action[side] = side === "start" ? Math.min(border, action.end - least) : Math.max(border, action.start + least);
     action[side] = Math.min(video.duration, Math.max(0, action[side]));
-    seek(action[side]);
+    player.seek(action[side]);
     draw();
 }
 
@@ -192,17 +209,17 @@ function keepDrag(action) {
 
 function setBorder(side) {
     if (!selected) return;
-    const changed = { ...selected, [side]: onFrame(player.currentTime) };
+    const changed = { ...selected, [side]: player.frame };
     if (changed.start < changed.end) replaceAction(selected, changed);
 }
 
 function markStart() {
-    pending = onFrame(player.currentTime);
+    pending = player.frame;
     select(null);
 }
 
 function markEnd() {
-    const end = onFrame(player.currentTime);
+    const end = player.frame;
     if (pending === null) return say("Mark the start first.");
     if (end <= pending) return say("The end must be after the start.");
     if (!label) {
@@ -230,20 +247,20 @@ const shownGhosts = () => (video ? proposals.beside(actions) : []);
 function meant() {
     const ghosts = shownGhosts();
     if (ghosts.includes(ghost)) return ghost;
-    const here = ghosts.filter((each) => each.start <= player.currentTime && player.currentTime <= each.end);
+    const here = ghosts.filter((each) => each.start <= player.time && player.time <= each.end);
     return here.reduce((best, each) => (best && best.score >= each.score ? best : each), null);
 }
 
 function point(proposal) {
     selected = null;
     ghost = proposal;
-    seek(proposal.start);
+    player.seek(proposal.start);
     draw();
 }
 
 function pointNext(by, from = meant()) {
     const ghosts = shownGhosts();
-    const time = onFrame(player.currentTime);
+    const time = player.frame;
     const after = from ? (each) => each !== from && by * (each.start - from.start || each.end - from.end) > 0 : (each) => by * (each.start - time) > 0;
     const found = by > 0 ? ghosts.find(after) : ghosts.findLast(after);
     if (found) point(found);
@@ -307,45 +324,6 @@ async function finish() {
     }
 }
 
-// ---- The player
-
-function onFrame(time) {
-    return Math.max(0, Math.floor(time * video.frame_rate + 1e-3) / video.frame_rate);
-}
-
-function seek(time) {
-    // The middle of a frame's time shows that frame however its start is rounded.
-    player.currentTime = Math.min(video.duration, Math.max(0, onFrame(time) + 0.5 / video.frame_rate));
-    timeline.setTime(player.currentTime, true);
-}
-
-function step(frames) {
-    player.pause();
-    seek(onFrame(player.currentTime) + (frames + 0.5) / video.frame_rate);
-}
-
-function speed(by) {
-    const list = find("speed");
-    list.selectedIndex = Math.min(list.length - 1, Math.max(0, list.selectedIndex + by));
-    player.playbackRate = Number(list.value);
-}
-
-function follow() {
-    if (!video) return;
-    timeline.setTime(player.currentTime, !player.paused);
-    find("clock").textContent = `${clock(player.currentTime, 2)} / ${clock(video.duration, 2)}`;
-}
-
-function followWhilePlaying() {
-    follow();
-    if (!player.paused) requestAnimationFrame(followWhilePlaying);
-}
-
-function toggle() {
-    if (player.paused) player.play().catch((error) => say(`The video does not play: ${error.message}`));
-    else player.pause();
-}
-
 // ---- Drawing
 
 function select(action) {
@@ -359,7 +337,7 @@ function neighbour(by) {
     const place = selected ? actions.indexOf(selected) + by : by > 0 ? 0 : actions.length - 1;
     const action = actions[Math.min(actions.length - 1, Math.max(0, place))];
     select(action);
-    seek(action.start);
+    player.seek(action.start);
 }
 
 function draw() {
@@ -375,7 +353,7 @@ function draw() {
         line.append(...[action.start.toFixed(2), action.end.toFixed(2), action.label].map((text) => make("td", "", text)));
         line.addEventListener("click", () => {
             select(action);
-            seek(action.start);
+            player.seek(action.start);
         });
         return line;
     });
@@ -388,7 +366,7 @@ function draw() {
         "accept-all": ghosts.length,
     };
     for (const [name, value] of Object.entries(enabled)) document.querySelector(`[data-do="${name}"]`).disabled = !value;
-    follow();
+    player.follow();
 }
 
 function drawClasses() {
@@ -406,15 +384,15 @@ function drawClasses() {
 // ---- Keys and buttons
 
 const DO = {
-    play: toggle,
-    "frame-back": () => step(-1),
-    "frame-on": () => step(1),
-    back: () => seek(player.currentTime - 1),
-    on: () => seek(player.currentTime + 1),
-    "far-back": () => seek(player.currentTime - 10),
-    "far-on": () => seek(player.currentTime + 10),
-    slower: () => speed(-1),
-    faster: () => speed(1),
+    play: () => player.toggle(),
+    "frame-back": () => player.step(-1),
+    "frame-on": () => player.step(1),
+    back: () => player.seek(player.time - 1),
+    on: () => player.seek(player.time + 1),
+    "far-back": () => player.seek(player.time - 10),
+    "far-on": () => player.seek(player.time + 10),
+    slower: () => player.faster(-1),
+    faster: () => player.faster(1),
     start: markStart,
     end: markEnd,
     "move-start": () => setBorder("start"),
@@ -475,10 +453,6 @@ find("new-class").addEventListener("submit", (event) => {
     say("");
     setClass(known ?? name);
 });
-find("speed").addEventListener("change", () => {
-    player.playbackRate = Number(find("speed").value);
-    find("speed").blur();
-});
 find("order").addEventListener("change", () => {
     find("order").blur();
     trying(loadState);
@@ -491,14 +465,6 @@ find("one-at-a-place").addEventListener("change", () => {
     draw();
 });
 find("format").addEventListener("change", () => (find("download").href = `api/download/${find("format").value}`));
-player.addEventListener("play", () => {
-    document.querySelector('[data-do="play"]').textContent = "Pause";
-    followWhilePlaying();
-});
-player.addEventListener("pause", () => (document.querySelector('[data-do="play"]').textContent = "Play"));
-player.addEventListener("click", toggle);
-player.addEventListener("error", () => player.getAttribute("src") && say(`${video.id} does not play: ${player.error.message}`));
-for (const name of ["seeking", "seeked", "timeupdate", "loadedmetadata"]) player.addEventListener(name, follow);
 window.addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 
 for (const [, key, text] of Object.values(KEYS)) find("keys").append(make("dt", "", key), make("dd", "", text));

@@ -34,6 +34,7 @@ PAGE_FILES = {
     "page.js": "text/javascript",
     "ask.js": "text/javascript",
     "keys.js": "text/javascript",
+    "player.js": "text/javascript",
     "proposals.js": "text/javascript",
     "timeline.js": "text/javascript",
     "training.js": "text/javascript",

@@ -63,7 +63,7 @@ PACKAGE_FILES = (
         for folder in ("licensing", "metrics", "publishing", "report", "serving", "streaming", "training")
     ),
     *(f"demo/{name}" for name in ("page.css", "page.js", "timeline.css", "timeline.js")),
-    *(f"annotate/{name}.js" for name in ("ask", "keys", "page", "proposals", "timeline", "training")),
+    *(f"annotate/{name}.js" for name in ("ask", "keys", "page", "player", "proposals", "timeline", "training")),
     "annotate/page.css",
     "annotate/page.html",
     "data/annotation_page.html",

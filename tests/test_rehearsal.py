@@ -61,12 +61,17 @@ def test_what_the_machine_has_not_is_refused(monkeypatch):
             launched.setenv(f"ACCELERATE_USE_{way}", "true")
             said = refused()
             assert f"(ACCELERATE_USE_{way})" in said and "training.shard_weights=true" in said
+            assert "training.zero_stage=1 or 2" in said
+    monkeypatch.setattr(rehearsal, "find_spec", lambda name: None)
+    assert "pip install 're2tal_hf[deepspeed]'" in refused("training.zero_stage=1")
+    assert "that training.zero_stage does" in refused("training.zero_stage=1", "training.shard_weights=true")
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(rehearsal, "is_bf16_available", lambda ignore_tpu: False)
     assert "training.mixed_precision is 'bf16', which this GPU has not" in refused("training.mixed_precision=bf16")
     check_machine(load_recipe("quickstart", ["training.mixed_precision=fp16"]).training)
-    assert "and not 'fp16'" in refused("training.shard_weights=true", "training.mixed_precision=fp16")
+    for shared in ("training.shard_weights=true", "training.zero_stage=2"):
+        assert "and not 'fp16'" in refused(shared, "training.mixed_precision=fp16")
 
 
 def test_a_model_larger_than_the_memory_is_refused(monkeypatch):

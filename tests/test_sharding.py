@@ -97,6 +97,19 @@ def new_trainer(kind, rank, port, data, folder, *overrides):
     return kind(make_recipe(data, "training.batch_size=1", "training.epochs=2", *overrides), folder)
 
 
+def run_processes(take_part, groups, tmp_path_factory):
+    """Has processes meet so many times over; returns the folders of their data and their runs."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    data, runs = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("runs")
+    make_recipe(data)
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(groups)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    mp.spawn(take_part, args=(ports, data, runs), nprocs=PROCESSES)
+    return data, runs
+
+
 def take_part(rank, ports, data, runs):
     torch.set_num_threads(1)
     ports = iter(ports)
@@ -121,15 +134,7 @@ def take_part(rank, ports, data, runs):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    data, runs = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("runs")
-    make_recipe(data)
-    free = [socket.create_server(("127.0.0.1", 0)) for _ in range(2 * len(RUNS) + 2)]
-    ports = [server.getsockname()[1] for server in free]
-    for server in free:
-        server.close()
-    mp.spawn(take_part, args=(ports, data, runs), nprocs=PROCESSES)
-    return runs
+    return run_processes(take_part, 2 * len(RUNS) + 2, tmp_path_factory)[1]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -119,6 +119,8 @@ class OptimizationArguments:
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
         shard_weights: With several processes, each holds a share of the weights, their gradients and the optimiser's
             means, by FSDP2, and the whole weights during a step; and one whole copy, which is measured.
+        zero_stage: With several processes, 1 shares the optimiser's means out, by DeepSpeed's ZeRO, 2 gradients, too,
+            and 0 neither. `shard_weights` shares the weights out as well.
         memory_budget: With `model.backprop=auto` or `clips`, the memory that the training may take of the device, such
             as `"24GB"` or a number of bytes: weights, their gradients and the optimiser's means, the head, and the
             backbone, whose stages keep as much as is left. By default what is free; name a number where a run should be
@@ -156,6 +158,7 @@ class OptimizationArguments:
     ema_decay: Annotated[float | None, BELOW_ONE] = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     shard_weights: bool = False
+    zero_stage: Annotated[int, Range(0, 2)] = 0
     memory_budget: int | str | None = None
     backprop_share: Annotated[float, POSITIVE_SHARE] = 1.0
     pretrained_backbone: str | None = None
@@ -166,6 +169,11 @@ class OptimizationArguments:
     save_steps: Annotated[int, NOT_NEGATIVE] = 0
     save_total_limit: Annotated[int, FEW] = 1
     trackers: list[str] | None = field(default_factory=lambda: ["tensorboard"])
+
+    @property
+    def shared(self) -> str:
+        """The field by which processes share something out; empty for none."""
+        return "training.shard_weights" if self.shard_weights else "training.zero_stage" if self.zero_stage else ""
 
     @property
     def pretrained_weights(self) -> str | None:

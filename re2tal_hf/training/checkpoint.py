@@ -22,6 +22,7 @@ from .processes import on_main_process
 from .random_states import random_states, restore_random_states
 from .run_folder import CHECKPOINT, MOST_LETTERS, Place, RunFolder, RunFolderError, checkpoint_name, differences
 from .sharding import shared_means, shared_weights, whole_state
+from .zero_optimizer import ZeroOptimizer
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class RunState:
         """Returns about how much a saved model and the checkpoints that are still to come take on disk."""
         models = [self.model] + ([] if self.average is None else [self.average])
         sizes = [sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) for model in models]
-        moments = 2 * sum(p.nbytes for group in self.optimizer.param_groups for p in group["params"])
+        moments = 2 * sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
         missing = max(1, self.limit - len(folder.earlier_checkpoints()))
         return sizes[0] + missing * (sum(sizes) + moments)
 
@@ -168,7 +169,7 @@ class RunState:
     def _own_share(self, part: Any, state: Any) -> Any:
         if part is self.model:
             return shared_weights(state, part)
-        if part is self.optimizer:
+        if part is self.optimizer and not isinstance(part, ZeroOptimizer):
             return shared_means(state, [p for group in part.param_groups for p in group["params"]])
         return state
 

@@ -73,29 +73,25 @@ class FiniteUpdates:
         """
         if self._before is None:
             self._before = [buffer.clone() for buffer in self._buffers], dict(self._errors)
-        with self.accelerator.accumulate(self.trained.prepared):
+        with self.trained.accumulating():
             found = losses()
             finite = torch.isfinite(found["loss"].detach())
             everywhere = not total_over_processes((~finite).float())[0]
-            if everywhere:
-                self.accelerator.backward(found["loss"])
-            else:
+            self.trained.backward(found["loss"], everywhere)
+            if not everywhere:
                 self._skip("loss", found["loss"], () if finite else video_ids)
             if self.accelerator.sync_gradients:
                 self._update(video_ids)
         return {name: value.item() for name, value in found.items()} if everywhere else None
 
     def _update(self, video_ids: Sequence[str]) -> None:
-        if not self._spoilt:
-            largest = self.arguments.max_gradient_norm or math.inf
-            norm = self.trained.clip_gradients(largest)
-            if self.accelerator.scaler is None and not torch.isfinite(norm):
-                self._skip("norm of the gradients", norm, video_ids)
         if self._spoilt:
+            self.trained.drop_gradients()
             self._restore()  # what other batches of the update have changed since
         else:
-            self.trained.optimizer.step()
-        self.trained.optimizer.zero_grad()
+            norm = self.trained.update(self.arguments.max_gradient_norm or math.inf)
+            if self.accelerator.scaler is None and not torch.isfinite(norm):
+                self._skip("norm of the gradients", norm, video_ids)
         self.skipped, self._spoilt, self._before = self._spoilt, False, None
         self.progress.skipped = self.progress.skipped + 1 if self.skipped else 0
         if self.progress.skipped > self.arguments.max_skipped_steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -85,7 +86,9 @@ def leave_processes() -> None:
     if _watch is not None:
         _watch.end()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        PartialState().destroy_process_group()
+        # DeepSpeed keeps groups of its own, and forgets them only where it ends them itself.
+        own = sys.modules.get("deepspeed.comm")
+        (own if own is not None and own.is_initialized() else PartialState()).destroy_process_group()
         # Gloo's threads let go of the last tensors only after a collective has returned, and need Python for it: where
         # Python ends meanwhile, the process aborts (torch 2.14).
         time.sleep(_SECONDS_TO_LET_GO)

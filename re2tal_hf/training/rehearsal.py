@@ -5,6 +5,8 @@ The trainer does this first, before it reads any data.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, is_bf16_available
@@ -33,23 +35,32 @@ def check_machine(arguments: OptimizationArguments) -> None:
     """Checks that this machine has what the training asks for, and Accelerate is not told what it does not do.
 
     Raises:
-        ValueError: if its processor does not compute at the precision, a tracker is not installed, or weights are to be
-            shared out among processes.
+        ValueError: if its processor does not compute at the precision, a tracker or DeepSpeed is not installed, or
+            weights are to be shared out in a way that does not go with the rest.
     """
     for way, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
         # On CPUs Accelerate would train as DDP, and say nothing.
         if parse_flag_from_env(f"ACCELERATE_USE_{way}"):
             raise ValueError(
-                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), and units smaller than the model lose "
-                "gradients in a backward pass that calls modules again: launch with --multi_gpu, and set "
-                "training.shard_weights=true to share the weights out by FSDP2."
+                f"Accelerate is told to use {name} (ACCELERATE_USE_{way}), which is the recipe's matter here: launch "
+                "with --multi_gpu, and set training.shard_weights=true for FSDP2, or training.zero_stage=1 or 2 for "
+                "DeepSpeed."
             )
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = arguments.mixed_precision
     if precision == "fp16" and on_cpu:
         raise ValueError("training.mixed_precision is 'fp16', and there is no GPU here: set it to 'no' or 'bf16'.")
-    if precision == "fp16" and arguments.shard_weights:
-        raise ValueError("training.shard_weights goes with training.mixed_precision 'no' or 'bf16', and not 'fp16'.")
+    if precision == "fp16" and arguments.shared:
+        raise ValueError(f"{arguments.shared} goes with training.mixed_precision 'no' or 'bf16', and not 'fp16'.")
+    if arguments.shard_weights and arguments.zero_stage:
+        raise ValueError(
+            "training.shard_weights shares out all that training.zero_stage does: set that to 0, or this to false."
+        )
+    if arguments.zero_stage and find_spec("deepspeed") is None:
+        raise ValueError(
+            "training.zero_stage is DeepSpeed's, which is not installed: pip install 're2tal_hf[deepspeed]', or set "
+            "training.shard_weights=true in its place."
+        )
     if precision == "bf16" and not on_cpu and not is_bf16_available(ignore_tpu=True):
         raise ValueError("training.mixed_precision is 'bf16', which this GPU has not: set it to 'no' or 'fp16'.")
     installed = [str(kind) for kind in get_available_trackers()]
@@ -80,9 +91,9 @@ def rehearse(recipe: Recipe, model_class: type[Re2TALPreTrainedModel]) -> None:
         model.freeze(**vars(recipe.freeze))
     except ValueError as error:
         raise ValueError(f"freeze.{one_line(error)}") from error
-    if recipe.training.shard_weights and model.backprop in ("auto", "clips"):
+    if recipe.training.shared and model.backprop in ("auto", "clips"):
         raise ValueError(
-            f"training.shard_weights does not go with model.backprop={model.backprop}: set that to 'reversible' or "
+            f"{recipe.training.shared} does not go with model.backprop={model.backprop}: set that to 'reversible' or "
             "'checkpoint'."
         )
     if model.backprop == "clips":

@@ -312,8 +312,8 @@ class Trainer(ABC):
             self.accelerator.print(self.plan)
         if self.trained.shares:
             self.accelerator.print(self.trained.shares)
-        elif self.recipe.training.shard_weights:
-            logger.warning("training.shard_weights changes nothing with one process.")
+        elif shared := self.recipe.training.shared:
+            logger.warning("%s changes nothing with one process.", shared)
         self._on_main(partial(self._record_start, goes_on))
         if self.recipe.training.trackers:
             with naming(self.run_folder.path / TRACKING):

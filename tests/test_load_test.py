@@ -17,6 +17,7 @@ from re2tal_hf.annotate.server import listen  # noqa: E402
 from re2tal_hf.data.video_limits import VideoError  # noqa: E402
 from re2tal_hf.serving.keys import Keys  # noqa: E402
 from re2tal_hf.serving.server import Server, ServerOptions  # noqa: E402
+from re2tal_hf.serving.tasks import one_at_a_time  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "load_test.py"
 VIDEO = b"a video" * 1000
@@ -37,7 +38,7 @@ def test_a_service_that_refuses_good_videos_is_found(
     main = runpy.run_path(str(SCRIPT))["main"]
     monkeypatch.setitem(main.__globals__, "SAMPLE_SECONDS", 0.2)
     monkeypatch.setitem(main.__globals__, "memory", lambda pid: 100.0)
-    app = Server(localize, Keys([]), ServerOptions(max_jobs=1)).app
+    app = Server(one_at_a_time(localize), Keys([]), ServerOptions(max_jobs=1)).app
     with listen(0) as opened:
         address = f"http://127.0.0.1:{opened.getsockname()[1]}"
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

@@ -23,9 +23,11 @@ from fastapi.testclient import TestClient  # noqa: E402
 from re2tal_hf.commands.serve import main  # noqa: E402
 from re2tal_hf.data.detection_files import to_json  # noqa: E402
 from re2tal_hf.data.video_limits import VideoLimits  # noqa: E402
+from re2tal_hf.serving.batches import Batches  # noqa: E402
 from re2tal_hf.serving.keys import Keys, read_keys  # noqa: E402
 from re2tal_hf.serving.localizer import Localizer  # noqa: E402
 from re2tal_hf.serving.server import Server, ServerOptions  # noqa: E402
+from re2tal_hf.serving.tasks import one_at_a_time  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = ["first-key-of-the-service", "second-key-of-the-service"]
@@ -66,7 +68,8 @@ def gate() -> Iterator[Gate]:
 
 
 def client_of(localize: Any, keys: Keys | None = None, **options: Any) -> TestClient:
-    server = Server(localize, keys or Keys([]), ServerOptions(**options))
+    work = Batches(localize) if isinstance(localize, Localizer) else one_at_a_time(localize)
+    server = Server(work, keys or Keys([]), ServerOptions(**options))
     return TestClient(server.app, base_url="http://127.0.0.1")
 
 
@@ -87,7 +90,7 @@ def test_a_video_is_answered_with_what_predict_finds(tmp_path: Path, uploads: Pa
     pipe = small_pipeline()
     expected = pipe(path, threshold=0.1, top_k=5, exact=True)
     assert 0 < len(expected) <= 5
-    with client_of(Localizer(pipe, LIMITS, {"batch_size": 2, "exact": True}), folders=(tmp_path.resolve(),)) as client:
+    with client_of(Localizer(pipe, LIMITS, batch_size=2, exact=True), folders=(tmp_path.resolve(),)) as client:
         settings = {"wait": MINUTE, "threshold": 0.1, "top_k": 5, "name": "../../match.mp4"}
         sent = client.post("/v1/jobs", content=path.read_bytes(), params=settings)
         named = client.post("/v1/jobs", json={"path": "clip.mp4"}, params=settings)
@@ -168,7 +171,7 @@ def test_a_fault_of_the_server_is_told_without_its_words(uploads: Path, caplog: 
     ],
 )
 def test_what_is_no_video_is_refused_as_on_the_page(content: bytes, message: str, uploads: Path):
-    with client_of(Localizer(small_pipeline(), LIMITS, {})) as client:
+    with client_of(Localizer(small_pipeline(), LIMITS)) as client:
         state = client.post("/v1/jobs", content=content, params={"name": "match.mp4", "wait": MINUTE}).json()
         assert state["status"] == "failed" and state["error"].startswith(message)
         assert str(uploads) not in state["error"] and files_in(uploads) == []
@@ -177,7 +180,7 @@ def test_what_is_no_video_is_refused_as_on_the_page(content: bytes, message: str
 def test_a_video_beyond_the_limits_is_refused_by_its_name(tmp_path: Path, uploads: Path):
     path = write_video(tmp_path / "long.mp4", numbered_frames(40), 10)
     limits = VideoLimits(max_seconds=3, max_megabytes=1, max_frames=1000, max_gigapixels=1)
-    with client_of(Localizer(small_pipeline(), limits, {})) as client:
+    with client_of(Localizer(small_pipeline(), limits)) as client:
         state = client.post("/v1/jobs", content=path.read_bytes(), params={"name": "x.npz", "wait": MINUTE}).json()
         assert state["error"].startswith("x.npz lasts 0:04 minutes; taken here are up to 0:03 minutes")
 

@@ -14,6 +14,7 @@ from re2tal_hf.data.video_limits import VideoError  # noqa: E402
 from re2tal_hf.serving.keys import Keys  # noqa: E402
 from re2tal_hf.serving.label_studio import Labelling, path_of, prediction, read_labelling  # noqa: E402
 from re2tal_hf.serving.server import Server, ServerOptions  # noqa: E402
+from re2tal_hf.serving.tasks import one_at_a_time  # noqa: E402
 
 KEY = "the-key-of-label-studio"
 CONFIG = (
@@ -37,7 +38,7 @@ def client(tmp_path: Path):
     (tmp_path / "upload" / "3").mkdir(parents=True)
     for name in ("a.mp4", "broken.mp4", "upload/3/b c.mp4"):
         (tmp_path / name).write_bytes(b"video")
-    server = Server(localize, Keys([KEY]), ServerOptions(folders=(tmp_path.resolve(),)))
+    server = Server(one_at_a_time(localize), Keys([KEY]), ServerOptions(folders=(tmp_path.resolve(),)))
     with TestClient(server.app, base_url="http://127.0.0.1") as client:
         client.auth = ("anyone", KEY)
         yield client

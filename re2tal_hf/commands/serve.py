@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.video_limits import VideoLimits
+from ..serving.batches import Batches
 from ..serving.localizer import Localizer
-from ..serving.worker import LocalizerProcess
+from ..serving.worker import WorkerProcess
 from ..training.interruption import Interruption
 from ..training.model_source import find_model
 from ..training.own_files import import_files
@@ -82,11 +83,11 @@ def run(options: argparse.Namespace) -> int:
     # uvicorn hands on the signal that has ended it, when all is put away.
     with Interruption(), contextlib.ExitStack() as stack:
         opened = stack.enter_context(listen(options.port, options.host))
-        localizer = LocalizerProcess(functools.partial(load_localizer, options))
-        stack.callback(localizer.close)
+        worker = WorkerProcess(functools.partial(load_work, options))
+        stack.callback(worker.close)
         decided = ("max_megabytes", "max_upload_seconds", "max_jobs", "max_run_seconds", "keep_seconds")
         chosen = ServerOptions(folders, **{name: getattr(options, name) for name in decided})
-        server = Server(localizer, keys, chosen)
+        server = Server(worker, keys, chosen)
         host, port = opened.getsockname()
         who = "who has a key" if keys else "this machine"
         print(f"http://{host}:{port}/v1/jobs, for {who}; Ctrl-C ends it.", flush=True)
@@ -94,13 +95,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def load_localizer(options: argparse.Namespace) -> Localizer:
+def load_work(options: argparse.Namespace) -> Batches:
     """Loads the model, in the process that will run it."""
     import_files(options.imports)
     pipe = load_model(options.model, options.device, "MODEL")
     check_source(pipe, False, "a model that takes videos")
     limits = VideoLimits(options.max_seconds, options.max_megabytes, options.max_frames, options.max_gigapixels)
-    return Localizer(pipe, limits, {"batch_size": options.batch_size, "exact": options.exact})
+    return Batches(Localizer(pipe, limits, options.batch_size, options.exact))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,8 @@ from ..data.detection_files import by_time
 from ..data.file_names import safe_name
 from ..data.video_limits import VideoError, VideoLimits, describe
 from ..finite import NotFiniteError
-from ..serving.jobs import JobQueue, QueueFull, Status, Stopped
+from ..serving.jobs import JobQueue, QueueFull, Status
+from ..serving.tasks import Stopped, one_at_a_time
 from ..video_reader import VideoReadError
 from .annotated_video import write_annotated_video
 from .model_limits import ModelError
@@ -82,7 +83,11 @@ class Localizer:
         self._originals: dict[str, str] = {}
         # One at a time, and in one thread: each thread would keep memory of its own for what it has freed.
         self._queue = JobQueue(
-            _do, Path(get_upload_folder()), max_jobs=MAX_JOBS, max_run_seconds=max_seconds, keep_seconds=0.0
+            one_at_a_time(_do),
+            Path(get_upload_folder()),
+            max_jobs=MAX_JOBS,
+            max_run_seconds=max_seconds,
+            keep_seconds=0.0,
         )
         atexit.register(self._queue.close)
 

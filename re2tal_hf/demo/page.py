@@ -14,14 +14,13 @@ from ..data.video_limits import VideoError, VideoLimits, minutes
 from ..metrics.tal_map.uploads_only import UploadsOnly
 from ..publishing.markdown import escape
 from ..value_checks import SHARE, check_value
-from .localization import LOWEST_SCORE, Localization, Localizer, Stopped, new_folder, select
+from .localization import LOWEST_SCORE, MAX_JOBS, Localization, Localizer, Stopped, new_folder, select
 from .model_limits import ModelError
 from .models import ModelShelf
 from .settings import Settings
 from .timeline import FILTER, make_timeline, timeline_value
 
 THRESHOLD = 0.3
-MAX_WAITING = 32
 # For which an error is shown over the page; below the video it stays.
 SECONDS = 10
 MOST_NAMES = 12
@@ -80,7 +79,7 @@ class Page:
     def launch(self, **options: Any) -> Any:
         """Serves the page; `options` go to `gr.Blocks.launch`."""
         settings = self._settings
-        self.blocks.queue(default_concurrency_limit=1, max_size=MAX_WAITING)
+        self.blocks.queue(default_concurrency_limit=1, max_size=MAX_JOBS)
         return self.blocks.serve(
             server_name=settings.host,
             server_port=settings.port,

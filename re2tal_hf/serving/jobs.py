@@ -1,4 +1,4 @@
-"""Jobs: a video each, which wait for their turn, run one at a time, and end done, failed or cancelled."""
+"""Jobs: a video each, which wait for their turn, are worked on, and end done, failed or cancelled."""
 
 from __future__ import annotations
 
@@ -8,27 +8,22 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.detection_files import to_json
 from ..data.video_limits import VideoError, minutes
+from .tasks import Stopped, Task, Work
 
 logger = logging.getLogger(__name__)
 
 # Of results that nobody has taken yet.
 MAX_KEPT_BYTES = 64 * 2**20
 MAX_KEPT_JOBS = 1000
-
-Progress = Callable[[int, int], None]
-"""Takes the number of windows done and of all; what it raises ends the work on the video."""
-
-Localize = Callable[[Path, str, dict[str, Any], Progress], list[dict[str, Any]]]
-"""Maps a file, what messages call it, settings of the pipeline and what takes the progress to detections."""
 
 
 class Status(str, Enum):
@@ -49,10 +44,6 @@ class QueueFull(Exception):
     """As many jobs as may are there already."""
 
 
-class Stopped(Exception):
-    """The result of a job is not wanted any more."""
-
-
 @dataclass(eq=False)
 class Job:
     """A video whose actions are to be found.
@@ -65,6 +56,8 @@ class Job:
         path: Of the video, once it is there.
         done: Windows that the model has seen.
         windows: All windows of the video; 0 while they are not counted.
+        begun: When it was first asked for its progress: a model that must be loaded anew takes nothing of its time.
+        alone: Whether no other may be under way with it: something went wrong with several, it may be its fault.
         error: What is told of a job that failed.
         result: Detections of one that is done, the JSON that `re2tal predict` writes.
         ended: Done when the job is.
@@ -79,19 +72,21 @@ class Job:
     path: Path | None = None
     done: int = 0
     windows: int = 0
+    alone: bool = False
     error: str | None = None
     result: str | None = None
     created: float = field(default_factory=time.time)
+    begun: float = 0.0
     seconds: float = 0.0
     end_time: float = 0.0
     ended: Future[None] = field(default_factory=Future)
 
 
 class JobQueue:
-    """Jobs in the order in which they came, one at a time, in a thread of its own.
+    """Jobs in the order in which they came, in a thread of its own.
 
     Args:
-        localize: Finds the actions of a video.
+        work: Finds the actions of videos, of one at a time or of several together.
         folder: For uploads; exists.
         max_jobs: Jobs that may be there and not have ended.
         max_run_seconds: For which a video is worked on at the most.
@@ -99,22 +94,24 @@ class JobQueue:
 
     Attributes:
         counts: Jobs that have ended, by status, and those that were refused.
-        run_seconds: Of all jobs together.
+        run_seconds: For which jobs were worked on; where they were several, these count once.
     """
 
-    def __init__(self, localize: Localize, folder: Path, *, max_jobs: int, max_run_seconds: float, keep_seconds: float):
-        self._localize = localize
+    def __init__(self, work: Work, folder: Path, *, max_jobs: int, max_run_seconds: float, keep_seconds: float):
+        self._work = work
         self._folder = folder
         self._max_jobs = max_jobs
         self._max_run_seconds = max_run_seconds
         self._keep_seconds = keep_seconds
         self._jobs: collections.OrderedDict[str, Job] = collections.OrderedDict()
         self._waiting: collections.deque[Job] = collections.deque()
+        self._under_way: list[Job] = []
+        self._counted = 0.0
         self._changed = threading.Condition()
         self._closed = False
         self.counts = {status.value: 0 for status in ENDS} | {"refused": 0}
         self.run_seconds = 0.0
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._thread = threading.Thread(target=self._work_on_jobs, name="jobs", daemon=True)
         self._thread.start()
 
     def reserve(self, owner: str, name: str, settings: dict[str, Any]) -> Job:
@@ -184,49 +181,85 @@ class JobQueue:
             self._changed.notify()
         self._thread.join()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if self._closed:
-                    return
-                job = self._waiting.popleft()
-                job.status = Status.RUNNING
-            started = time.monotonic()
+    def _work_on_jobs(self) -> None:
+        while self._one_waits():
             try:
-                result, error = self._run(job, started + self._max_run_seconds)
-            finally:
-                job.seconds = time.monotonic() - started
-                self.run_seconds += job.seconds
-                shutil.rmtree(job.folder, ignore_errors=True)
-            with self._changed:
-                job.result = result
-                self._end(job, Status.DONE if error is None else Status.FAILED, error)
+                self._work(self._take)
+            except Exception as error:
+                for job in list(self._under_way):
+                    self._fail(job, error, True)
 
-    def _run(self, job: Job, end: float) -> tuple[str | None, str | None]:
-        """The result of a job, or what is told of its failure; neither if it was cancelled."""
+    def _one_waits(self) -> bool:
+        """True as soon as a job waits, False when the queue is closed."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            return not self._closed
 
-        def report(done: int, windows: int) -> None:
-            job.done, job.windows = done, windows
-            if job.status is not Status.RUNNING:
-                raise Stopped
-            if time.monotonic() > end:
-                raise VideoError(
-                    f"{job.name} took longer than {minutes(self._max_run_seconds)}, the time that a video has here; "
-                    "send a shorter one, or run this yourself with a larger --max-run-seconds."
-                )
-
+    def _take(self) -> Task | None:
+        """The next job, as a task; None if there is none, or it may not be under way with those that are."""
+        with self._changed:
+            if self._closed or not self._waiting:
+                return None
+            if self._under_way and (self._waiting[0].alone or any(job.alone for job in self._under_way)):
+                return None
+            job = self._waiting.popleft()
+            job.status, job.begun = Status.RUNNING, 0.0
+            if not self._under_way:
+                self._counted = time.monotonic()
+            self._under_way.append(job)
         assert job.path is not None
-        try:
-            return to_json(self._localize(job.path, job.name, job.settings, report)), None
-        except Stopped:
-            return None, None
-        except VideoError as error:
-            return None, str(error)
-        except Exception:
-            logger.exception("job %s", job.id)
-            return None, f"The server failed at this video; its log says more, at job {job.id}."
+        calls = (partial(call, job) for call in (self._report, self._done, self._fail))
+        return Task(job.id, job.path, job.name, job.settings, *calls)
+
+    def _report(self, job: Job, done: int, windows: int) -> None:
+        job.done, job.windows = done, windows
+        job.begun = job.begun or time.monotonic()
+        if job.status is not Status.RUNNING:
+            raise Stopped
+        if time.monotonic() > job.begun + self._max_run_seconds:
+            raise VideoError(
+                f"{job.name} took longer than {minutes(self._max_run_seconds)}, the time that a video has here; "
+                "send a shorter one, or run this yourself with a larger --max-run-seconds."
+            )
+
+    def _done(self, job: Job, found: list[dict[str, Any]]) -> None:
+        result = to_json(found)
+        self._let_go(job)
+        with self._changed:
+            if job.status is Status.RUNNING:
+                job.result = result
+            self._end(job, Status.DONE)
+
+    def _fail(self, job: Job, error: Exception, surely: bool) -> None:
+        """Ends a job; one that may have suffered from another goes back, to be worked on once more, alone."""
+        with self._changed:
+            if job.status is Status.RUNNING and not surely and not job.alone:
+                self._count(job)
+                job.status, job.alone, job.done = Status.WAITING, True, 0
+                self._waiting.insert(sum(other.alone for other in self._waiting), job)
+                return
+        self._let_go(job)
+        told = str(error)
+        if not isinstance(error, VideoError | Stopped):
+            logger.error("job %s", job.id, exc_info=error)
+            told = f"The server failed at this video; its log says more, at job {job.id}."
+        with self._changed:
+            self._end(job, Status.FAILED, told)
+
+    def _let_go(self, job: Job) -> None:
+        """Removes the file of a job that is not worked on any more."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+        with self._changed:
+            self._count(job)
+
+    def _count(self, job: Job) -> None:
+        """Counts the time of a job that is not worked on any more; to be called with the lock."""
+        now = time.monotonic()
+        job.seconds += now - (job.begun or now)
+        self.run_seconds += now - self._counted
+        self._counted = now
+        self._under_way.remove(job)
 
     def _end(self, job: Job, status: Status, error: str | None = None) -> None:
         """Ends a job that has not ended; to be called with the lock."""

@@ -21,10 +21,11 @@ from starlette.requests import ClientDisconnect
 from ..data.video_limits import VideoError
 from ..version import __version__
 from . import label_studio
-from .jobs import ENDS, Job, JobQueue, Localize, QueueFull, Status
+from .jobs import ENDS, Job, JobQueue, QueueFull, Status
 from .json_body import small_json
 from .keys import Keys
 from .metrics import CONTENT_TYPE, metrics_text
+from .tasks import Work
 from .videos import TooLarge, allowed_path, receive, shown_name
 
 THRESHOLD = 0.3
@@ -81,7 +82,7 @@ class Server:
     """A model behind HTTP.
 
     Args:
-        localize: Finds the actions of a video.
+        work: Finds the actions of videos.
         keys: Of the clients. Where there are none, only what names this machine as its host is answered.
         options: Of the operator.
 
@@ -91,8 +92,8 @@ class Server:
 
     queue: JobQueue
 
-    def __init__(self, localize: Localize, keys: Keys, options: ServerOptions):
-        self._localize = localize
+    def __init__(self, work: Work, keys: Keys, options: ServerOptions):
+        self._work = work
         self._keys = keys
         self._options = options
         self._uploaded_bytes = 0
@@ -169,7 +170,7 @@ class Server:
         options = self._options
         folder = Path(tempfile.mkdtemp(prefix="re2tal-serve-"))
         self.queue = JobQueue(
-            self._localize,
+            self._work,
             folder,
             max_jobs=options.max_jobs,
             max_run_seconds=options.max_run_seconds,

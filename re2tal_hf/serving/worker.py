@@ -9,18 +9,18 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from ..data.video_limits import VideoError
-from .jobs import Localize, Progress, Stopped
+from .tasks import Stopped, Take, Task, Work
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at whether the result is still wanted.
+# Seconds between two looks at whether the results are still wanted.
 TICK = 0.1
-# For which a window may go on when it is not; then the process is ended.
+# For which a window may go on when none is; then the process is ended.
 GRACE = 10.0
 
 
@@ -28,56 +28,53 @@ class WorkerError(RuntimeError):
     """The process met an error that no video should cause; has its traceback."""
 
 
-class LocalizerProcess:
-    """A localizer in another process, which begins anew where it had to end; called by one thread at a time.
+class WorkerProcess:
+    """Work that is done in another process, which begins anew where it had to end; called by one thread at a time.
+
+    Of several tasks under way as the process ends, none is surely at fault.
 
     Args:
-        make: Makes the localizer; called in that process, so it can be pickled.
+        make: Makes what does the work; called in that process, so it can be pickled.
 
     Attributes:
         restarts: How often it began anew.
 
     Raises:
-        ValueError: if the localizer cannot be made; says why.
+        ValueError: if that cannot be made; says why.
     """
 
-    def __init__(self, make: Callable[[], Localize]):
+    def __init__(self, make: Callable[[], Work]):
         self._make = make
         self._context = multiprocessing.get_context("spawn")
         self.restarts = 0
         self._start()
 
-    def __call__(self, path: Path, name: str, settings: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
-        """Returns the detections of a video; see `Localizer`.
+    def __call__(self, take: Take) -> None:
+        """Lets the process take tasks until there is none; see `Work`.
 
-        Args:
-            path: Of the file.
-            name: What messages call it.
-            settings: Of the pipeline, for this video.
-            progress: Takes the windows done and all of them, many times; what it raises ends the work.
-
-        Raises:
-            VideoError: if the video is at fault, be it that the process ended over it.
-            WorkerError: if something else is.
+        Tasks fail with a `VideoError` if the video is at fault, be it that the process ended over it, with a
+        `WorkerError` if something else is, and with what their `report` raises, which ends the work on them.
         """
+        if (task := take()) is None:
+            return
         if not self._process.is_alive():
             self.restarts += 1
             self._start()
+        exchange = _Exchange(self._connection, take)
         try:
-            self._connection.send((path, name, settings))
-            kind, told = self._until_it_is_through(progress)
-        except (EOFError, ConnectionError):
+            exchange.give(task)
+            while not exchange.is_over:
+                exchange.ask_who_is_wanted()
+                if exchange.seconds_unwanted > GRACE:
+                    self._process.kill()
+                exchange.listen()
+        except (EOFError, OSError):
             self._process.join()
             logger.error("The process of the model ended with %s.", self._process.exitcode)
-            raise VideoError(f"The process that worked on {name} ended; the file is likely damaged.") from None
-        except BaseException:  # of `progress`: the result is not wanted any more
-            self._let_go()
+            exchange.fail_all()
+        except BaseException:
+            self._process.kill()
             raise
-        if kind == "refused":
-            raise VideoError(told)
-        if kind == "failed":
-            raise WorkerError(told)
-        return told
 
     def close(self) -> None:
         """Ends the process, which may put away what its libraries hold."""
@@ -93,7 +90,7 @@ class LocalizerProcess:
         self._process.start()
         others.close()  # else its end would not be seen
         try:
-            kind, told = self._connection.recv()
+            kind, _, told = self._connection.recv()
         except EOFError:
             self._process.join()
             raise ValueError(f"The process of the model ended with {self._process.exitcode} as it began.") from None
@@ -101,66 +98,128 @@ class LocalizerProcess:
             self.close()
             raise ValueError(told)
 
-    def _until_it_is_through(self, progress: Progress) -> tuple[str, Any]:
-        done, windows = 0, 0
-        while True:
-            progress(done, windows)
-            if self._connection.poll(TICK):
-                kind, told = self._connection.recv()
-                if kind != "progress":
-                    return kind, told
-                done, windows = told
 
-    def _let_go(self) -> None:
-        """Waits until the process has put a video aside, or ends it."""
-        end = time.monotonic() + GRACE
-        with contextlib.suppress(EOFError, ConnectionError):
-            self._connection.send(None)
-            while self._connection.poll(max(0.0, end - time.monotonic())):
-                kind, _ = self._connection.recv()
-                if kind != "progress":
-                    return
-        self._process.kill()
-        self.close()
+class _Exchange:
+    """What is said with the process, from the first task that it is given until it asks for one and there is none.
 
-
-def _work(make: Callable[[], Localize], connection: Connection) -> None:
-    """What the other process does: videos come through the connection, and what is found in them goes back.
-
-    None that comes while a video is worked on puts it aside.
+    Attributes:
+        is_over: Whether that has come.
     """
+
+    def __init__(self, connection: Connection, take: Take):
+        self._connection = connection
+        self._take = take
+        self._given: dict[str, Task] = {}
+        self._progress: dict[str, tuple[int, int]] = {}
+        self._unwanted: dict[str, tuple[Exception, bool]] = {}
+        self._last_wanted = time.monotonic()
+        self.is_over = False
+
+    def give(self, task: Task | None) -> None:
+        """Answers the process, which has asked for a task."""
+        if task is not None:
+            self._given[task.id], self._progress[task.id] = task, (0, 0)
+        self._connection.send(None if task is None else (task.id, task.path, task.name, task.settings))
+
+    def ask_who_is_wanted(self) -> None:
+        """Tells the tasks their progress; the process is told of those that are not wanted any more."""
+        for task in [task for name, task in self._given.items() if name not in self._unwanted]:
+            try:
+                task.report(*self._progress[task.id])
+            except Exception as error:
+                self._unwanted[task.id] = error, len(self._given) == 1
+                self._connection.send(task.id)
+        if len(self._unwanted) < len(self._given):
+            self._last_wanted = time.monotonic()
+
+    @property
+    def seconds_unwanted(self) -> float:
+        """For which the process has been at what nobody wants."""
+        return time.monotonic() - self._last_wanted if self._given else 0.0
+
+    def listen(self) -> None:
+        """Hears what the process says next, if it says something within a tick."""
+        if not self._connection.poll(TICK):
+            return
+        kind, name, told = self._connection.recv()
+        if kind == "more":
+            task = self._take()
+            if task is None and not self._given:
+                self.is_over = True  # and the process waits for the first task of the next exchange
+            else:
+                self.give(task)
+        elif kind == "progress":
+            self._progress[name] = told
+        else:
+            self._end(name, kind, told)
+
+    def _end(self, name: str, kind: str, told: Any) -> None:
+        task = self._given.pop(name)
+        del self._progress[name]
+        if name in self._unwanted:
+            task.fail(*self._unwanted.pop(name))
+        elif kind == "found":
+            task.end(told)
+        else:
+            text, surely = told
+            task.fail(VideoError(text) if kind == "refused" else WorkerError(text), surely)
+
+    def fail_all(self) -> None:
+        """Tells all tasks that the process has ended."""
+        surely = len(self._given) == 1
+        for name, task in self._given.items():
+            ended = VideoError(f"The process that worked on {task.name} ended; the file is likely damaged.")
+            task.fail(*self._unwanted.get(name, (ended, surely)))
+
+
+def _work(make: Callable[[], Work], connection: Connection) -> None:
+    """What the other process does: it asks for tasks through the connection, and what is found goes back."""
     # Ctrl-C goes to both; the service says when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        localize = make()
+        work = make()
     except Exception as error:
         known = isinstance(error, (ValueError, OSError, ImportError))
-        connection.send(("refused", str(error) if known else traceback.format_exc()))
+        connection.send(("refused", None, str(error) if known else traceback.format_exc()))
         return
-    connection.send(("ready", None))
-
-    def report(done: int, windows: int) -> None:
-        connection.send(("progress", (done, windows)))
-        if connection.poll():
-            connection.recv()
-            raise Stopped
-
+    caller = _Caller(connection)
     with contextlib.suppress(EOFError, ConnectionError):  # the service has ended
         while True:
-            video = connection.recv()
-            if video is not None:  # else it came too late
-                path, name, settings = video
-                connection.send(_answer(localize, path, name, settings, report))
+            work(caller.take)
 
 
-def _answer(localize: Localize, path: Path, name: str, settings: dict[str, Any], report: Progress) -> tuple[str, Any]:
-    try:
-        return "found", localize(path, name, settings, report)
-    except Stopped:
-        return "stopped", None
-    except VideoError as error:
-        return "refused", str(error)
-    except ConnectionError:
-        raise
-    except Exception:
-        return "failed", traceback.format_exc()
+class _Caller:
+    """The service, as the process sees it: it gives tasks when it is asked for one, and says which it does not want."""
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._wanted: set[str] = set()
+
+    def take(self) -> Task | None:
+        """The next task; None if there is none, but others are under way."""
+        self._connection.send(("more", None, None))
+        while isinstance(heard := self._connection.recv(), str):
+            self._wanted.discard(heard)
+        if heard is None:
+            return None
+        self._wanted.add(heard[0])
+        return Task(*heard, *(partial(call, heard[0]) for call in (self._report, self._end, self._fail)))
+
+    def _report(self, name: str, done: int, windows: int) -> None:
+        self._connection.send(("progress", name, (done, windows)))
+        while self._connection.poll():
+            self._wanted.discard(self._connection.recv())
+        if name not in self._wanted:
+            raise Stopped
+
+    def _end(self, name: str, found: list[dict[str, Any]]) -> None:
+        self._wanted.discard(name)
+        self._connection.send(("found", name, found))
+
+    def _fail(self, name: str, error: Exception, surely: bool) -> None:
+        if isinstance(error, ConnectionError):
+            raise error
+        self._wanted.discard(name)
+        known = isinstance(error, VideoError | Stopped)
+        text = str(error) if known else "".join(traceback.format_exception(error))
+        self._connection.send(("refused" if known else "failed", name, (text, surely)))

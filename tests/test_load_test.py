@@ -57,3 +57,26 @@ def test_a_service_that_refuses_good_videos_is_found(
         assert code == 1 and "good: lost: failed, this is no video" in report["lost"]
     else:
         assert code == 0 and report["lost"] == [] and report["jobs"]["good: done"] > 0
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ([("run", 0.5, 1.0)], False),
+        ([("run", 0.5009, 1.0005), ("jump", 0.4, 3.0)], True),
+        ([("run", 0.502, 1.0), ("jump", 0.4, 3.0)], False),
+        ([("run", 0.5, 1.002), ("jump", 0.4, 3.0)], False),
+        ([("run", 0.5, 1.0), ("run", 0.4, 3.0)], False),
+        ([("run", 0.5, 1.0), ("jump", 0.4, 3.0), ("jump", 0.3005, 7.0)], True),  # there by rounding alone
+        ([("run", 0.5, 1.0), ("jump", 0.4, 3.0), ("jump", 0.302, 7.0)], False),
+    ],
+)
+def test_answers_are_alike_up_to_rounding(other: list[tuple[str, float, float]], same: bool):
+    def answer(rows: list[tuple[str, float, float]]) -> str:
+        return json.dumps(
+            [{"label": label, "score": score, "start": start, "end": 9.0} for label, score, start in rows]
+        )
+
+    alike = runpy.run_path(str(SCRIPT))["alike"]
+    one = answer([("run", 0.5, 1.0), ("jump", 0.4, 3.0)])
+    assert alike(one, answer(other), 0.001) is alike(answer(other), one, 0.001) is same

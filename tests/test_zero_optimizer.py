@@ -49,7 +49,7 @@ def train(case, rows):
         group["eps"] = 1e-2  # at 1e-8 a gradient that is zero but for its rounding makes a whole step
     updates = FiniteUpdates(accelerator, trained, arguments, Progress())
     trained.prepared.train()
-    skipped = []
+    skipped, gradients = [], []
 
     def update(number, spoil=lambda loss, step: loss):
         for step in range(ACCUMULATION):
@@ -62,6 +62,7 @@ def train(case, rows):
                 return {"loss": spoil(trained.prepared(**batch).loss, step)}
 
             updates.step(losses, ["video"] * len(rows))
+            gradients.append(sum(p.grad.numel() for p in model.parameters() if p.grad is not None))
         skipped.append(updates.skipped)
 
     for number in range(UPDATES):  # updates that are skipped change nothing
@@ -69,11 +70,12 @@ def train(case, rows):
         update(number, lambda loss, step: loss if step or 0 not in rows else loss * torch.nan)
         update(number, lambda loss, step: loss + (0 * loss).sqrt())
     assert skipped == [False, True, True] * UPDATES
+    assert not any(gradients[1::ACCUMULATION])
     held = sum(share.numel() for group in trained.optimizer.param_groups for share in group["params"])
     means = trained.optimizer.state_dict()["state"]
     state = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     trained.release()
-    return {"state": state, "means": means, "held": held}
+    return {"state": state, "means": means, "held": held, "gradients": gradients[0]}
 
 
 def take_part(rank, ports, data, runs):
@@ -114,6 +116,7 @@ def test_updates_are_those_of_one_process_with_the_total_batch(case, places):
     for name in ("exp_avg", "exp_avg_sq"):
         found, expected = ({n: state[name] for n, state in run["means"].items()} for run in (first, one))
         assert_gradients_close(found, expected, bound=1e-4)
+    assert first["gradients"] == (one["gradients"] if CASES[case][0] == 1 else 0)
     assert first["held"] == second["held"] == pytest.approx(one["held"] / PROCESSES, abs=8)
 
 

@@ -62,6 +62,10 @@ def test_what_the_machine_has_not_is_refused(monkeypatch):
             said = refused()
             assert f"(ACCELERATE_USE_{way})" in said and "training.shard_weights=true" in said
             assert "training.zero_stage=1 or 2" in said
+    with monkeypatch.context() as bare:
+        bare.setattr(rehearsal, "find_spec", lambda name: True)
+        bare.setenv("CXX", "absent-compiler")
+        assert "there is no C++ compiler here" in refused("training.zero_stage=1")
     monkeypatch.setattr(rehearsal, "find_spec", lambda name: None)
     assert "pip install 're2tal_hf[deepspeed]'" in refused("training.zero_stage=1")
     assert "that training.zero_stage does" in refused("training.zero_stage=1", "training.shard_weights=true")

@@ -5,6 +5,8 @@ The trainer does this first, before it reads any data.
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.util import find_spec
 
 import torch
@@ -35,8 +37,8 @@ def check_machine(arguments: OptimizationArguments) -> None:
     """Checks that this machine has what the training asks for, and Accelerate is not told what it does not do.
 
     Raises:
-        ValueError: if its processor does not compute at the precision, a tracker or DeepSpeed is not installed, or
-            weights are to be shared out in a way that does not go with the rest.
+        ValueError: if its processor does not compute at the precision, a tracker, DeepSpeed or what that needs is not
+            installed, or weights are to be shared out in a way that does not go with the rest.
     """
     for way, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
         # On CPUs Accelerate would train as DDP, and say nothing.
@@ -60,6 +62,11 @@ def check_machine(arguments: OptimizationArguments) -> None:
         raise ValueError(
             "training.zero_stage is DeepSpeed's, which is not installed: pip install 're2tal_hf[deepspeed]', or set "
             "training.shard_weights=true in its place."
+        )
+    if arguments.zero_stage and on_cpu and shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise ValueError(
+            "training.zero_stage: on CPUs DeepSpeed compiles a part of itself, and there is no C++ compiler here: "
+            "install one (g++), or set training.shard_weights=true in its place."
         )
     if precision == "bf16" and not on_cpu and not is_bf16_available(ignore_tpu=True):
         raise ValueError("training.mixed_precision is 'bf16', which this GPU has not: set it to 'no' or 'fp16'.")

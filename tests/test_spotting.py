@@ -68,8 +68,9 @@ def test_points_are_learned_measured_and_found(data, tmp_path, capsys):
     assert found and all(row["segment"][0] == row["segment"][1] for row in found)
     assert evaluate.main(["--model", str(run), *places, "--point-width", "1"]) == 1
     assert "finds points in time, which no segment overlaps: give --points" in capsys.readouterr().err
-    assert evaluate.main([*options, "--diagnose"]) == 1
-    assert "--diagnose is of segments" in capsys.readouterr().err
+    assert evaluate.main([*options, "--diagnose"]) == 0
+    assert "(points as segments of 7.5 s)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))["point_length"] == 7.5
 
     # The four best of a video are its actions, to a third of a second.
     pipe = load_pipeline(str(run / "best"))

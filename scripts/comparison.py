@@ -68,7 +68,7 @@ def resampled(run: Path) -> list[float]:
         feature_folder=data.features,
         repair=False,
     )
-    predictions = read_predictions(run / "last" / "detections.json", truth)
+    predictions, _ = read_predictions(run / "last" / "detections.json", truth)
     draws = resampled_videos(len(truth.videos), NUM_RESAMPLES)
     values = resampled_map(predictions, reference_segments(truth), np.array(THRESHOLDS), draws)
     return [round(value, 4) for value in values.tolist()]

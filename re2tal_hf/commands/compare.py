@@ -21,7 +21,7 @@ from ..data.annotations import read_annotations
 from ..data.whole_files import check_writable, written_whole
 from ..metrics import spotting_map
 from ..metrics.bootstrap import interval, mean_over_classes, resampled_precisions, resampled_videos
-from ..metrics.stored_detections import read_scored_predictions, reference_segments
+from ..metrics.stored_detections import read_predictions, reference_segments
 from ..value_checks import NOT_NEGATIVE, Range
 from ._command import POINTS, add_measurement_options, add_points, detections_of, number, run_command
 
@@ -65,7 +65,7 @@ def compare(arguments: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
     """The figures of two files of detections: `map`, each `map@<tIoU>` or seconds, and `per_class` by label name."""
     truth = read_annotations(arguments.annotations, subset=arguments.subset, repair=False, points=arguments.points)
     references = reference_segments(truth)
-    tables = [read_scored_predictions(file, truth) for file in files]
+    tables = [read_predictions(file, truth) for file in files]
     count = len(truth.videos)
     draws = np.concatenate(
         [np.ones((1, count), np.int64), resampled_videos(count, arguments.resamples, arguments.seed)]

@@ -22,7 +22,7 @@ from ..metrics import verb_noun
 from ..metrics.frame_map import frame_map, spread_times, times_at_rate
 from ..metrics.measurement import measure
 from ..metrics.spotting_map import spotting_map
-from ..metrics.stored_detections import read_scored_predictions, reference_segments, rows_of
+from ..metrics.stored_detections import read_predictions, reference_segments, rows_of
 from ..training.run_folder import as_json
 from ..value_checks import COUNT, Range
 from ._command import add_measurement_options, add_points, detections_of, number, run_command
@@ -72,7 +72,7 @@ def metric_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(detections: Path, annotations: AnnotationSet, arguments: argparse.Namespace) -> Figures:
-    predictions, scores = read_scored_predictions(detections, annotations)
+    predictions, scores = read_predictions(detections, annotations)
     references, names = reference_segments(annotations), annotations.label_names
     if annotations.points:
         return spotting_map(predictions, scores, references, names)

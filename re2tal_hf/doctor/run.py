@@ -12,7 +12,7 @@ from ..configuration_re2tal import Re2TALConfig
 from ..data.annotation_set import AnnotationSet
 from ..loaded_weights import is_infinite, some
 from ..metrics.spotting_map import about_points
-from ..metrics.stored_detections import read_scored_predictions, reference_segments
+from ..metrics.stored_detections import read_predictions, reference_segments
 from ..metrics.tal_map.tal_map import Segments, temporal_iou
 from ..saved_files import read_json
 from ..training.arguments import Recipe
@@ -69,7 +69,7 @@ def of_detections(folder: Path, validation: AnnotationSet) -> list[Finding]:
     path = model_folder(folder) / DETECTIONS
     if not path.is_file():
         return []
-    predictions, scores = read_scored_predictions(path, validation, only_known=True)
+    predictions, scores = read_predictions(path, validation, only_known=True)
     if not len(scores) or scores[0] < _SILENT:
         seen = f"the best of {len(scores)} detections has a score of {scores[0] if len(scores) else 0:.2g}"
         cause = "the model fires nowhere: it has learned nothing yet, or its frames are not those of its training"

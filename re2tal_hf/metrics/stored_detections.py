@@ -18,14 +18,7 @@ from .tal_map.tal_map import Segments
 FORM = '{"results": {video_id: [{"label", "score", "segment": [start, end]}]}}'
 
 
-def read_predictions(path: Path, annotations: AnnotationSet) -> Segments:
-    """Reads the segments of a `detections.json`; see [`read_scored_predictions`]."""
-    return read_scored_predictions(path, annotations)[0]
-
-
-def read_scored_predictions(
-    path: Path, annotations: AnnotationSet, only_known: bool = False
-) -> tuple[Segments, np.ndarray]:
+def read_predictions(path: Path, annotations: AnnotationSet, only_known: bool = False) -> tuple[Segments, np.ndarray]:
     """Reads a `detections.json`, as `re2tal evaluate` and trainings write them.
 
     Args:
@@ -102,15 +95,15 @@ def read_as_segments(
         path: The file.
         annotations: Of the videos that are measured.
         thresholds: tIoU from which a detection is right. Of points, those of SoccerNet's tight tolerances are taken.
-        only_known: As for [`read_scored_predictions`].
+        only_known: As for [`read_predictions`].
 
     Returns:
         The tables, with thresholds float64 [T].
 
     Raises:
-        ValueError, OSError: as [`read_scored_predictions`].
+        ValueError, OSError: as [`read_predictions`].
     """
-    predictions, scores = read_scored_predictions(path, annotations, only_known)
+    predictions, scores = read_predictions(path, annotations, only_known)
     references = reference_segments(annotations)
     if annotations.points:
         middles = np.repeat(predictions.times.mean(1, keepdims=True), 2, axis=1)

@@ -110,6 +110,23 @@ def run_processes(take_part, groups, tmp_path_factory):
     return data, runs
 
 
+def train_together(train, cases, rank, runs):
+    """Trains each case by this process's share of the windows, and writes what it returns beside the runs."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.distributed.init_process_group("gloo", f"file://{runs}/store", rank=rank, world_size=PROCESSES)
+    found = {case: train(case, list(range(rank, WINDOWS, PROCESSES))) for case in cases}
+    torch.save(found, runs / f"{rank}.pth")
+    leave_processes()
+
+
+def alone_and_together(train, case, runs):
+    """What a case returns in this process, by all windows, and what `train_together` has written of each process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    one = train(case, list(range(WINDOWS)))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return one, [torch.load(runs / f"{rank}.pth")[case] for rank in range(PROCESSES)]
+
+
 def take_part(rank, ports, data, runs):
     torch.set_num_threads(1)
     ports = iter(ports)
@@ -125,11 +142,7 @@ def take_part(rank, ports, data, runs):
         trainer.run()
     leave_processes()
     new_trainer(LocalizationTrainer, rank, next(ports), data, runs / "resumed", *shares).run()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.distributed.init_process_group("gloo", f"file://{runs}/store", rank=rank, world_size=PROCESSES)
-    found = {case: train(case, list(range(rank, WINDOWS, PROCESSES))) for case in CASES}
-    torch.save(found, runs / f"{rank}.pth")
-    leave_processes()
+    train_together(train, CASES, rank, runs)
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +152,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_updates_are_those_of_one_process_with_the_total_batch(case, runs):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    one = train(case, list(range(WINDOWS)))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    parts = [torch.load(runs / f"{rank}.pth")[case] for rank in range(PROCESSES)]
+    one, parts = alone_and_together(train, case, runs)
     assert len(one["gradients"]) == UPDATES
     for found in parts:
         for number, expected in enumerate(one["gradients"]):

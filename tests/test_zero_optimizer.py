@@ -6,8 +6,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from killed_training import outcome, same
 from safetensors.torch import load_file
-from test_sharding import PROCESSES, Half, Stop, make_recipe, new_trainer, run_processes
-from test_total_batch import PYRAMID, SWIN, WINDOWS, part_of_batch
+from test_sharding import (
+    PROCESSES,
+    Half,
+    Stop,
+    alone_and_together,
+    make_recipe,
+    new_trainer,
+    run_processes,
+    train_together,
+)
+from test_total_batch import PYRAMID, SWIN, part_of_batch
 from tolerances import assert_gradients_close
 
 from re2tal_hf import Re2TALConfig, Re2TALForTemporalActionLocalization
@@ -93,11 +102,7 @@ def take_part(rank, ports, data, runs):
             trainer.run()
         leave_processes()
     new_trainer(LocalizationTrainer, rank, next(ports), data, runs / "resumed", *overrides).run()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.distributed.init_process_group("gloo", f"file://{runs}/store", rank=rank, world_size=PROCESSES)
-    found = {case: train(case, list(range(rank, WINDOWS, PROCESSES))) for case in CASES}
-    torch.save(found, runs / f"{rank}.pth")
-    leave_processes()
+    train_together(train, CASES, rank, runs)
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +112,7 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_updates_are_those_of_one_process_with_the_total_batch(case, places):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    one = train(case, list(range(WINDOWS)))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    first, second = (torch.load(places[1] / f"{rank}.pth")[case] for rank in range(PROCESSES))
+    one, (first, second) = alone_and_together(train, case, places[1])
     assert same(first["state"], second["state"])
     assert_gradients_close(first["state"], one["state"], bound=1e-5)
     for name in ("exp_avg", "exp_avg_sq"):

@@ -15,6 +15,7 @@ from re2tal_hf.data.augmentation import Augmentation
 from re2tal_hf.head import HEADS
 from re2tal_hf.training.arguments import Recipe, load_recipe, recipe_names
 from re2tal_hf.value_checks import arguments_of, fields_of
+from re2tal_hf.video_settings import VideoSettings
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -221,7 +222,7 @@ NUMBER = re.compile(r"\b(int|float)\b")
     "hints",
     [
         *(fields_of(type(part)) for part in vars(Recipe()).values() if dataclasses.is_dataclass(part)),
-        *(fields_of(cls) for cls in (Recipe, Augmentation, Re2TALVideoProcessor)),
+        *(fields_of(cls) for cls in (Recipe, Augmentation, VideoSettings)),
         *(arguments_of(cls) for head in HEADS.values() for cls in (head.head_class, head.loss_class)),
     ],
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..pipeline_re2tal import TemporalActionLocalizationPipeline, one_thread
 from ..value_checks import POSITIVE, SHARE, check_value
 from ..video_detections import Candidates, window_candidates
-from ..video_processing_re2tal import DETECTION_SETTINGS
+from ..video_settings import DETECTION_SETTINGS
 from ..video_windows import Window
 from .address import Losses, Source
 from .connection import Connection, Picture

@@ -26,7 +26,7 @@ from ..value_checks import (
     fields_of,
     shown,
 )
-from ..video_processing_re2tal import Re2TALVideoProcessor
+from ..video_settings import VideoSettings
 from .coupling_schedule import CouplingArguments
 from .own_files import import_files
 from .recipe_checks import check_recipe
@@ -421,7 +421,7 @@ def _fields() -> dict[str, Any]:
     settings = {name: hint for kind in CONFIGS.values() for name, hint in settings_of(kind).items()}
     of_model = {name: hint for name, hint in settings.items() if name not in recorded}
     of_frames = {
-        **fields_of(Re2TALVideoProcessor),
+        **fields_of(VideoSettings),
         **dict.fromkeys(("size", "crop_size"), Annotated[int | list[int] | dict[str, int], Range(1, 2**13)]),
         "frame_rate": Annotated[float, Range(1e-3, 1000)],
         "resample": Annotated[int, Range(0, 3)],

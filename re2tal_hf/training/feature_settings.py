@@ -10,6 +10,7 @@ from ..backbone_features import StoredFeaturesArchitecture
 from ..data.json_files import read_json
 from ..value_checks import check_values, fields_of, shown
 from ..video_processing_re2tal import Re2TALVideoProcessor
+from ..video_settings import VideoSettings
 from .arguments import Recipe
 
 DESCRIPTION = "features.json"
@@ -30,7 +31,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     values = read_json(path, "{size, feature_stride, feature_offset, feature_rate, ...}")
-    hints = {"size": int, **{name: fields_of(Re2TALVideoProcessor)[name] for name in TIMES}}
+    hints = {"size": int, **{name: fields_of(VideoSettings)[name] for name in TIMES}}
     if not isinstance(values, dict) or (missing := [name for name in hints if name not in values]):
         raise ValueError(f"{path} has no {missing[0]!r}; compute the features again.")
     return check_values(f"{path}: ", {name: values[name] for name in hints}, hints)

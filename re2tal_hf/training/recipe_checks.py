@@ -15,7 +15,8 @@ from ..coupling import DUAL_RESIDUAL
 from ..data.augmentation import Augmentation
 from ..head import HEADS
 from ..value_checks import did_you_mean, leaves, one_line, shown
-from ..video_processing_re2tal import Re2TALVideoProcessor, check_processor_settings
+from ..video_processing_re2tal import Re2TALVideoProcessor
+from ..video_settings import check_processor_settings
 from .coupling_schedule import coupling_at
 
 # Numbers in the frames of a batch, in float32 69 GB; published are up to 1.5e8 in those of a window.

@@ -19,8 +19,8 @@ from run_factory import small_pipeline, write_run
 
 from re2tal_hf.training.arguments import Recipe, load_recipe
 from re2tal_hf.training.checkpoint import RunState, read_checkpoint
-from re2tal_hf.training.optimization import build_optimizer
 from re2tal_hf.training.run_folder import CHECKPOINT, RunFolder
+from re2tal_hf.training.trained_model import TrainedModel
 from re2tal_hf.training.training_run import TrainingRun, read_training_run
 
 DATA = {"class names": ["jump", "run"], "number of training videos": 2}
@@ -44,8 +44,7 @@ def whole_run() -> tuple[Path, Recipe, RunState]:
     recipe = load_recipe(str(folder / "recipe.yaml"))
     accelerator = Accelerator(cpu=True)
     model = small_pipeline().model
-    optimizer = accelerator.prepare(build_optimizer(model, recipe.training))
-    state = RunState(accelerator, model, optimizer, None, DATA)
+    state = RunState(accelerator, TrainedModel(model, recipe.training, accelerator), DATA)
     state.progress.epoch, state.progress.epochs, state.progress.log = 2, 5, [{"epoch": 1}, {"epoch": 2}]
     state.save(RunFolder(folder))
     return folder, recipe, state
@@ -78,7 +77,7 @@ def go_on(run: Path, recipe: Recipe, state: RunState) -> RunState:
     folder = RunFolder(run)
     folder.check(recipe, resume=True)
     parts = read_checkpoint(folder, DATA)
-    fresh = RunState(state.accelerator, state.model, state.optimizer, None, DATA)
+    fresh = RunState(state.accelerator, state.trained, DATA)
     assert parts is not None
     fresh.load(folder, parts)
     return fresh
@@ -97,7 +96,7 @@ def finished(run: Path, recipe: Recipe, state: RunState) -> tuple[int, dict[str,
 
 def _check_state(state: RunState, run: Path) -> None:
     assert 0 <= state.progress.epoch <= state.progress.epochs and state.place()
-    assert all(torch.isfinite(value).all() for value in state.model.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in state.trained.plain.state_dict().values())
 
 
 def _check_run(found: TrainingRun, run: Path) -> None:

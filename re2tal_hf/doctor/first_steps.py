@@ -183,7 +183,6 @@ def _batch(trainer: LocalizationTrainer, number: int, seen: FirstSteps) -> dict[
 
 
 def _step(trainer: LocalizationTrainer, batch: dict[str, Any], step: int, seen: FirstSteps) -> None:
-    trainer.trained.optimizer.zero_grad()
     output = trainer.trained.prepared(**batch)
     loss = output.loss
     seen.steps = step + 1
@@ -200,15 +199,13 @@ def _step(trainer: LocalizationTrainer, batch: dict[str, Any], step: int, seen: 
     else:
         number = min(number, len(seen.first) - 1)
         seen.highest[number] = max(seen.highest[number], loss.item())
-    trainer.accelerator.backward(loss)
+    trainer.trained.backward(loss, is_finite=True)
     if step == 0:
         seen.without_gradient = _without_gradient(trainer.plain_model)
     seen.reconstruction_error = max(seen.reconstruction_error, trainer.backbone_model.reconstruction_error())
-    norm = trainer.trained.clip_gradients(trainer.recipe.training.max_gradient_norm or math.inf)
+    norm = trainer.trained.update()
     if not torch.isfinite(norm) and trainer.accelerator.scaler is None:
         seen.finite = False
-        return
-    trainer.trained.optimizer.step()
 
 
 def _without_gradient(model: nn.Module) -> list[str]:

@@ -14,19 +14,19 @@ from typing import Annotated, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.optim.swa_utils import AveragedModel
 
 from ..value_checks import NOT_NEGATIVE, Range, check_value, check_values, fields_of, one_line, shown
 from .epoch import EpochSoFar
 from .processes import on_main_process
 from .random_states import random_states, restore_random_states
 from .run_folder import CHECKPOINT, MOST_LETTERS, Place, RunFolder, RunFolderError, checkpoint_name, differences
-from .sharding import shared_means, shared_weights, whole_state
-from .zero_optimizer import ZeroOptimizer
+from .sharding import whole_state
+from .trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.pkl"
+_WEIGHTS, _OPTIMIZER = "model.pkl", "optimizer.pkl"
 _FIX = "restore it, or delete the folder checkpoint to start from the beginning."
 _KINDS: dict[str, Any] = {
     "epoch": Annotated[int, NOT_NEGATIVE],
@@ -83,9 +83,7 @@ class RunState:
 
     Attributes:
         accelerator: Of the run.
-        model: What is trained, as it was before the accelerator prepared it.
-        optimizer: Prepared.
-        average: The moving average of the model; None without one.
+        trained: The model, its optimiser and its average.
         data: By what to tell whether a run is on the same data; see `identify_data`.
         limit: Of the number of checkpoints that are kept.
         progress: How far the run is.
@@ -95,9 +93,7 @@ class RunState:
     """
 
     accelerator: Accelerator
-    model: Any
-    optimizer: Any
-    average: AveragedModel | None
+    trained: TrainedModel
     data: dict[str, Any]
     limit: int = 1
     progress: Progress = field(default_factory=Progress)
@@ -107,9 +103,10 @@ class RunState:
 
     def num_bytes(self, folder: RunFolder) -> int:
         """Returns about how much a saved model and the checkpoints that are still to come take on disk."""
-        models = [self.model] + ([] if self.average is None else [self.average])
-        sizes = [sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) for model in models]
-        moments = 2 * sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
+        model, average = self.trained.plain, self.trained.average
+        models = [model] + ([] if average is None else [average])
+        sizes = [sum(tensor.nbytes for tensor in (*one.parameters(), *one.buffers())) for one in models]
+        moments = 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
         missing = max(1, self.limit - len(folder.earlier_checkpoints()))
         return sizes[0] + missing * (sum(sizes) + moments)
 
@@ -132,9 +129,10 @@ class RunState:
         Raises:
             RunFolderError: if a part does not fit what is trained.
         """
+        takes = {_WEIGHTS: self.trained.load_weights, _OPTIMIZER: self.trained.load_optimizer}
         for name, part in self._stateful().items():
             with _damaged(folder, name):
-                part.load_state_dict(self._own_share(part, parts[name]))
+                takes.get(name, part.load_state_dict)(parts[name])
         kept, processes = parts[PROGRESS], self.accelerator.num_processes
         # Runs of earlier versions lack some of it.
         vars(self.progress).update({name: kept[name] for name in vars(self.progress) if name in kept})
@@ -166,13 +164,6 @@ class RunState:
             return f"after {steps} {'step' if steps == 1 else 'steps'} of epoch {progress.epoch + 1}{of}"
         return f"{'with the evaluation ' if progress.unmeasured else ''}after epoch {progress.epoch}{of}"
 
-    def _own_share(self, part: Any, state: Any) -> Any:
-        if part is self.model:
-            return shared_weights(state, part)
-        if part is self.optimizer and not isinstance(part, ZeroOptimizer):
-            return shared_means(state, [p for group in part.param_groups for p in group["params"]])
-        return state
-
     def _write(self, folder: RunFolder, parts: dict[str, Any], process_states: list[dict[str, Any]]) -> None:
         parts = parts | {_RANDOM_STATES.format(process): state for process, state in enumerate(process_states)}
         before, now = self.saved_place, (self.progress.epoch, self.epoch.steps)
@@ -192,16 +183,16 @@ class RunState:
     def _stateful(self) -> dict[str, Any]:
         """What a checkpoint holds of the run as a whole, by file name."""
         found = {
-            "model.pkl": self.model,
-            "optimizer.pkl": self.optimizer,
-            "average.pkl": self.average,
+            _WEIGHTS: self.trained.plain,
+            _OPTIMIZER: self.trained.optimizer,
+            "average.pkl": self.trained.average,
             "scaler.pkl": self.accelerator.scaler,
         }
         return {name: part for name, part in found.items() if part is not None}
 
     def _process_state(self) -> dict[str, Any]:
         """What differs from process to process: random states, and what chooses how the backward pass is run."""
-        backbone = self.model.model.backbone
+        backbone = self.trained.plain.model.backbone
         errors = {stage: error.cpu() for stage, error in backbone.reconstruction_errors.by_stage.items()}
         return {
             **random_states(self.accelerator.device),
@@ -212,7 +203,7 @@ class RunState:
 
     def _restore_process(self, state: dict[str, Any]) -> None:
         restore_random_states(state, self.accelerator.device)
-        backbone = self.model.model.backbone
+        backbone = self.trained.plain.model.backbone
         backbone.reconstruction_errors.by_stage.update(state["errors"])
         vars(backbone.backprop_switch).update(state["switch"])
 
@@ -264,7 +255,7 @@ def _check_progress(progress: Any, path: Path) -> None:
                 except ValueError:
                     break
         else:
-            names = ("model.pkl", "optimizer.pkl", *map(_RANDOM_STATES.format, range(progress["processes"])))
+            names = (_WEIGHTS, _OPTIMIZER, *map(_RANDOM_STATES.format, range(progress["processes"])))
             value, name = progress["files"], "files"
             safe = all(re.fullmatch(r"\w+\.pkl", file) for file in value)
             if safe and {*names} <= {*value} and progress["epoch"] <= (progress["epochs"] or math.inf):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -89,7 +88,7 @@ class FiniteUpdates:
             self.trained.drop_gradients()
             self._restore()  # what other batches of the update have changed since
         else:
-            norm = self.trained.update(self.arguments.max_gradient_norm or math.inf)
+            norm = self.trained.update()
             if self.accelerator.scaler is None and not torch.isfinite(norm):
                 self._skip("norm of the gradients", norm, video_ids)
         self.skipped, self._spoilt, self._before = self._spoilt, False, None

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from matplotlib.figure import Figure
 
-from ..data.annotations import AnnotatedVideo, AnnotationSet
+from ..backprop_plan import BackpropPlan
+from ..data.annotations import AnnotatedVideo, AnnotationSet, hub_dataset
 from ..data.durations import Timelines
 from ..data.windows import TrainingWindows
-from ..modeling_re2tal import Re2TALForTemporalActionLocalization
 from ..version import __version__
 from ..video_shard import locate
 from .arguments import Recipe
+from .feature_settings import describe_features
 from .run_folder import MODELS, RunFolder
 from .timeline import draw_timeline
 
@@ -29,28 +31,35 @@ TIMELINE_THRESHOLD = 0.3
 
 
 def describe_run(
-    model: Re2TALForTemporalActionLocalization,
+    recipe: Recipe,
+    model: Any,
     training_videos: Sequence[AnnotatedVideo],
     validation_videos: Sequence[AnnotatedVideo],
-    device: torch.device,
-    num_processes: int,
+    accelerator: Accelerator,
+    plan: BackpropPlan | None,
     training_seconds: float,
 ) -> dict[str, Any]:
     """Returns what `run.json` holds; durations of videos count as far as they are known."""
-    return {
+    record = {
         "versions": {
             "python": platform.python_version(),
             "re2tal_hf": __version__,
             **{name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate")},
         },
-        "device": describe_device(device),
-        "num_processes": num_processes,
+        "device": describe_device(accelerator.device),
+        "num_processes": accelerator.num_processes,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "backbone_parameters": sum(parameter.numel() for parameter in model.model.parameters()),
         "training": _describe_videos(training_videos),
         "validation": _describe_videos(validation_videos),
         "training_seconds": round(training_seconds, 1),
+        "hub_dataset": hub_dataset(recipe.data.annotations),
     }
+    if recipe.data.features is not None:
+        record["features"] = describe_features(recipe.data.features)
+    if plan is not None:
+        record["backprop_plan"] = plan.to_dict()
+    return record
 
 
 def describe_outcome(folder: RunFolder, recipe: Recipe, criterion: str, usage: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .arguments import OptimizationArguments
 from .optimization import build_optimizer
-from .sharding import WholeModel, clip_gradients, describe_shares, shard
+from .sharding import WholeModel, clip_gradients, describe_shares, shard, shared_means, shared_weights
 from .zero_optimizer import ZeroOptimizer
 
 
@@ -22,7 +23,8 @@ class TrainedModel:
 
     Args:
         plain: The model itself. Where its weights are shared out it holds the shares of this process from here on.
-        arguments: What is shared out, whether weights are averaged, and the optimiser's settings.
+        arguments: What is shared out, whether weights are averaged, the largest norm of the gradients, and the
+            optimiser's settings.
         accelerator: Of the run.
 
     Attributes:
@@ -34,6 +36,7 @@ class TrainedModel:
 
     def __init__(self, plain: Any, arguments: OptimizationArguments, accelerator: Accelerator):
         self.plain, self._accelerator = plain, accelerator
+        self._largest_norm = arguments.max_gradient_norm or math.inf
         self._shares: WholeModel | None = None
         self._copy: Any = None
         self._zero: ZeroOptimizer | None = None
@@ -85,8 +88,8 @@ class TrainedModel:
         elif is_finite:
             self._accelerator.backward(loss)
 
-    def update(self, largest: float) -> Tensor:
-        """Updates by the gradients, scaled to a norm of at most `largest`; drops them where they are not finite.
+    def update(self) -> Tensor:
+        """Updates by the gradients, clipped as the recipe says; drops them where they are not finite.
 
         Gradients in fp16 are the loss scaler's matter.
 
@@ -95,7 +98,7 @@ class TrainedModel:
         """
         if self._zero is not None:
             return self._zero.step()
-        norm = self.clip_gradients(largest)
+        norm = self._clip_gradients()
         if self._accelerator.scaler is not None or torch.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -108,17 +111,21 @@ class TrainedModel:
         else:
             self.optimizer.zero_grad()
 
-    def clip_gradients(self, largest: float) -> Tensor:
-        """Scales the gradients to a norm of at most `largest`; returns the norm they had."""
-        parameters = [*self.plain.parameters()]
-        if self._shares is None:
-            return self._accelerator.clip_grad_norm_(parameters, largest)
-        return clip_gradients(parameters, largest)
-
     def follow(self) -> None:
         """Takes the weights into their average, after an update."""
         if self.average is not None:
             self.average.update_parameters(cast(Any, self._shares or self.plain))
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """Takes this process's share of whole weights."""
+        self.plain.load_state_dict(shared_weights(state, self.plain))
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Takes this process's share of the whole state of the optimiser; after the weights."""
+        if self._zero is None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            state = shared_means(state, parameters)
+        self.optimizer.load_state_dict(state)
 
     def gather(self) -> None:
         """Gives `evaluated` the present weights; to be called on all processes."""
@@ -131,3 +138,9 @@ class TrainedModel:
             self._zero.release()
         self.prepared = self.plain
         self._accelerator.free_memory()
+
+    def _clip_gradients(self) -> Tensor:
+        parameters = [*self.plain.parameters()]
+        if self._shares is None:
+            return self._accelerator.clip_grad_norm_(parameters, self._largest_norm)
+        return clip_gradients(parameters, self._largest_norm)

@@ -9,12 +9,11 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from functools import partial
 from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -26,11 +25,11 @@ from tqdm.auto import tqdm
 from ..backprop_plan import BackpropPlan
 from ..configuration_re2tal import CONFIGS, settings_of
 from ..coupling import DUAL_RESIDUAL
-from ..data.annotations import AnnotationSet, hub_dataset
+from ..data.annotations import AnnotationSet
 from ..data.augmentation import Augmentation
 from ..data.durations import Timelines, known_durations
 from ..data.timeline_index import TimelineIndex
-from ..data.whole_files import check_room, naming
+from ..data.whole_files import check_room
 from ..data.windows import TrainingWindows, collate
 from ..licensing.origins import permitted_origin, start_line
 from ..modeling_pretrained import Re2TALPreTrainedModel
@@ -40,7 +39,6 @@ from .checkpoint import PROGRESS, RunState, read_checkpoint
 from .coupling_schedule import coupling_at
 from .data_table import data_table
 from .epoch import EpochSoFar, batches_after, decoded
-from .feature_settings import describe_features
 from .finite_updates import ADVICE, DivergedError, FiniteUpdates
 from .interruption import NAMES, Interrupted, Interruption, leave_signals_to_the_training
 from .lost_processes import ProcessLostError
@@ -63,12 +61,11 @@ from .random_states import random_states, restore_random_states
 from .recipe_checks import frame_shape
 from .rehearsal import check_machine, rehearse
 from .run_folder import BEST, LAST, RunFolder, comparable
-from .run_record import describe_outcome, describe_run, identify_data
+from .run_log import RunLog
+from .run_record import describe_run, identify_data
 from .trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
-
-TRACKING = "tracking"
 
 
 class Trainer(ABC):
@@ -237,14 +234,13 @@ class Trainer(ABC):
 
     def _prepare(self) -> None:
         arguments, accelerator = self.recipe.training, self.accelerator
-        self.trained = trained = TrainedModel(self.plain_model, arguments, accelerator)
+        self.trained = TrainedModel(self.plain_model, arguments, accelerator)
         self.loader = accelerator.prepare(self.loader)
         self.updates_per_epoch = math.ceil(len(self.loader) / arguments.gradient_accumulation)
-        self.state = RunState(
-            accelerator, self.plain_model, trained.optimizer, trained.average, self.data, arguments.save_total_limit
-        )
+        self.state = RunState(accelerator, self.trained, self.data, arguments.save_total_limit)
         self.progress = self.state.progress
-        self.updates = FiniteUpdates(accelerator, trained, arguments, self.progress)
+        self.log = RunLog(accelerator, self.run_folder, self.recipe, self.state, self.criterion, self.usage)
+        self.updates = FiniteUpdates(accelerator, self.trained, arguments, self.progress)
         if self.accelerator.process_index > 0:
             # All have drawn the same weights; dropout and drop path must differ from the first process's.
             set_seed(self.recipe.seed, device_specific=True)
@@ -264,39 +260,25 @@ class Trainer(ABC):
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe, says what came out of it, and returns the last metrics."""
         if self.finished is not None:
-            epochs = self.recipe.training.epochs
-            early = self.finished.get("epoch", epochs) < epochs
-            trained = self._early() if early else f"its {epochs} epochs are trained."
-            self.accelerator.print(f"The run in {self.run_folder.path} is finished: {trained}")
-            self._on_main(self._say_outcome)
-            more = "a larger evaluation.patience" if early else "more training.epochs"
-            self.accelerator.print(f"To train it further, give the same command with {more}.")
+            epoch = self.finished.get("epoch", self.recipe.training.epochs)
+            self._on_main(lambda: self.log.say_finished(epoch))
             self._leave()
             return self.finished
         with Interruption() as self.interruption:
             try:
-                with naming_lost_processes(self._way_on):
+                with naming_lost_processes(self.log.way_on):
                     return self._run()
             except Interrupted as told:
-                raise Interrupted(f"{told} {self._way_on()}", told.number) from None
+                raise Interrupted(f"{told} {self.log.way_on()}", told.number) from None
             except (DivergedError, ProcessLostError):
                 raise
             except Exception:
-                self.accelerator.print(self._way_on())
+                self.accelerator.print(self.log.way_on())
                 raise
             finally:
                 for tracker in self.accelerator.trackers:
                     with contextlib.suppress(OSError):  # said already, where its last lines could not be written
                         tracker.finish()
-
-    def _early(self) -> str:
-        patience, interval = self.recipe.evaluation.patience, self.recipe.evaluation.epochs
-        return f"no better {self.criterion} in {patience} evaluations, one every {interval} epochs."
-
-    def _way_on(self) -> str:
-        if not self.state.saved:
-            return f"Nothing is trained yet in {self.run_folder.path}: the same command starts from the beginning."
-        return f"The run in {self.run_folder.path} is saved: the same command goes on {self.state.saved}."
 
     def _run(self) -> dict[str, Any]:
         goes_on = self.checkpoint is not None
@@ -314,22 +296,19 @@ class Trainer(ABC):
             self.accelerator.print(self.trained.shares)
         elif shared := self.recipe.training.shared:
             logger.warning("%s changes nothing with one process.", shared)
-        self._on_main(partial(self._record_start, goes_on))
-        if self.recipe.training.trackers:
-            with naming(self.run_folder.path / TRACKING):
-                self.accelerator.init_trackers(TRACKING)
-        self.begun = time.perf_counter(), self.progress.epoch
+        self._on_main(lambda: self.log.write_start(goes_on))
+        self.log.start()
         metrics: dict[str, Any] = {}
         if self.progress.unmeasured:
             metrics = self._finish_epoch(self.progress.unmeasured)
         for epoch in range(self.progress.epoch, self.recipe.training.epochs):
             if self._on_main(self._is_exhausted):
-                self.accelerator.print(f"The training ends after epoch {epoch}: {self._early()}")
+                self.accelerator.print(f"The training ends after epoch {epoch}: {self.log.early_end()}")
                 break
             metrics = self._finish_epoch(self._train_and_save(epoch)) or metrics
         if not metrics:
             metrics = self._evaluate_and_save()
-        self._on_main(self._say_outcome)
+        self._on_main(self.log.say_outcome)
         self._leave()
         return metrics
 
@@ -340,10 +319,6 @@ class Trainer(ABC):
 
     def _is_exhausted(self) -> bool:
         return is_exhausted(self.progress.log, self.criterion, self.recipe.evaluation.patience)
-
-    def _say_outcome(self) -> None:
-        for line in describe_outcome(self.run_folder, self.recipe, self.criterion, self.usage):
-            print(line)
 
     def _train_and_save(self, epoch: int) -> dict[str, Any]:
         """Trains what is left of an epoch, and saves it before it is evaluated; returns its entry of the log."""
@@ -364,7 +339,7 @@ class Trainer(ABC):
             metrics = self._evaluate_and_save()
             record |= {name: float(v) for name, v in metrics.items() if isinstance(v, float)}
         with self.interruption.held():
-            self._on_main(partial(self._log, record))
+            self._on_main(lambda: self.log.add(record, self._describe()))
             if self.progress.unmeasured:
                 self.progress.unmeasured = None
                 self.state.save_progress(self.run_folder)
@@ -394,25 +369,6 @@ class Trainer(ABC):
             done = log[-1]["epoch"] if log else 0
         early = done > 0 and is_exhausted(log, self.criterion, self.recipe.evaluation.patience)
         return folder.read_metrics(LAST, self.criterion) if early or 0 < epochs <= done else None
-
-    def _record_start(self, goes_on: bool) -> None:
-        """Writes down what is being trained, and says from where."""
-        progress, folder, epochs = self.progress, self.run_folder, self.recipe.training.epochs
-        if progress.epochs not in (0, epochs):
-            progress.extensions.append({"after": progress.epoch, "from": progress.epochs, "to": epochs})
-            logger.warning(
-                "training.epochs is %d and was %d: from epoch %d on, the learning rate (unless the recipe sets "
-                "training.schedule_epochs) and Dr2Net's coefficients (unless it sets coupling.end_epoch) take the "
-                "course of the longer training; the result is not that of %d epochs from the start.",
-                epochs, progress.epochs, progress.epoch + 1, epochs,
-            )  # fmt: skip
-        progress.epochs = epochs
-        if goes_on:
-            self.accelerator.print(f"Going on with the run in {folder.path} {self.state.place()}.")
-        elif folder.holds_run:
-            self.accelerator.print(f"The run in {folder.path} has no checkpoint yet: it starts from the beginning.")
-        folder.write_recipe(self.recipe)
-        folder.write_log(progress.log)
 
     def _evaluates_after(self, epochs: int) -> bool:
         arguments = self.recipe.evaluation
@@ -534,38 +490,13 @@ class Trainer(ABC):
             self.progress.best_epoch = self.progress.epoch
             self.run_folder.write_model(BEST, save, metrics)
 
-    def _log(self, record: dict[str, Any]) -> None:
-        self.progress.log.append(record)
-        self.run_folder.write_log(self.progress.log)
-        self._write_run_record()
-        shown = ("epoch", "loss", self.criterion, "beta", "seconds_per_step", "peak_memory_mib")
-        parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
-        if left := self._seconds_left():
-            parts.append(f"about {timedelta(seconds=round(left))} to go")
-        self.accelerator.print(", ".join(parts))
-        with naming(self.run_folder.path / TRACKING):
-            self.accelerator.log({n: v for n, v in record.items() if n != "epoch"}, step=record["epoch"])
-
-    def _seconds_left(self) -> float:
-        """By what the epochs since the start took, evaluations included; 0 where that is not known."""
-        start, first = self.begun
-        done, left = self.progress.epoch - first, self.recipe.training.epochs - self.progress.epoch
-        return (time.perf_counter() - start) / done * left if done else 0.0
-
-    def _write_run_record(self) -> None:
-        record = describe_run(
-            cast(Any, self.plain_model),
+    def _describe(self) -> dict[str, Any]:
+        return describe_run(
+            self.recipe,
+            self.plain_model,
             self.windows.videos,
             self.validation_set.videos,
-            self.accelerator.device,
-            self.accelerator.num_processes,
+            self.accelerator,
+            self.plan,
             self.progress.seconds,
         )
-        record["hub_dataset"] = hub_dataset(self.recipe.data.annotations)
-        if self.recipe.data.features is not None:
-            record["features"] = describe_features(self.recipe.data.features)
-        if self.plan is not None:
-            record["backprop_plan"] = self.plan.to_dict()
-        if self.progress.extensions:
-            record["extensions"] = self.progress.extensions
-        self.run_folder.write_record(record)

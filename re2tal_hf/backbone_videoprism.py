@@ -1,4 +1,4 @@
-"""VideoPrism (arXiv 2402.13217) as transformers ships it since 5.15, with its parameter names."""
+"""VideoPrism (arXiv 2402.13217) as transformers ships it, with its parameter names."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 No other file imports them. Saved with a model, this one names what the model uses; see `saved_code`.
 """
 
-from importlib.util import find_spec
-
 from .backbone_features import StoredFeaturesArchitecture
 from .backbone_image import ImageNetwork
 from .backbone_mvit import MultiscaleViT
@@ -13,6 +11,7 @@ from .backbone_slowfast import FastOnlyArchitecture, SlowFastArchitecture, SlowO
 from .backbone_swin import VideoSwin
 from .backbone_timesformer import TimeSformer
 from .backbone_videomae import VideoMAE
+from .backbone_videoprism import VideoPrism
 from .backbone_vivit import ViViT
 from .backbone_vjepa2 import VJEPA2
 from .backbone_vjepa2_1 import VJEPA21
@@ -32,6 +31,7 @@ FAMILIES = [
     VideoSwin,
     TimeSformer,
     VideoMAE,
+    VideoPrism,
     ViViT,
     VJEPA2,
     VJEPA21,
@@ -40,8 +40,3 @@ FAMILIES = [
     TriDetHead,
     VSGNHead,
 ]
-
-if find_spec("transformers.models.videoprism"):  # since 5.15
-    from .backbone_videoprism import VideoPrism
-
-    FAMILIES.append(VideoPrism)

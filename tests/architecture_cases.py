@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from re2tal_hf.architecture import BACKBONES
-
 
 @dataclass(frozen=True)
 class Case:
@@ -145,28 +143,25 @@ CASES = [
             ("vjepa2_1_images", {"frames_per_clip": 1, "tubelet_size": 1}),
         )
     ],
-    *[
-        Case(
-            "videoprism",
-            {
-                "model_type": "videoprism",
-                "hidden_size": 24,
-                "num_spatial_layers": 2,
-                "num_temporal_layers": 1,
-                "num_attention_heads": 2,
-                "intermediate_size": 48,
-                "image_size": 32,
-                "tubelet_size": [1, 8, 8],
-                "num_frames": 4,
-            },
-            {"num_spatial_layers": 4, "num_temporal_layers": 2},
-            DROPOUT,
-            (8, 32, 32),
-            (9, 35, 41),
-            left_out=2,
-        )
-    ]
-    * ("videoprism" in BACKBONES),  # transformers has it since 5.15
+    Case(
+        "videoprism",
+        {
+            "model_type": "videoprism",
+            "hidden_size": 24,
+            "num_spatial_layers": 2,
+            "num_temporal_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "image_size": 32,
+            "tubelet_size": [1, 8, 8],
+            "num_frames": 4,
+        },
+        {"num_spatial_layers": 4, "num_temporal_layers": 2},
+        DROPOUT,
+        (8, 32, 32),
+        (9, 35, 41),
+        left_out=2,
+    ),
     Case(
         "image_efficientnet",
         {"model_type": "image", "variant": "mobilenetv2_035", "depth_multiplier": 2.0},

@@ -91,6 +91,14 @@ def test_the_space_is_deployable_as_it_is() -> None:
     assert not list((APP / "model").glob("*.py"))
 
 
+@pytest.mark.parametrize("space", ["app", "re2tal_hf/metrics/tal_map"])
+def test_a_space_asks_for_the_versions_that_the_package_asks_for(space: str) -> None:
+    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', (APP.parent / "pyproject.toml").read_text(encoding="utf-8")))
+    wanted = (APP.parent / space / "requirements.txt").read_text(encoding="utf-8")
+    common = {name: low for name, low in re.findall(r"^([\w-]+)>=([\d.]+)$", wanted, re.M) if name in bounds}
+    assert len(common) > 2 and common == {name: bounds[name] for name in common}
+
+
 # Selection
 
 

@@ -190,6 +190,7 @@ def test_hidden_states_have_gradients(backprop):
     model.backprop = backprop
     videos = batch()[0].double()
     for one in (model, reference):
+        torch.manual_seed(1)  # of the stochastic depth
         output = one(videos, output_hidden_states=True)
         (output.last_hidden_state.mean() + sum(state.square().mean() for state in output.hidden_states)).backward()
     gradients = ({n: p.grad for n, p in one.named_parameters()} for one in (model, reference))
@@ -259,6 +260,8 @@ def test_save_and_load(tmp_path):
     "device_map", [{"model": "cpu", "head": "disk", "criterion": "cpu"}, {"": "disk"}], ids=["head", "everything"]
 )
 def test_weights_on_a_disk(tmp_path, head, device_map):
+    if device_map == {"": "disk"}:
+        pytest.importorskip("accelerate", "1.15", reason="earlier versions refuse a model that is all on a disk")
     config = small_config(head_config={"model_type": head, "hidden_size": 32, "num_levels": 3})
     model = Re2TALForTemporalActionLocalization(config).eval()
     model.save_pretrained(tmp_path / "model")

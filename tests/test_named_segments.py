@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from run_factory import small_pipeline
 from tolerances import assert_close
 from transformers import (
@@ -94,7 +95,7 @@ def test_siglip_reads_texts_of_a_fixed_length_padding_included(siglip):
 
 @pytest.fixture(scope="module")
 def videoprism(tmp_path_factory) -> str:
-    library = pytest.importorskip("transformers.models.videoprism", reason="transformers before 5.15")
+    library = transformers.models.videoprism
     from transformers import LlavaOnevisionVideoProcessor
 
     folder = tmp_path_factory.mktemp("videoprism")

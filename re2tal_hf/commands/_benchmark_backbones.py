@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..architecture import BACKBONES
-
 SWINS: list[dict[str, Any]] = [
     {"model_type": "video_swin", "variant": "tiny", "depths": depths, "stochastic_depth_prob": 0.0}
     for depths in ([2, 2, 6, 2], [2, 2, 18, 2])
@@ -47,8 +45,6 @@ LARGE: list[dict[str, Any]] = [
     {"model_type": "image", "variant": "tf_efficientnet_lite0"},
     {"model_type": "image", "variant": "vit_small_patch14_dinov2", "img_size": 224},
 ]
-# VideoPrism is of newer versions of transformers only.
-FAMILIES, LARGE = ([one for one in every if one["model_type"] in BACKBONES] for every in (FAMILIES, LARGE))
 # What makes the stages deeper, of families that have a setting for it.
 DEEPER: dict[str, dict[str, Any]] = {
     "video_swin": {"depths": [2, 2, 18, 2]},
@@ -57,7 +53,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "fast_only": {"stage_blocks": [3, 4, 23, 3]},
     "video_resnet": {"layers": [3, 4, 6, 3]},
     **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2", "vjepa2_1"), {"num_hidden_layers": 24}),
-    **dict.fromkeys(["videoprism"] * ("videoprism" in BACKBONES), {"num_spatial_layers": 24}),
+    "videoprism": {"num_spatial_layers": 24},
     "vit_small_patch14_dinov2": {"depth": 24},
 }
 # What says the frame size, of families whose models are made for one.

@@ -47,10 +47,18 @@ WAYS: dict[str, list[str]] = {
     "Dr2Net held at (1, 0.1)": HELD,
     "adapters, the rest frozen": ADAPTERS,
 }
-SIZES = {"40x56": (40, 56), "64x80": (64, 80)}
-for _name, (_height, _width) in SIZES.items():
-    _size = f"processor.size={{height: {_height}, width: {_width}}}"
-    WAYS |= {f"plain, {_name}": [*PLAIN, _size], f"rewired, {_name}": [_size]}
+# What of a window of 9.6 s is seen: height and width of its frames, and how many; the recipe sees 48 of 96x128.
+INPUTS = {
+    "40x56": (40, 56, 48),
+    "64x80": (64, 80, 48),
+    "64x80, 24 frames": (64, 80, 24),
+    "96x128, 12 frames": (96, 128, 12),
+}
+for _name, (_height, _width, _frames) in INPUTS.items():
+    _input = [f"processor.size={{height: {_height}, width: {_width}}}"]
+    if _frames != 48:
+        _input += [f"processor.num_frames={_frames}", f"processor.frame_rate={_frames / 9.6:g}"]
+    WAYS |= {f"plain, {_name}": [*PLAIN, *_input], f"rewired, {_name}": _input}
 # Clips of any form, each seen whole.
 CLIPS = "clips"
 OF_CLIPS = ["processor.size={height: 128, width: 128}", "processor.frame_rate=4", "processor.num_frames=16"]
@@ -69,6 +77,7 @@ def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Trains one way with one seed; returns its line."""
     folder = options.output / options.data / f"{way.replace(', ', '-').replace(' ', '_')}-{seed}"
     weights = [f"training.pretrained_backbone={options.weights}"]
+    clips = [f"data.annotations={options.clips}", "data.videos=null", "data.training_subset=train"]
     common = [*options.overrides, *weights, "training.trackers=null", "data.num_workers=0", f"seed={seed}"]
     recipe = ["--recipe", RECIPE, "--output", str(folder / "run")]
     settings = [*WAYS[way]]
@@ -77,12 +86,11 @@ def train(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         before = folder.with_name(f"distillation-{seed}")
         own = [*DISTILLATION, f"training.epochs={options.distillation_epochs}", "data.windows_per_video=1"]
         of_clips = [*OF_CLIPS, *own] if options.data == CLIPS else own
-        clips = [f"data.annotations={options.clips}", "data.videos=null"]
         command("finetune", [*recipe[:-1], str(before / "run"), *common, *of_clips, *clips], before)
         settings.append(f"training.pretrained_backbone={before / 'run' / 'last'}")
         distilled = steps(before / "run")
     if options.data == CLIPS:
-        command("finetune", [*recipe, *common, *OF_CLIPS, f"data.annotations={options.clips}", *settings], folder)
+        command("finetune", [*recipe, *common, *OF_CLIPS, *clips, *settings], folder)
         return outcome(way, seed, options.data, folder / "run", distilled, "top1")
     command("train", [*recipe, *common, *settings], folder)
     line = outcome(way, seed, options.data, folder / "run", distilled, "map")
@@ -182,18 +190,22 @@ def class_table(lines: list[dict[str, Any]], data: str) -> list[str]:
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
     """Kept memory against mAP for frames of several sizes, and mAP as the training goes on."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     memory, effort = figure.subplots(1, 2)
-    for way in ("plain", "rewired"):
-        points = []
-        for size in (*SIZES, ""):
-            # The seed that every size was run with.
-            if line := of_way(lines, "cuts", f"{way}, {size}" if size else way).get(0):
-                points.append((line["kept_mib"], line["map"]))
-        if points:
-            memory.plot(*zip(*points, strict=True), marker="o", label=way)
+    for way, colour in (("plain", "C0"), ("rewired", "C1")):
+        names = {f"{way}, {name}": name for name in INPUTS} | {way: "96x128"}
+        # The seed that every input was run with.
+        points = {name: of_way(lines, "cuts", name)[0] for name in names if 0 in of_way(lines, "cuts", name)}
+        best: list[tuple[float, float]] = []
+        for name, line in sorted(points.items(), key=lambda item: item[1]["kept_mib"]):
+            memory.annotate(names[name], (line["kept_mib"], line["map"]), (4, -9), textcoords="offset points", size=7)
+            memory.plot(line["kept_mib"], line["map"], "o", color=colour)
+            best.append((line["kept_mib"], max([line["map"], *(value for _, value in best)])))
+        if best:
+            memory.step(*zip(*best, strict=True), where="post", color=colour, label=f"{way}, the best within so much")
+    memory.margins(0.12)
     memory.set(
-        title="frames of 40x56, 64x80 and 96x128, seed 0",
+        title="windows of 9.6 s, 48 frames where not said, seed 0",
         xscale="log",
         xlabel="kept for the backward pass, MiB",
         ylabel="mAP@0.3:0.7",
@@ -203,11 +215,13 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         if curves:
             epochs, scores = np.mean(curves, axis=0).T
             updates = next(iter(of_way(lines, "cuts", way).values()))["steps"] / epochs[-1]
-            effort.plot(epochs * updates, scores, marker="o", label=way)
-    effort.set(title="cuts, 48 frames at 5 a second", xlabel="updates", ylabel="mAP@0.3:0.7")
+            [line] = effort.plot(epochs * updates, scores, marker="o", label=f"{way} ({len(curves)} seeds)")
+            lowest, highest = (of(curves, axis=0)[:, 1] for of in (np.min, np.max))
+            effort.fill_between(epochs * updates, lowest, highest, color=line.get_color(), alpha=0.1)
+    effort.set(title="mean and range of the seeds, 48 frames of 96x128", xlabel="updates", ylabel="mAP@0.3:0.7")
     for axes in (memory, effort):
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -228,7 +242,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cuts", help=f"what the data are called in the results; {CLIPS}: top-1")
     parser.add_argument("--weights", type=Path, help="of the pretrained image network")
-    parser.add_argument("--clips", type=Path, help="folder of labelled clips")
+    parser.add_argument(
+        "--clips", type=Path, help="folder of labelled clips, clips/train/CLASS/... and clips/validation/CLASS/..."
+    )
     parser.add_argument("--distillation-epochs", type=int, default=4)
     ways = [*WAYS]
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways, metavar="way", help=f"of {ways}")

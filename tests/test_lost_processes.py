@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,20 @@ time.sleep(100)
 
 
 @pytest.fixture
-def store(monkeypatch) -> dist.Store:
+def store(monkeypatch) -> Iterator[dist.Store]:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setattr(lost_processes, "SECONDS_TO_END", 1e6)
-    return dist.HashStore()
+    watches: list[Watch] = []
+
+    def kept(watch, *arguments):
+        watches.append(watch)
+        begin(watch, *arguments)
+
+    begin = Watch.__init__
+    monkeypatch.setattr(Watch, "__init__", kept)
+    yield dist.HashStore()
+    for watch in watches:  # one that learns of a loss after its test would end the tests
+        watch.end()
 
 
 def cut(watch: Watch) -> None:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from ..data.whole_files import naming
 from .arguments import Recipe
 from .checkpoint import RunState
+from .processes import on_main_process
 from .run_folder import RunFolder
 from .run_record import describe_outcome
 
@@ -21,7 +22,7 @@ TRACKING = "tracking"
 
 
 class RunLog:
-    """The log of a run, in its folder, in its trackers and on the screen; the main process alone writes and prints.
+    """The log of a run, in its folder, in its trackers and on the screen.
 
     Args:
         accelerator: Of the run.
@@ -85,17 +86,20 @@ class RunLog:
             self._accelerator.log({n: v for n, v in entry.items() if n != "epoch"}, step=entry["epoch"])
 
     def say_finished(self, epoch: int) -> None:
-        """Says that nothing is left to train after so many epochs, and how to train further."""
+        """Says on every host that nothing is left to train after so many epochs, and how to train further.
+
+        To be called on all processes.
+        """
         epochs = self._recipe.training.epochs
         early = epoch < epochs
         trained = self.early_end() if early else f"its {epochs} epochs are trained."
-        print(f"The run in {self._folder.path} is finished: {trained}")
-        self.say_outcome()
+        self._accelerator.print(f"The run in {self._folder.path} is finished: {trained}")
+        on_main_process(self._accelerator, self.say_outcome)
         more = "a larger evaluation.patience" if early else "more training.epochs"
-        print(f"To train it further, give the same command with {more}.")
+        self._accelerator.print(f"To train it further, give the same command with {more}.")
 
     def say_outcome(self) -> None:
-        """Says where the best model lies, how good it is, and how to use it."""
+        """Says where the best model lies, how good it is, and how to use it; to be called on the main process."""
         for line in describe_outcome(self._folder, self._recipe, self._criterion, self._usage):
             print(line)
 

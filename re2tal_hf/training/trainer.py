@@ -260,8 +260,7 @@ class Trainer(ABC):
     def run(self) -> dict[str, Any]:
         """Trains to the end of the recipe, says what came out of it, and returns the last metrics."""
         if self.finished is not None:
-            epoch = self.finished.get("epoch", self.recipe.training.epochs)
-            self._on_main(lambda: self.log.say_finished(epoch))
+            self.log.say_finished(self.finished.get("epoch", self.recipe.training.epochs))
             self._leave()
             return self.finished
         with Interruption() as self.interruption:
